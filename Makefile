@@ -1,0 +1,34 @@
+# make demo    renders the built-in scene on the built-in model
+# make test    runs the tests
+# Each sets up .venv first. PYTHON and TORCH choose the interpreter and the build of PyTorch:
+#     make demo PYTHON=python3.12 TORCH="torch==2.13.0 --index-url URL"
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+OUT ?= out/demo
+ARGS ?=
+
+PY := .venv/bin/python
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/ready
+	$(PY) -m lib_masknoise demo --out $(OUT) $(ARGS)
+
+test: .venv/ready
+	$(PY) -m pytest $(ARGS)
+
+lint: .venv/ready
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+bench: .venv/ready
+	for script in bench/*.py; do $(PY) $$script || exit 1; done
+
+clean:
+	rm -rf .venv out
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[cli,test]'
+	touch $@

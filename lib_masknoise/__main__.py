@@ -1,0 +1,191 @@
+"""The command line: `python -m lib_masknoise demo | render | check`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lib_masknoise import ASSETS, __version__
+from lib_masknoise.job import Settings, write
+from lib_masknoise.scene import Scene, SceneError
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+DESCRIPTION = """\
+Soft per-location text conditioning and three kinds of noise for Stable Diffusion.
+
+A scene is a JSON file: a few concepts, each a prompt with a soft mask, and how much of each kind of noise may move what
+the masks leave free. Every location of the picture gets its own conditioning, blended from the concepts."""
+
+EXAMPLES = """\
+examples:
+  python -m lib_masknoise demo
+      the built-in scene on the built-in model, into out/demo
+
+  python -m lib_masknoise check my-scene.json
+      every mistake in a scene, with its place
+
+  python -m lib_masknoise render my-scene.json --prompt "a landscape" --model sd15.safetensors --size 512x512
+      with a model of your own; the picture or the frames and the animation go to out/my-scene
+
+exit codes: 0 done, 2 something in the input is wrong (each problem on a line), 130 interrupted (frames made are kept)"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        return options.run(options)
+    except SceneError as error:
+        return _refuse(
+            *(f"{problem.path}: {problem.message}".removeprefix(": ") for problem in error.problems)
+        )
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lib_masknoise",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"MaskNoise {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="{demo,render,check}")
+
+    demo = commands.add_parser("demo", help="render the built-in scene on the built-in model")
+    demo.add_argument(
+        "--out", type=Path, default=Path("out/demo"), metavar="DIR", help="where to (default: %(default)s)"
+    )
+    demo.set_defaults(run=_demo)
+
+    render = commands.add_parser(
+        "render",
+        help="render a scene",
+        description="Render a scene to PNG frames and the animation formats it asks for. Prints the files it wrote.",
+    )
+    _add_render_options(render)
+    render.set_defaults(run=_render)
+
+    check = commands.add_parser(
+        "check",
+        help="find every mistake in a scene",
+        description="Validate a scene. Prints every problem as `path: message` and exits with 2, or prints nothing.",
+    )
+    check.add_argument("scene", type=Path, metavar="SCENE.json")
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _add_render_options(render: argparse.ArgumentParser) -> None:
+    render.add_argument("scene", type=Path, metavar="SCENE.json")
+    render.add_argument(
+        "--prompt", default="", metavar="P", help="the base: what fills the places no mask covers"
+    )
+    render.add_argument("--negative", default="", metavar="P", help="the base's negative prompt")
+    render.add_argument(
+        "--model",
+        metavar="M",
+        help="a diffusers folder or a .safetensors file (default: the built-in miniature model)",
+    )
+    render.add_argument(
+        "--frames", type=_positive, metavar="N", help="instead of the scene's animation.frames"
+    )
+    render.add_argument(
+        "--seed", type=_seed, default=0, metavar="S", help="of the image (default: %(default)s)"
+    )
+    render.add_argument(
+        "--steps", type=_positive, default=20, metavar="N", help="denoising steps (default: %(default)s)"
+    )
+    render.add_argument(
+        "--size", type=_size, metavar="WxH", help="in pixels, multiples of 8 (default: the model's own)"
+    )
+    render.add_argument(
+        "--guidance",
+        type=float,
+        metavar="G",
+        help="guidance scale (default: 4 for the built-in model, 7 for others)",
+    )
+    render.add_argument(
+        "--batch",
+        type=_positive,
+        default=4,
+        metavar="N",
+        help="frames sampled at a time (default: %(default)s)",
+    )
+    render.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to (default: out/ and the scene's name)"
+    )
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"\d+", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not re.fullmatch(r"\d+", text) or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2^63 - 1, got {text!r}")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """`WxH` → (height, width)."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match or any(int(n) < 8 or int(n) % 8 for n in match.groups()):
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT in pixels, multiples of 8, got {text!r}")
+    return int(match[2]), int(match[1])
+
+
+def _check(options: argparse.Namespace) -> int:
+    Scene.read(options.scene)
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    settings = Settings(prompt="a marsh", seed=3, size=(192, 384))
+    return _write(Scene.read(ASSETS / "scenes" / "demo.json"), settings, options.out)
+
+
+def _render(options: argparse.Namespace) -> int:
+    scene = Scene.read(options.scene)
+    if options.frames is not None:
+        scene = scene.replace({"animation.frames": options.frames})
+    guidance = options.guidance if options.guidance is not None else 7.0 if options.model else 4.0
+    settings = Settings(
+        prompt=options.prompt,
+        negative_prompt=options.negative,
+        model=options.model,
+        seed=options.seed,
+        steps=options.steps,
+        size=options.size,
+        guidance_scale=guidance,
+        batch_size=options.batch,
+    )
+    return _write(scene, settings, options.out or Path("out") / options.scene.stem)
+
+
+def _write(scene: Scene, settings: Settings, folder: Path) -> int:
+    try:
+        summary = write(scene, settings, folder, announce=lambda path: print(path, flush=True))
+    except (FileNotFoundError, ValueError) as error:
+        if isinstance(error, SceneError):
+            raise
+        return _refuse(str(error))
+    return EXIT_INTERRUPTED if summary["interrupted"] else 0
+
+
+def _refuse(*problems: str) -> int:
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

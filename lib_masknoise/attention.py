@@ -1,0 +1,199 @@
+"""Exact cross-attention in which every location attends to its own context.
+
+With the location embedding `E_ℓ[t] = r_ℓ[t] Σ_j a_j(ℓ) C_j[t] + Σ_r g_r(ℓ) s_r[t] d_r + u(ℓ)`, keys and values are
+linear in the context, so nothing of size `[h·w, T, D]` is ever built:
+
+    logits_ℓ[t] = r_ℓ[t] Σ_j a_j(ℓ) (q_ℓ · W_k C_j[t]) + Σ_r g_r(ℓ) (q_ℓ · W_k d_r) s_r[t] + b_ℓ[t]
+    out_ℓ       = Σ_j a_j(ℓ) Σ_t r_ℓ[t] p_ℓ[t] W_v C_j[t] + Σ_r g_r(ℓ) (Σ_t p_ℓ[t] s_r[t]) W_v d_r + W_v u(ℓ)
+
+The sums over `j` and `r` become one inner product by stacking: the query `[a_1 q, …, a_J q, g_1 (q·W_k d_1), …]` against
+keys `[K_1[t], …, K_J[t], s_1[t], …]`. A concept costs `d` columns, a noise context one. The offset `u` shifts all logits
+of a location alike and so drops out of the softmax. The oracle in the tests builds `E_ℓ`; both agree to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lib_masknoise.conditioning import Level, LocationConditioning
+
+# Elements of the stacked query held at once. On a CPU a chunk should stay in the cache (docs/performance.md); on an
+# accelerator fewer, larger launches win and the bound only keeps the peak memory in check.
+CHUNK_ELEMENTS = {"cpu": 2**19}
+CHUNK_ELEMENTS_ACCELERATOR = 2**25
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The contexts of a LocationConditioning, projected by one attention layer. Made once per sampling pass.
+
+    `keys` `[heads, J·d + R, T]`, `values` `[heads, T, J·d + R]`: J projected contexts, then R token profiles.
+    `noise_keys` `[heads, d, R]` and `noise_values` `[heads, R, d]`: the projected noise directions.
+    `offset_values` `[S, heads·d]`: the value projection of the offset's directions.
+    """
+
+    heads: int
+    count: int
+    keys: Tensor
+    values: Tensor
+    noise_keys: Tensor | None = None
+    noise_values: Tensor | None = None
+    offset_values: Tensor | None = None
+
+
+def project(
+    conditioning: LocationConditioning,
+    to_k: Callable[[Tensor], Tensor],
+    to_v: Callable[[Tensor], Tensor],
+    heads: int,
+) -> Basis:
+    """Project the basis contexts with a layer's own `to_k` and `to_v` (modules, so that adapters on them take part).
+
+    Both must be linear without a bias, as they are in every Stable Diffusion U-Net: the blend of projections is the
+    projection of the blend only then.
+    """
+    contexts = conditioning.contexts
+    keys = _heads_first(to_k(contexts), heads)  # [J, heads, T, d]
+    values = _heads_first(to_v(contexts), heads)
+    count = contexts.shape[0]
+    keys = keys.permute(1, 0, 3, 2).flatten(1, 2)  # [heads, J·d, T]
+    values = values.permute(1, 2, 0, 3).flatten(2, 3)  # [heads, T, J·d]
+    noise_keys = noise_values = offset_values = None
+    if conditioning.noise is not None:
+        tokens = conditioning.noise.tokens.to(keys)  # [R, T]
+        directions = conditioning.noise.directions[None]  # [1, R, D]
+        noise_keys = _heads_first(to_k(directions), heads)[0].transpose(1, 2)
+        noise_values = _heads_first(to_v(directions), heads)[0]
+        keys = torch.cat([keys, tokens.expand(heads, -1, -1)], dim=1)
+        values = torch.cat([values, tokens.T.expand(heads, -1, -1)], dim=2)
+    if conditioning.offset is not None:
+        offset_values = to_v(conditioning.offset.directions)
+    return Basis(
+        heads, count, keys.contiguous(), values.contiguous(), noise_keys, noise_values, offset_values
+    )
+
+
+def blended_attention(q: Tensor, basis: Basis, level: Level, scale: float | None = None) -> Tensor:
+    """Attend from every location to its own blend of the basis contexts.
+
+    q: projected queries `[B, h·w, heads·d]` of one U-Net level; B rows may carry different coefficient maps (frames).
+    basis: this layer's projected contexts. level: the conditioning at this level, `B` rows or one row for all.
+    scale: of the logits; `1/√d` when None. Returns `[B, h·w, heads·d]` in the dtype of `q`, before the output layer.
+    Raises ValueError when the level has another number of locations or rows than the queries.
+    """
+    rows, locations, inner = q.shape
+    if level.locations != locations:
+        raise ValueError(f"the level has {level.locations} locations, the queries have {locations}")
+    if level.rows not in (1, rows):
+        raise ValueError(f"the level has {level.rows} rows, the queries have {rows}")
+    d = inner // basis.heads
+    scale = d**-0.5 if scale is None else scale
+    if level.plain:
+        out = _plain(q, basis, scale)
+    else:
+        level = level.flatten(rows)
+        queries = q.reshape(rows * locations, basis.heads, d)
+        out = torch.empty_like(queries)
+        attend = _attend_stacked if _fused(q, level) else _attend_explicit
+        for part in _chunks(rows * locations, basis, q.device):
+            out[part] = attend(queries[part], basis, level[part], scale)
+        out = out.view(rows, locations, inner)
+    if basis.offset_values is not None:
+        out = out + level.offset.reshape(-1, locations, len(basis.offset_values)) @ basis.offset_values
+    return out
+
+
+def _heads_first(x: Tensor, heads: int) -> Tensor:
+    """`[N, T, heads·d]` → `[N, heads, T, d]`."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _chunks(total: int, basis: Basis, device: torch.device) -> Iterator[slice]:
+    columns, tokens = basis.keys.shape[1:]
+    limit = CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS_ACCELERATOR)
+    step = max(64, limit // (basis.heads * max(columns, tokens)))
+    return (slice(start, min(start + step, total)) for start in range(0, total, step))
+
+
+def _fused(q: Tensor, level: Level) -> bool:
+    """Whether the fused kernel applies and wins: it cannot scale probabilities, and on a CPU two matrix products with a
+    softmax between them are as fast (docs/performance.md)."""
+    return q.device.type != "cpu" and level.factor is None
+
+
+def _plain(q: Tensor, basis: Basis, scale: float) -> Tensor:
+    """One context for every location: the host's own attention."""
+    rows = q.shape[0]
+    queries = _heads_first(q, basis.heads)
+    keys = basis.keys.transpose(1, 2).expand(rows, -1, -1, -1)
+    values = basis.values.expand(rows, -1, -1, -1)
+    return F.scaled_dot_product_attention(queries, keys, values, scale=scale).transpose(1, 2).flatten(2)
+
+
+def _stack(queries: Tensor, basis: Basis, level: Level) -> Tensor:
+    """`[a_1 q, …, a_J q, g_1 (q·k_1), …, g_R (q·k_R)]`: `[heads, M, J·d + R]`."""
+    stacked = (queries.unsqueeze(2) * level.coefficients[:, None, :, None]).flatten(2).transpose(0, 1)
+    if basis.noise_keys is None:
+        return stacked
+    noise = torch.bmm(queries.transpose(0, 1), basis.noise_keys) * level.noise
+    return torch.cat([stacked, noise], dim=2)
+
+
+def _contract(stacked: Tensor, basis: Basis, level: Level) -> Tensor:
+    """The inverse of the stacking on the value side: `[heads, M, J·d + R]` → `[M, heads, d]`."""
+    heads, m, columns = stacked.shape
+    if basis.noise_values is not None:
+        width = columns - basis.noise_values.shape[1]
+        noise = torch.bmm(stacked[..., width:] * level.noise, basis.noise_values)
+        return _weighted_sum(stacked[..., :width], basis, level) + noise.transpose(0, 1)
+    return _weighted_sum(stacked, basis, level)
+
+
+def _weighted_sum(stacked: Tensor, basis: Basis, level: Level) -> Tensor:
+    """`Σ_j a_j o_j` accumulated in place: `[heads, M, J·d]` → `[M, heads, d]`."""
+    parts = stacked.unflatten(2, (basis.count, -1)).transpose(0, 1)
+    weights = level.coefficients[:, None, :, None]
+    out = parts[:, :, 0] * weights[:, :, 0]
+    for j in range(1, basis.count):
+        out.addcmul_(parts[:, :, j], weights[:, :, j])
+    return out
+
+
+def _attend_explicit(queries: Tensor, basis: Basis, level: Level, scale: float) -> Tensor:
+    """Two matrix products with a softmax between them; carries the token factor `r` and the bias `b`."""
+    stacked = _stack(queries, basis, level)
+    if level.factor is None:
+        logits = torch.bmm(stacked, basis.keys).mul_(scale)
+        return _contract(torch.bmm(_softmax(logits), basis.values), basis, level)
+    # The factor belongs to the contexts alone: the noise columns take part without it.
+    width = basis.keys.shape[1] - (0 if basis.noise_keys is None else basis.noise_keys.shape[2])
+    logits = torch.bmm(stacked[..., :width], basis.keys[:, :width]).mul_(level.factor)
+    logits += torch.bmm(stacked[..., width:], basis.keys[:, width:])
+    probabilities = _softmax(logits.mul_(scale).add_(level.bias))
+    out = torch.cat(
+        [
+            torch.bmm(probabilities * level.factor, basis.values[..., :width]),
+            torch.bmm(probabilities, basis.values[..., width:]),
+        ],
+        dim=2,
+    )
+    return _contract(out, basis, level)
+
+
+def _attend_stacked(queries: Tensor, basis: Basis, level: Level, scale: float) -> Tensor:
+    """One scaled-dot-product call over the stacked columns."""
+    stacked = _stack(queries, basis, level)
+    keys = basis.keys.transpose(1, 2)
+    out = F.scaled_dot_product_attention(stacked[None], keys[None], basis.values[None], scale=scale)[0]
+    return _contract(out, basis, level)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """In float32 at least, as the hosts' kernels do: half precision loses the tail of a 77-token sum."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return torch.softmax(logits, dim=-1, dtype=wide).to(logits.dtype)

@@ -1,0 +1,274 @@
+"""One table of every scalar control of a Scene.
+
+The models of :mod:`lib_masknoise.scene`, the user interface, the JSON Schema, the infotext and the X/Y/Z plot
+all read this table, so that a default, a bound or a name stands in one place and they cannot drift apart.
+
+A control's ``path`` is its place in the Scene's JSON: ``noise.visual.strength``; ``concepts[].weight`` for
+the field that each concept has. What is not a scalar (``concepts[].mask``, ``motion.keyframes``) and the
+format's own ``version`` are no controls.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+MODES = ("interpolate", "add")
+MOTIONS = ("none", "sine", "circle", "simplex", "walk", "linear", "keyframes")
+FORMATS = ("gif", "webp", "apng", "mp4", "sheet")
+
+ADD_SCALE = 0.1
+"""The default of ``blend.scale`` when ``blend.mode`` is "add" (the additive formula's own factor)."""
+
+Value = bool | int | float | str | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Control:
+    """One scalar setting of a Scene. Its type is that of ``default``; a tuple means several of ``choices``.
+
+    path: place in the Scene's JSON. low, high: inclusive bounds and step: the slider's step, None for what is
+    not a number. choices: the allowed values, empty where any value will do. label: its name in the user
+    interface, unique. help: one sentence for the tooltip. infotext: its key in an image's infotext, unique.
+    axis: its name in the X/Y/Z plot, None for what is neither a number nor a choice of one.
+    """
+
+    path: str
+    default: Value
+    label: str
+    help: str
+    infotext: str
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def numeric(self) -> bool:
+        return isinstance(self.default, int | float) and not isinstance(self.default, bool)
+
+    @property
+    def axis(self) -> str | None:
+        one_choice = bool(self.choices) and isinstance(self.default, str)
+        return f"[MaskNoise] {self.label}" if self.numeric or one_choice else None
+
+
+def _switch(path: str, default: bool, label: str, help: str) -> Control:
+    return Control(path, default, label, help, _key(label))
+
+
+def _text(path: str, default: str, label: str, help: str) -> Control:
+    return Control(path, default, label, help, _key(label))
+
+
+def _choice(
+    path: str, default: str | tuple[str, ...], choices: tuple[str, ...], label: str, help: str
+) -> Control:
+    return Control(path, default, label, help, _key(label), choices=choices)
+
+
+def _number(
+    path: str, default: float, low: float, high: float, step: float, label: str, help: str
+) -> Control:
+    return Control(path, default, label, help, _key(label), low, high, step)
+
+
+def _key(label: str) -> str:
+    """The infotext key. Hosts read ``\\w[\\w \\-/]*`` as a key and split at colons and commas."""
+    return f"MaskNoise {label[0].lower()}{label[1:]}"
+
+
+CONTROLS: tuple[Control, ...] = (
+    _switch("enabled", True, "Enabled", "Whether the scene changes images at all."),
+    _text("concepts[].prompt", "", "Concept prompt", "What the concept's mask should show."),
+    _text(
+        "concepts[].negative",
+        "",
+        "Concept negative prompt",
+        "What to avoid under the concept's mask; empty means the image's own negative prompt.",
+    ),
+    _number(
+        "concepts[].weight",
+        1.0,
+        -4.0,
+        4.0,
+        0.05,
+        "Concept weight",
+        "How much of the concept its mask brings in: above 1 exaggerates it, below 0 moves away from it.",
+    ),
+    _choice(
+        "blend.mode",
+        "interpolate",
+        MODES,
+        "Blend mode",
+        "Interpolate goes from the base prompt to the concepts; add puts the concepts on top of it.",
+    ),
+    _number(
+        "blend.scale",
+        1.0,
+        0.0,
+        2.0,
+        0.01,
+        "Blend scale",
+        f"A factor on every concept's weight: 1 is fully the concept; {ADD_SCALE} is usual in add mode.",
+    ),
+    _switch(
+        "blend.preserve_norm",
+        False,
+        "Preserve norm",
+        "Keeps blended prompts as strong as the prompts they are made of, where averaging would weaken them.",
+    ),
+    _number(
+        "blend.feather",
+        0.0,
+        0.0,
+        1.0,
+        0.01,
+        "Mask feather",
+        "Softens the edges of every mask by this fraction of the image's shorter side.",
+    ),
+    _number(
+        "blend.start",
+        0.0,
+        0.0,
+        1.0,
+        0.01,
+        "Blend start",
+        "The fraction of the sampling steps at which the concepts set in.",
+    ),
+    _number(
+        "blend.end",
+        1.0,
+        0.0,
+        1.0,
+        0.01,
+        "Blend end",
+        "The fraction of the sampling steps after which the concepts stop.",
+    ),
+    _number(
+        "noise.exponent",
+        2.0,
+        0.0,
+        16.0,
+        0.1,
+        "Noise exponent",
+        "How quickly the noise fades where masks grow stronger; 0 lets it reach all but fully masked places.",
+    ),
+    _number(
+        "noise.seed", -1, -1, 2**63 - 1, 1, "Noise seed", "The seed of all noise; -1 uses the image's seed."
+    ),
+    _number(
+        "noise.visual.strength",
+        0.0,
+        0.0,
+        1.0,
+        0.01,
+        "Visual noise strength",
+        "How far the initial noise of unmasked places moves from frame to frame.",
+    ),
+    _number(
+        "noise.concept.strength",
+        0.0,
+        0.0,
+        4.0,
+        0.01,
+        "Concept noise strength",
+        "How far the meaning of unmasked places drifts; 1 is as far as the prompts' own words spread.",
+    ),
+    _number(
+        "noise.concept.rank",
+        8,
+        1,
+        64,
+        1,
+        "Concept noise rank",
+        "In how many independent directions the meaning may drift.",
+    ),
+    _number(
+        "noise.concept.size",
+        0.25,
+        0.01,
+        4.0,
+        0.01,
+        "Concept noise size",
+        "The size of one patch of drifting meaning, as a fraction of the image's shorter side.",
+    ),
+    _number(
+        "noise.feature.strength",
+        0.0,
+        0.0,
+        4.0,
+        0.01,
+        "Feature noise strength",
+        "How far the chosen dimensions of the text features are shifted in unmasked places.",
+    ),
+    _text(
+        "noise.feature.dimensions",
+        "0-63",
+        "Feature noise dimensions",
+        'Which dimensions are shifted: indices and ranges such as "0-63,100", or "all".',
+    ),
+    _number(
+        "noise.feature.size",
+        0.25,
+        0.01,
+        4.0,
+        0.01,
+        "Feature noise size",
+        "The size of one patch of shifted features, as a fraction of the image's shorter side.",
+    ),
+    _choice("motion.kind", "none", MOTIONS, "Motion", "How the noise moves from frame to frame."),
+    _number(
+        "motion.cycles",
+        1,
+        1,
+        1000,
+        1,
+        "Motion cycles",
+        "How many times the motion comes round over the whole animation.",
+    ),
+    _number(
+        "motion.phase",
+        0.0,
+        -2 * math.pi,
+        2 * math.pi,
+        0.01,
+        "Motion phase",
+        "Where in its cycle the motion starts, in radians.",
+    ),
+    _number(
+        "motion.momentum",
+        0.9,
+        0.0,
+        0.999,
+        0.001,
+        "Motion momentum",
+        "How smoothly a random walk moves: 0 is rough, near 1 almost a swing.",
+    ),
+    _switch("motion.loop", True, "Motion loop", "Whether the last frame leads back to the first."),
+    _number(
+        "animation.frames", 1, 1, 10_000, 1, "Frames", "How many images the animation has; 1 makes a still."
+    ),
+    _number("animation.fps", 12, 1, 120, 1, "Frames per second", "How fast the animation plays."),
+    _choice(
+        "animation.formats", ("gif",), FORMATS, "Animation formats", "The files written from the frames."
+    ),
+    _switch(
+        "animation.rubber_band",
+        False,
+        "Rubber band",
+        "Plays the frames forwards and then backwards again.",
+    ),
+)
+
+
+def control(path: str) -> Control:
+    """The control at ``path`` (an index counts as none given: ``concepts[2].weight`` is
+    ``concepts[].weight``).
+
+    Raises KeyError, with the path, where there is none.
+    """
+    return _BY_PATH["[]".join(part.split("]", 1)[-1] for part in path.split("["))]
+
+
+_BY_PATH = {entry.path: entry for entry in CONTROLS}

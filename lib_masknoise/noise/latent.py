@@ -1,0 +1,42 @@
+"""Visual noise: the initial latent turns towards fresh noise, as far as each location is free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from lib_masknoise.motion import envelope, generator, mixtures
+
+if TYPE_CHECKING:
+    from lib_masknoise.scene import Motion
+
+
+def visual(
+    noise: torch.Tensor, amount: torch.Tensor, motion: Motion, frames: Sequence[int], total: int, seed: int
+) -> torch.Tensor:
+    """Initial latents of some frames: ``[C, H, W]`` → ``[B, C, H, W]``, dtype and device of ``noise``.
+
+    x = cos φ·n + sin φ·n′, φ = π/2·amount·envelope, n′ = Σ_k mixture_k·n′_k with white latents n′_k from the
+    seed. As cos² + sin² = 1 and the mixture's norm is 1, x is white and exactly N(0, 1) wherever n is.
+
+    noise: the host's own latent n, of variance 1. amount ``[H, W]``: 0 keeps n bit for bit in every frame, 1
+    reaches n′ fully, more counts as 1. frames: the B frames wanted, of ``total``. Computed on the CPU in
+    float32 or better, so that every device gives the same latents.
+    """
+    dtype = torch.promote_types(noise.dtype, torch.float32)
+    still = noise.detach().cpu().to(dtype)
+    turn = math.pi / 2 * amount.detach().cpu().to(dtype).clamp(max=1.0)
+    mixing = mixtures(motion, frames, total, seed).tolist()
+    fresh = [
+        torch.randn(still.shape, dtype=dtype, generator=generator(seed, f"visual/{k}"))
+        for k in range(len(mixing[0]))
+    ]
+    latents = torch.empty(len(frames), *still.shape, dtype=dtype)
+    for latent, frame, row in zip(latents, frames, mixing, strict=True):
+        phi = turn * envelope(motion, frame, total)
+        target = sum(m * n for m, n in zip(row, fresh, strict=True))
+        latent.copy_(torch.where(phi == 0.0, still, phi.cos() * still + phi.sin() * target))
+    return latents.to(noise.device, noise.dtype)

@@ -1,0 +1,53 @@
+"""The oracle: attention over the location embeddings `E_ℓ`, built one by one. Slow, plain, and the definition."""
+
+import torch
+from torch import Tensor
+
+from lib_masknoise.conditioning import MAX_NORM_FACTOR, LocationConditioning
+from lib_masknoise.masks import resize
+
+
+def location_embeddings(c: LocationConditioning, row: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """`E` `[L, T, D]` and the logit bias `[L, T]` of one row at a level, in the contexts' dtype."""
+    contexts = c.contexts
+    count, tokens, dim = contexts.shape
+    a = _map(c.coefficients, row, size, contexts)  # [J, L]
+    blend = torch.zeros(a.shape[1], tokens, dim, dtype=contexts.dtype)
+    target = torch.zeros(a.shape[1], tokens, dtype=contexts.dtype)
+    present = torch.zeros(a.shape[1], tokens, dtype=contexts.dtype)
+    for j in range(count):
+        blend += a[j][:, None, None] * contexts[j]
+        target += a[j].abs()[:, None] * contexts[j].norm(dim=-1)
+        present[:, : c.lengths[j]] += a[j].abs()[:, None]
+    if c.preserve_norm:
+        factor = (target / blend.norm(dim=-1).clamp_min(1e-300)).clamp_max(MAX_NORM_FACTOR)
+        blend = blend * torch.where(target > 0, factor, 1.0)[..., None]
+    share = present / a.abs().sum(0)[:, None]
+    blend = torch.where(share[..., None] > 0, blend / share[..., None], 0.0)
+    for noise in (c.noise, c.offset):
+        if noise is not None:
+            g = _map(noise.fields, row, size, contexts)
+            blend = blend + torch.einsum(
+                "rl,rt,rd->ltd", g, noise.tokens.to(contexts), noise.directions.to(contexts)
+            )
+    return blend, share.log()
+
+
+def materialised_attention(
+    q: Tensor, c: LocationConditioning, size: tuple[int, int], w_k: Tensor, w_v: Tensor, heads: int
+) -> Tensor:
+    """q `[B, L, heads·d]`, weights `[heads·d, D]` → `[B, L, heads·d]`."""
+    rows = []
+    for row in range(len(q)):
+        e, bias = location_embeddings(c, row, size)
+        k = (e @ w_k.T).unflatten(-1, (heads, -1))  # [L, T, heads, d]
+        v = (e @ w_v.T).unflatten(-1, (heads, -1))
+        query = q[row].unflatten(-1, (heads, -1))  # [L, heads, d]
+        logits = torch.einsum("lhd,lthd->lht", query, k) / query.shape[-1] ** 0.5 + bias[:, None]
+        rows.append(torch.einsum("lht,lthd->lhd", logits.softmax(-1), v).flatten(1))
+    return torch.stack(rows)
+
+
+def _map(maps: Tensor, row: int, size: tuple[int, int], like: Tensor) -> Tensor:
+    resized = resize(maps, size)
+    return resized[min(row, len(resized) - 1)].flatten(1).to(like)

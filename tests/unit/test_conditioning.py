@@ -1,0 +1,122 @@
+"""What a scene becomes: basis, coefficients, noise, pooled embeddings."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib_masknoise.conditioning import (
+    Encoded,
+    condition,
+    condition_negative,
+    norm_factor,
+    presence,
+    unblended,
+)
+from lib_masknoise.scene import Scene
+
+DIM, SIZE = 6, (4, 8)
+HALF = {"kind": "split", "axis": "x", "from": 0, "to": 0.5}
+OTHER_HALF = {"kind": "split", "axis": "x", "from": 0.5, "to": 1}
+
+
+def encoded(value: float, length: int = 3, pooled: float | None = None) -> Encoded:
+    tokens = torch.randn(length, DIM, generator=torch.Generator().manual_seed(int(value * 10)))
+    return Encoded(tokens + value, None if pooled is None else torch.full((2,), pooled))
+
+
+def scene(*concepts: dict, **parts) -> Scene:
+    return Scene.parse({"concepts": list(concepts), **parts})
+
+
+def test_every_location_gets_the_coefficients_of_its_masks():
+    c = condition(scene({"mask": HALF}), encoded(0), [encoded(1)], SIZE, seed=0)
+    base, concept = c.coefficients[0]
+    assert torch.equal(concept, torch.tensor([1.0] * 4 + [0.0] * 4).expand(4, 8))
+    assert torch.equal(base, 1 - concept)
+
+
+def test_what_has_no_place_costs_nothing():
+    """The base where concepts cover everything, and a concept with an empty mask, leave the basis."""
+    halves = scene({"mask": HALF}, {"mask": OTHER_HALF}, {"mask": {"kind": "strokes", "strokes": []}})
+    c = condition(halves, encoded(0), [encoded(1), encoded(2), encoded(3)], SIZE, seed=0)
+    assert torch.equal(c.contexts, torch.stack([encoded(1).context, encoded(2).context]))
+
+
+def test_a_scene_without_effect_is_the_base_alone():
+    c = condition(Scene.parse({}), encoded(0), [], SIZE, seed=0)
+    assert c.plain and c.noise is None and c.offset is None
+    assert torch.equal(c.contexts[0], encoded(0).context)
+
+
+def test_noise_joins_only_where_masks_leave_free():
+    noisy = scene(
+        {"mask": HALF}, noise={"concept": {"strength": 1}, "feature": {"strength": 1, "dimensions": "1,4"}}
+    )
+    c = condition(noisy, encoded(0), [encoded(1)], SIZE, seed=0, frames=[0, 2], total=4)
+    for part in (c.noise, c.offset):
+        assert part.fields.shape[0] == 2
+        assert not part.fields[..., :4].any() and part.fields[..., 4:].all()
+    assert set(c.offset.directions.nonzero()[:, 1].tolist()) == {1, 4}
+
+
+def test_a_frame_does_not_depend_on_its_batch():
+    noisy = scene({"mask": HALF}, noise={"concept": {"strength": 1}}, motion={"kind": "walk"})
+    together = condition(noisy, encoded(0), [encoded(1)], SIZE, seed=5, frames=[0, 1, 2], total=9)
+    alone = condition(noisy, encoded(0), [encoded(1)], SIZE, seed=5, frames=[2], total=9)
+    assert torch.equal(together.noise.fields[2:], alone.noise.fields)
+    assert torch.equal(together.noise.directions, alone.noise.directions)
+
+
+def test_negatives_are_blended_by_the_masks_of_their_concepts():
+    negative = condition_negative(
+        scene({"mask": HALF, "negative": "n"}, {"mask": OTHER_HALF}), encoded(0), [encoded(1), None], SIZE
+    )
+    assert torch.equal(negative.contexts, torch.stack([encoded(0).context, encoded(1).context]))
+    assert torch.equal(negative.coefficients[0, 1, :, :4], torch.ones(4, 4))
+    assert condition_negative(scene({"mask": HALF}), encoded(0), [None], SIZE).plain
+
+
+def test_pooled_embeddings_are_blended_by_area():
+    quarter = {"kind": "split", "axis": "x", "from": 0, "to": 0.25}
+    c = condition(scene({"mask": quarter}), encoded(0, pooled=0.0), [encoded(1, pooled=1.0)], SIZE, seed=0)
+    assert torch.allclose(c.pooled, torch.full((2,), 0.25))
+
+
+def test_contexts_of_different_lengths_keep_their_lengths():
+    c = condition(scene({"mask": HALF}), encoded(0, 3), [encoded(1, 5)], SIZE, seed=0)
+    assert c.lengths == (3, 5) and not c.contexts[0, 3:].any()
+
+
+def test_the_number_of_encoded_concepts_must_fit():
+    with pytest.raises(ValueError, match="expected 1 encoded concepts, got 0"):
+        condition(scene({"mask": HALF}), encoded(0), [], SIZE, seed=0)
+
+
+def test_unblended_is_plain_at_every_level():
+    level = unblended(encoded(0)).level((3, 5))
+    assert level.plain and level.locations == 15
+
+
+coefficient_maps = st.lists(st.lists(st.floats(-1, 2), min_size=3, max_size=3), min_size=1, max_size=4)
+
+
+@given(coefficient_maps, st.lists(st.integers(1, 5), min_size=3, max_size=3))
+def test_presence_is_a_share(rows, lengths):
+    a = torch.tensor(rows, dtype=torch.float64)
+    share = presence(a, lengths)
+    assert ((share >= 0) & (share <= 1 + 1e-12)).all()
+    assert (share[:, : min(lengths)] == 1).all()
+    assert (share.diff(dim=1) <= 1e-12).all()  # later tokens are in fewer contexts
+
+
+@given(coefficient_maps)
+def test_the_norm_factor_restores_the_mean_norm(rows):
+    a = torch.tensor(rows, dtype=torch.float64)
+    contexts = torch.randn(3, 4, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    factor = norm_factor(a, contexts)
+    blended = torch.einsum("lj,jtd->ltd", a, contexts).norm(dim=-1)
+    target = a.abs() @ contexts.norm(dim=-1)
+    bounded = target > 8 * blended
+    assert torch.allclose((factor * blended)[~bounded], target[~bounded], rtol=1e-6, atol=1e-9)
+    assert (factor[bounded & (target > 0)] == 8).all()
