@@ -5,7 +5,7 @@ from pathlib import Path
 __version__ = "0.1.0"
 
 ASSETS = Path(__file__).parent.parent / "assets"
-"""The built-in model and the example scenes: beside the package in a checkout, an editable install or an extension folder."""
+"""The built-in model and the example scenes: beside the package in a checkout or an extension folder."""
 
 
 def builtin_model() -> Path:

@@ -32,7 +32,7 @@ examples:
   python -m lib_masknoise render my-scene.json --prompt "a landscape" --model sd15.safetensors --size 512x512
       with a model of your own; the picture or the frames and the animation go to out/my-scene
 
-exit codes: 0 done, 2 something in the input is wrong (each problem on a line), 130 interrupted (frames made are kept)"""
+exit codes: 0 done, 2 something in the input is wrong (a problem a line), 130 interrupted (finished frames stay)"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,9 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except SceneError as error:
-        return _refuse(
-            *(f"{problem.path}: {problem.message}".removeprefix(": ") for problem in error.problems)
-        )
+        return _refuse(*(f"{problem.path}: {problem.message}".removeprefix(": ") for problem in error.problems))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
@@ -75,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         help="find every mistake in a scene",
-        description="Validate a scene. Prints every problem as `path: message` and exits with 2, or prints nothing.",
+        description="Validate a scene. Prints every problem as `path: message`, one a line, and exits with 2.",
     )
     check.add_argument("scene", type=Path, metavar="SCENE.json")
     check.set_defaults(run=_check)
@@ -84,21 +82,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_render_options(render: argparse.ArgumentParser) -> None:
     render.add_argument("scene", type=Path, metavar="SCENE.json")
-    render.add_argument(
-        "--prompt", default="", metavar="P", help="the base: what fills the places no mask covers"
-    )
+    render.add_argument("--prompt", default="", metavar="P", help="the base: what fills the places no mask covers")
     render.add_argument("--negative", default="", metavar="P", help="the base's negative prompt")
     render.add_argument(
         "--model",
         metavar="M",
         help="a diffusers folder or a .safetensors file (default: the built-in miniature model)",
     )
-    render.add_argument(
-        "--frames", type=_positive, metavar="N", help="instead of the scene's animation.frames"
-    )
-    render.add_argument(
-        "--seed", type=_seed, default=0, metavar="S", help="of the image (default: %(default)s)"
-    )
+    render.add_argument("--frames", type=_positive, metavar="N", help="instead of the scene's animation.frames")
+    render.add_argument("--seed", type=_seed, default=0, metavar="S", help="of the image (default: %(default)s)")
     render.add_argument(
         "--steps", type=_positive, default=20, metavar="N", help="denoising steps (default: %(default)s)"
     )
@@ -118,9 +110,7 @@ def _add_render_options(render: argparse.ArgumentParser) -> None:
         metavar="N",
         help="frames sampled at a time (default: %(default)s)",
     )
-    render.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to (default: out/ and the scene's name)"
-    )
+    render.add_argument("--out", type=Path, metavar="DIR", help="where to (default: out/ and the scene's name)")
 
 
 def _positive(text: str) -> int:
@@ -145,6 +135,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def _check(options: argparse.Namespace) -> int:
     Scene.read(options.scene)
+    print(f"{options.scene}: a valid scene")
     return 0
 
 
@@ -174,14 +165,14 @@ def _render(options: argparse.Namespace) -> int:
 def _write(scene: Scene, settings: Settings, folder: Path) -> int:
     try:
         summary = write(scene, settings, folder, announce=lambda path: print(path, flush=True))
+    except SceneError:
+        raise
     except (FileNotFoundError, ValueError) as error:
-        if isinstance(error, SceneError):
-            raise
-        return _refuse(str(error))
+        return _refuse(error)
     return EXIT_INTERRUPTED if summary["interrupted"] else 0
 
 
-def _refuse(*problems: str) -> int:
+def _refuse(*problems: object) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     return EXIT_BAD_INPUT

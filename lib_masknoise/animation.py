@@ -559,9 +559,7 @@ class _Format:
 
 
 _FORMATS = {
-    "gif": _Format(
-        ".gif", _write_gif, lambda paths, played, fps: len(paths) + _gif_timing(len(played), fps).shown
-    ),
+    "gif": _Format(".gif", _write_gif, lambda paths, played, fps: len(paths) + _gif_timing(len(played), fps).shown),
     "webp": _Format(".webp", _write_webp, lambda paths, played, fps: _webp_timing(len(played), fps).shown),
     "apng": _Format(".apng", _write_apng, lambda paths, played, fps: len(played)),
     "mp4": _Format(".mp4", _write_mp4, lambda paths, played, fps: len(played)),

@@ -6,9 +6,10 @@ linear in the context, so nothing of size `[h·w, T, D]` is ever built:
     logits_ℓ[t] = r_ℓ[t] Σ_j a_j(ℓ) (q_ℓ · W_k C_j[t]) + Σ_r g_r(ℓ) (q_ℓ · W_k d_r) s_r[t] + b_ℓ[t]
     out_ℓ       = Σ_j a_j(ℓ) Σ_t r_ℓ[t] p_ℓ[t] W_v C_j[t] + Σ_r g_r(ℓ) (Σ_t p_ℓ[t] s_r[t]) W_v d_r + W_v u(ℓ)
 
-The sums over `j` and `r` become one inner product by stacking: the query `[a_1 q, …, a_J q, g_1 (q·W_k d_1), …]` against
-keys `[K_1[t], …, K_J[t], s_1[t], …]`. A concept costs `d` columns, a noise context one. The offset `u` shifts all logits
-of a location alike and so drops out of the softmax. The oracle in the tests builds `E_ℓ`; both agree to rounding.
+The sums over `j` and `r` become one inner product by stacking: the query `[a_1 q, …, a_J q, g_1 (q·W_k d_1), …]`
+against keys `[K_1[t], …, K_J[t], s_1[t], …]`. A concept costs `d` columns, a noise context one. The offset `u` shifts
+all logits of a location alike and so drops out of the softmax. The oracle in the tests builds `E_ℓ`; both agree to
+rounding.
 """
 
 from __future__ import annotations
@@ -73,9 +74,7 @@ def project(
         values = torch.cat([values, tokens.T.expand(heads, -1, -1)], dim=2)
     if conditioning.offset is not None:
         offset_values = to_v(conditioning.offset.directions)
-    return Basis(
-        heads, count, keys.contiguous(), values.contiguous(), noise_keys, noise_values, offset_values
-    )
+    return Basis(heads, count, keys.contiguous(), values.contiguous(), noise_keys, noise_values, offset_values)
 
 
 def blended_attention(q: Tensor, basis: Basis, level: Level, scale: float | None = None) -> Tensor:

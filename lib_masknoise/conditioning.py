@@ -21,8 +21,8 @@ MAX_NORM_FACTOR = 8.0
 
 @dataclass(frozen=True)
 class Encoded:
-    """One prompt as the text encoder returns it, on the CPU in float32: `context` `[T, D]`, and `pooled` `[P]` where the
-    model has one. Half-precision outputs pass through float32 unchanged."""
+    """One prompt as the text encoder returns it, on the CPU in float32: `context` `[T, D]`, and `pooled` `[P]` where
+    the model has one. Half-precision outputs pass through float32 unchanged."""
 
     context: Tensor
     pooled: Tensor | None = None
@@ -104,15 +104,11 @@ class LocationConditioning:
         def moved(noise: SeparableNoise | None) -> SeparableNoise | None:
             if noise is None:
                 return None
-            return replace(
-                noise, tokens=noise.tokens.to(device, dtype), directions=noise.directions.to(device, dtype)
-            )
+            return replace(noise, tokens=noise.tokens.to(device, dtype), directions=noise.directions.to(device, dtype))
 
         pooled = None if self.pooled is None else self.pooled.to(device, dtype)
         contexts = self.contexts.to(device, dtype)
-        return replace(
-            self, contexts=contexts, noise=moved(self.noise), offset=moved(self.offset), pooled=pooled
-        )
+        return replace(self, contexts=contexts, noise=moved(self.noise), offset=moved(self.offset), pooled=pooled)
 
     def level(self, size: tuple[int, int]) -> Level:
         """Resize every map to a level of `size` (h, w). Float32 on the CPU inside; the result is on the contexts'
@@ -222,9 +218,7 @@ def condition_negative(
 
 def unblended(base: Encoded) -> LocationConditioning:
     """One context for the whole image: what the host does without us."""
-    return LocationConditioning(
-        base.context[None], (len(base.context),), torch.ones(1, 1, 1, 1), pooled=base.pooled
-    )
+    return LocationConditioning(base.context[None], (len(base.context),), torch.ones(1, 1, 1, 1), pooled=base.pooled)
 
 
 def _blend(scene: Scene, maps: Tensor, encoded: Sequence[Encoded]) -> LocationConditioning:

@@ -61,15 +61,11 @@ def _text(path: str, default: str, label: str, help: str) -> Control:
     return Control(path, default, label, help, _key(label))
 
 
-def _choice(
-    path: str, default: str | tuple[str, ...], choices: tuple[str, ...], label: str, help: str
-) -> Control:
+def _choice(path: str, default: str | tuple[str, ...], choices: tuple[str, ...], label: str, help: str) -> Control:
     return Control(path, default, label, help, _key(label), choices=choices)
 
 
-def _number(
-    path: str, default: float, low: float, high: float, step: float, label: str, help: str
-) -> Control:
+def _number(path: str, default: float, low: float, high: float, step: float, label: str, help: str) -> Control:
     return Control(path, default, label, help, _key(label), low, high, step)
 
 
@@ -154,9 +150,7 @@ CONTROLS: tuple[Control, ...] = (
         "Noise exponent",
         "How quickly the noise fades where masks grow stronger; 0 lets it reach all but fully masked places.",
     ),
-    _number(
-        "noise.seed", -1, -1, 2**63 - 1, 1, "Noise seed", "The seed of all noise; -1 uses the image's seed."
-    ),
+    _number("noise.seed", -1, -1, 2**63 - 1, 1, "Noise seed", "The seed of all noise; -1 uses the image's seed."),
     _number(
         "noise.visual.strength",
         0.0,
@@ -246,13 +240,9 @@ CONTROLS: tuple[Control, ...] = (
         "How smoothly a random walk moves: 0 is rough, near 1 almost a swing.",
     ),
     _switch("motion.loop", True, "Motion loop", "Whether the last frame leads back to the first."),
-    _number(
-        "animation.frames", 1, 1, 10_000, 1, "Frames", "How many images the animation has; 1 makes a still."
-    ),
+    _number("animation.frames", 1, 1, 10_000, 1, "Frames", "How many images the animation has; 1 makes a still."),
     _number("animation.fps", 12, 1, 120, 1, "Frames per second", "How fast the animation plays."),
-    _choice(
-        "animation.formats", ("gif",), FORMATS, "Animation formats", "The files written from the frames."
-    ),
+    _choice("animation.formats", ("gif",), FORMATS, "Animation formats", "The files written from the frames."),
     _switch(
         "animation.rubber_band",
         False,

@@ -48,6 +48,7 @@ def write(
     interrupted = False
     try:
         _render_frames(scene, settings, frames_folder, metadata, frames, announce)
+        _remove_others(frames_folder, frames)
     except KeyboardInterrupt:
         interrupted = True
     files = list(frames)
@@ -82,15 +83,11 @@ def _render_frames(
     announce: Callable[[Path], None],
 ) -> None:
     """Appends every frame's file to `frames` as soon as it is whole, so that an interrupt finds what there is."""
-    # These take seconds to import and only a render needs them.
     from tqdm import tqdm
 
-    from lib_masknoise.hosts.diffusers import load_pipeline, render
-
+    load_pipeline, render = _host()
     pipe = load_pipeline(settings.model)
-    bar_format = (
-        "{desc}: {percentage:3.0f}% |{bar}| {n:.1f}/{total} frames, {elapsed} gone, {remaining} to go"
-    )
+    bar_format = "{desc}: {percentage:3.0f}% |{bar}| {n:.1f}/{total} frames, {elapsed} gone, {remaining} to go"
     with tqdm(total=scene.animation.frames, desc="rendering", bar_format=bar_format, leave=False) as bar:
         made = render(
             pipe,
@@ -109,6 +106,26 @@ def _render_frames(
             _save_png(frame.image, path, {**metadata, "frame": frame.index})
             frames.append(path)
             announce(path)
+
+
+def _host() -> tuple[Callable, Callable]:
+    """The diffusers host, which takes seconds to import; its libraries' own progress bars and hints kept quiet."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    from lib_masknoise.hosts.diffusers import load_pipeline, render
+
+    return load_pipeline, render
+
+
+def _remove_others(folder: Path, frames: list[Path]) -> None:
+    """Frames of an earlier, longer render under the same name would pass for frames of this one."""
+    for path in folder.glob("[0-9]" * 5 + ".png"):
+        if path not in frames:
+            path.unlink()
 
 
 def _save_png(image: Image.Image, path: Path, metadata: dict[str, Any]) -> None:

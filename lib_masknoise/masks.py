@@ -61,10 +61,7 @@ def weight_maps(scene: Scene, size: Size) -> Tensor:
     """
     factor = max(1, min(WORKING_FACTOR, WORKING_SIDE // max(size)))
     working = (size[0] * factor, size[1] * factor)
-    maps = [
-        resize(feather(rasterize(concept.mask, working), scene.blend.feather), size)
-        for concept in scene.concepts
-    ]
+    maps = [resize(feather(rasterize(concept.mask, working), scene.blend.feather), size) for concept in scene.concepts]
     return torch.stack(maps) if maps else torch.zeros(0, *size)
 
 
@@ -357,9 +354,7 @@ def _cover(tiles: Array, points: Array, radii: Array, hardness: float) -> None:
     segments of a long stroke drop out.
     """
     first_tile = np.maximum((points.min(0) - radii.max() - 1) // _TILE, 0).astype(int)
-    last_tile = np.minimum(
-        (points.max(0) + radii.max() + 1) // _TILE, np.array(tiles.shape[1::-1]) - 1
-    ).astype(int)
+    last_tile = np.minimum((points.max(0) + radii.max() + 1) // _TILE, np.array(tiles.shape[1::-1]) - 1).astype(int)
     columns, rows = (np.arange(a, b + 1) for a, b in zip(first_tile, last_tile, strict=True))
     rows, columns = np.repeat(rows, len(columns)), np.tile(columns, len(rows))
 

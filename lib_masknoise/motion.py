@@ -175,9 +175,7 @@ def simplex_path(motion: Motion, frame: float, total: int) -> tuple[float, ...]:
     return (motion.cycles * revolution(frame, total, loop=False) + motion.phase,)
 
 
-def _simplex_components(
-    motion: Motion, frames: Sequence[int], total: int, count: int, seed: int
-) -> np.ndarray:
+def _simplex_components(motion: Motion, frames: Sequence[int], total: int, count: int, seed: int) -> np.ndarray:
     """OpenSimplex along ``simplex_path``, ``count`` independent fields: ``[B, count]``."""
     rng = generator(seed, "motion/simplex")
     fields = [SimplexField.draw(2, rng) for _ in range(count)]

@@ -131,9 +131,7 @@ class _Rule(NamedTuple):
             return isinstance(value, str) and (not self.choices or value in self.choices)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        if isinstance(value, float) and (
-            not math.isfinite(value) or self.kind is int and not value.is_integer()
-        ):
+        if isinstance(value, float) and (not math.isfinite(value) or self.kind is int and not value.is_integer()):
             return False
         if self.choices:
             return value in self.choices
@@ -190,13 +188,9 @@ class Points(tuple[tuple[float, ...], ...]):
         if not isinstance(value, list | tuple) or not value:
             raise ValueError(f"expected {cls.expected}, got {_shown(value)}")
         bad = [
-            ErrorWrapper(
-                ValueError(f"expected [x, y] or [x, y, pressure], from 0 to 1, got {_shown(point)}"), (i,)
-            )
+            ErrorWrapper(ValueError(f"expected [x, y] or [x, y, pressure], from 0 to 1, got {_shown(point)}"), (i,))
             for i, point in enumerate(value)
-            if not isinstance(point, list | tuple)
-            or not 2 <= len(point) <= 3
-            or not all(map(_COORDINATE._fits, point))
+            if not isinstance(point, list | tuple) or not 2 <= len(point) <= 3 or not all(map(_COORDINATE._fits, point))
         ]
         if bad:
             raise ValidationError(bad, Stroke)
@@ -329,9 +323,7 @@ class Part(pydantic.BaseModel):
         names = tuple(field.alias for field in cls.__fields__.values())
         known = {name: value[name] for name in names if name in value}
         unknown = [
-            ErrorWrapper(
-                ValueError(f"unknown field; expected one of {', '.join(names)}{_suggestion(key, names)}"), key
-            )
+            ErrorWrapper(ValueError(f"unknown field; expected one of {', '.join(names)}{_suggestion(key, names)}"), key)
             for key in value
             if key not in known
         ]
@@ -433,14 +425,10 @@ class GradientMask(Mask):
         schema_extra = _kind_required
 
     kind: Literal["gradient"] = "gradient"
-    shape: str = pydantic.Field(
-        "linear", enum=["linear", "radial"], description="Straight, or around `from`."
-    )
+    shape: str = pydantic.Field("linear", enum=["linear", "radial"], description="Straight, or around `from`.")
     from_: Point = pydantic.Field(Point((0.0, 0.5)), alias="from", description="Where the mask is 1.")
     to: Point = pydantic.Field(Point((1.0, 0.5)), description="Where the mask reaches 0.")
-    smooth: bool = pydantic.Field(
-        True, description="Whether the ramp eases in and out instead of running straight."
-    )
+    smooth: bool = pydantic.Field(True, description="Whether the ramp eases in and out instead of running straight.")
 
     @pydantic.validator("to")
     def _apart(cls, value: Point, values: Mapping[str, Any]) -> Point:
@@ -482,9 +470,7 @@ class StrokesMask(Mask):
         schema_extra = _kind_required
 
     kind: Literal["strokes"] = "strokes"
-    strokes: tuple[Stroke, ...] = pydantic.Field(
-        (), maxItems=MAX_STROKES, description="In the order painted."
-    )
+    strokes: tuple[Stroke, ...] = pydantic.Field((), maxItems=MAX_STROKES, description="In the order painted.")
 
     @pydantic.validator("strokes", pre=True)
     def _few_enough(cls, value: Any) -> Any:
@@ -604,23 +590,15 @@ class Noise(Part):
 
     exponent: float = _setting("noise.exponent")
     seed: int = _setting("noise.seed")
-    visual: VisualNoise = pydantic.Field(
-        default_factory=VisualNoise, description="Noise in the initial latent."
-    )
-    concept: ConceptNoise = pydantic.Field(
-        default_factory=ConceptNoise, description="Noise in the text embeddings."
-    )
-    feature: FeatureNoise = pydantic.Field(
-        default_factory=FeatureNoise, description="Noise on chosen text features."
-    )
+    visual: VisualNoise = pydantic.Field(default_factory=VisualNoise, description="Noise in the initial latent.")
+    concept: ConceptNoise = pydantic.Field(default_factory=ConceptNoise, description="Noise in the text embeddings.")
+    feature: FeatureNoise = pydantic.Field(default_factory=FeatureNoise, description="Noise on chosen text features.")
 
 
 class Keyframe(Part):
     """The motion's value at one frame and how it moves on from there."""
 
-    frame: int = pydantic.Field(
-        0, ge=0, le=control("animation.frames").high, description="Index of the frame, from 0."
-    )
+    frame: int = pydantic.Field(0, ge=0, le=control("animation.frames").high, description="Index of the frame, from 0.")
     value: float = _bounded(0.0, -1.0, 1.0, "The motion's value at that frame.")
     easing: str = pydantic.Field(
         "linear", enum=list(EASINGS), description="How the value goes on to the next keyframe; step holds it."
@@ -646,9 +624,7 @@ class Motion(Part):
         if not value and values.get("kind") == "keyframes":
             raise ValueError("expected at least one keyframe for the kind keyframes, got none")
         wrong = [
-            ErrorWrapper(
-                ValueError(f"expected more than the keyframe before ({a.frame}), got {b.frame}"), (i, "frame")
-            )
+            ErrorWrapper(ValueError(f"expected more than the keyframe before ({a.frame}), got {b.frame}"), (i, "frame"))
             for i, (a, b) in enumerate(itertools.pairwise(value), 1)
             if b.frame <= a.frame
         ]
@@ -690,16 +666,10 @@ class Scene(Part):
     concepts: tuple[Concept, ...] = pydantic.Field(
         (), maxItems=MAX_CONCEPTS, description="Prompts, each with a mask of its own."
     )
-    blend: Blend = pydantic.Field(
-        default_factory=Blend, description="How concepts and base prompt are mixed."
-    )
+    blend: Blend = pydantic.Field(default_factory=Blend, description="How concepts and base prompt are mixed.")
     noise: Noise = pydantic.Field(default_factory=Noise, description="What moves where no mask holds it.")
-    motion: Motion = pydantic.Field(
-        default_factory=Motion, description="How the noise moves from frame to frame."
-    )
-    animation: Animation = pydantic.Field(
-        default_factory=Animation, description="The frames and their files."
-    )
+    motion: Motion = pydantic.Field(default_factory=Motion, description="How the noise moves from frame to frame.")
+    animation: Animation = pydantic.Field(default_factory=Animation, description="The frames and their files.")
 
     @classmethod
     def parse(cls, data: str | bytes | Mapping[str, Any]) -> "Scene":
@@ -863,11 +833,7 @@ def _compact(value: Any) -> Any:
     result = {}
     for name, field in value.__fields__.items():
         given = getattr(value, name)
-        default = (
-            _default_scale(value.mode)
-            if isinstance(value, Blend) and name == "scale"
-            else field.get_default()
-        )
+        default = _default_scale(value.mode) if isinstance(value, Blend) and name == "scale" else field.get_default()
         says_which = isinstance(value, Mask) and name == "kind" and not isinstance(value, RectMask)
         if given != default or says_which:
             result[field.alias] = _compact(given)

@@ -27,9 +27,7 @@ def location_embeddings(c: LocationConditioning, row: int, size: tuple[int, int]
     for noise in (c.noise, c.offset):
         if noise is not None:
             g = _map(noise.fields, row, size, contexts)
-            blend = blend + torch.einsum(
-                "rl,rt,rd->ltd", g, noise.tokens.to(contexts), noise.directions.to(contexts)
-            )
+            blend = blend + torch.einsum("rl,rt,rd->ltd", g, noise.tokens.to(contexts), noise.directions.to(contexts))
     return blend, share.log()
 
 

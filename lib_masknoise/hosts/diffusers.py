@@ -8,12 +8,13 @@
     for frame in render(pipe, scene, seed=7):
         frame.image.save(f"{frame.index:04}.png")
 
-`render` binds the pipeline for one batch of frames at a time: the cross-attention processors are exchanged for ours and a
-hook on the U-Net tells them the size of the latent. Both are undone when the batch ends, however it ends.
+`render` binds the pipeline for one batch of frames at a time: the cross-attention processors are exchanged for ours
+and a hook on the U-Net tells them the size of the latent. Both are undone when the batch ends, however it ends.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -95,10 +96,13 @@ def load_pipeline(
         raise FileNotFoundError(f"no model at {path}: expected a diffusers folder or a .safetensors file")
     device = device or _best_device()
     dtype = dtype or (torch.float16 if device.startswith("cuda") else torch.float32)
-    if path.is_dir():
-        pipe = DiffusionPipeline.from_pretrained(path, torch_dtype=dtype, local_files_only=True)
-    else:
-        pipe = _load_single_file(path, dtype)
+    with warnings.catch_warnings():
+        # diffusers 0.42 renames `torch_dtype`; its old name is the one that all supported versions know.
+        warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
+        if path.is_dir():
+            pipe = DiffusionPipeline.from_pretrained(path, torch_dtype=dtype, local_files_only=True)
+        else:
+            pipe = _load_single_file(path, dtype)
     if not isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline)):
         raise ValueError(f"{path} holds a {type(pipe).__name__}; expected Stable Diffusion 1.x, 2.x or XL")
     pipe.set_progress_bar_config(disable=True)  # `render` has its own, which knows about frames
@@ -107,8 +111,8 @@ def load_pipeline(
 
 def encode(pipe: DiffusionPipeline, prompts: Sequence[str]) -> list[Encoded]:
     """Encode prompts of any length: each 75 tokens become a chunk with its own begin and end token, encoded alone and
-    joined, so that a prompt of n chunks gives a context of 77·n tokens. Prompts of one chunk give what the pipeline's own
-    `encode_prompt` gives. The pooled embedding is that of the first chunk."""
+    joined, so that a prompt of n chunks gives a context of 77·n tokens. Prompts of one chunk give what the pipeline's
+    own `encode_prompt` gives. The pooled embedding is that of the first chunk."""
     return [_encode(pipe, prompt) for prompt in prompts]
 
 
@@ -130,9 +134,9 @@ def render(
 
     prompt, negative_prompt: the base. seed: of the image; also the scene's when `scene.noise.seed` is -1.
     size: (height, width) in pixels, multiples of 8; the model's own size when None. guidance_scale: 1 or less turns
-    guidance and the negative prompts off. frames: which frames (0-based); all of `scene.animation.frames` when None. A
-    frame does not depend on the others: any subset, order and batch size gives the same images.
-    on_step: called after every denoising step; an exception it raises ends the render and leaves the pipeline as it was.
+    guidance and the negative prompts off. frames: which frames (0-based); all of `scene.animation.frames` when None.
+    A frame does not depend on the others: any subset, order and batch size gives the same images. on_step: called
+    after every denoising step; an exception it raises ends the render and leaves the pipeline as it was.
     """
     size = size or _default_size(pipe)
     _check_size(size, pipe.vae_scale_factor)
@@ -334,9 +338,7 @@ class _Job:
                 **self._stand_in_embeds(len(frames)),
             )
 
-    def _host_alone(
-        self, generators: list[torch.Generator], on_step: Callable[[float], None]
-    ) -> list[Image.Image]:
+    def _host_alone(self, generators: list[torch.Generator], on_step: Callable[[float], None]) -> list[Image.Image]:
         def step_end(pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict) -> dict:
             on_step((step + 1) / pipe.num_timesteps)
             return kwargs
@@ -344,9 +346,7 @@ class _Job:
         prompt, negative_prompt = ([text] * len(generators) for text in self.prompts)
         return self._sample(generators, step_end, prompt=prompt, negative_prompt=negative_prompt)
 
-    def _sample(
-        self, generators: list[torch.Generator], step_end: Callable, **inputs: Any
-    ) -> list[Image.Image]:
+    def _sample(self, generators: list[torch.Generator], step_end: Callable, **inputs: Any) -> list[Image.Image]:
         height, width = self.size
         return self.pipe(
             **inputs,
@@ -377,14 +377,12 @@ class _Job:
     def _initial(self, noise: Tensor, frames: Sequence[int]) -> Tensor:
         """The initial latents of some frames with the visual noise, `[B, C, H, W]`."""
         scene = self.scene
-        free = amount(
-            pin(weight_maps(scene, self.latent_size)), scene.noise.visual.strength, scene.noise.exponent
-        )
+        free = amount(pin(weight_maps(scene, self.latent_size)), scene.noise.visual.strength, scene.noise.exponent)
         return visual(noise, free, scene.motion, frames, scene.animation.frames, self.noise_seed)
 
     def _stand_in_embeds(self, rows: int) -> dict[str, Tensor]:
-        """What the pipeline wants to be given as embeddings. Only their shapes count: the binding has the contexts, each
-        with its own length, so rows of unequal length need no padding and no second U-Net call."""
+        """What the pipeline wants to be given as embeddings. Only their shapes count: the binding has the contexts,
+        each with its own length, so rows of unequal length need no padding and no second U-Net call."""
 
         def repeated(t: Tensor) -> Tensor:
             return t.to(self.pipe.device, self.pipe.unet.dtype).expand(rows, *t.shape)
@@ -426,8 +424,7 @@ def _chunks(tokenizer: Any, prompt: str) -> Tensor:
     pieces = [ids[start : start + length] for start in range(0, max(len(ids), 1), length)]
     pad = tokenizer.pad_token_id
     rows = [
-        [tokenizer.bos_token_id, *piece, tokenizer.eos_token_id, *[pad] * (length - len(piece))]
-        for piece in pieces
+        [tokenizer.bos_token_id, *piece, tokenizer.eos_token_id, *[pad] * (length - len(piece))] for piece in pieces
     ]
     return torch.tensor(rows)
 
@@ -451,8 +448,15 @@ def _load_single_file(path: Path, dtype: torch.dtype) -> DiffusionPipeline:
     with safe_open(path, framework="pt") as checkpoint:
         is_xl = any(key.startswith("conditioner.embedders.1.") for key in checkpoint.keys())
     pipeline = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
-    config = {"config": str(path.with_suffix(""))} if path.with_suffix("").is_dir() else {}
-    return pipeline.from_single_file(path, torch_dtype=dtype, local_files_only=bool(config), **config)
+    folder = path.with_suffix("")
+    config = {"config": str(folder), "local_files_only": True} if folder.is_dir() else {}
+    try:
+        return pipeline.from_single_file(path, torch_dtype=dtype, **config)
+    except OSError as error:
+        raise ValueError(
+            f"{path}: its configuration could not be fetched; put the configuration files of its diffusers layout "
+            f"into a folder named {folder.name} beside it"
+        ) from error
 
 
 def _best_device() -> str:

@@ -58,9 +58,7 @@ def spread(contexts: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
     sink, the same for every prompt and of a far larger norm, and what follows the length is padding. 0 where
     no token is left. Raises ValueError when the number of lengths is not J.
     """
-    tokens = [
-        context[1:length] for context, length in zip(contexts.detach().cpu().float(), lengths, strict=True)
-    ]
+    tokens = [context[1:length] for context, length in zip(contexts.detach().cpu().float(), lengths, strict=True)]
     stacked = torch.cat(tokens)
     if len(stacked) == 0:
         return torch.zeros(contexts.shape[-1])
@@ -122,9 +120,7 @@ def smooth_fields(
     return fields
 
 
-def _mixed(
-    mixing: np.ndarray, count: int, y: np.ndarray, x: np.ndarray, seed: int, purpose: str
-) -> np.ndarray:
+def _mixed(mixing: np.ndarray, count: int, y: np.ndarray, x: np.ndarray, seed: int, purpose: str) -> np.ndarray:
     """Static fields mixed by ``mixing`` ``[B, K]`` at the lattice's points: ``[B, count, rows, columns]``."""
     mixed = np.zeros((len(mixing), count, *y.shape))
     for k in range(mixing.shape[1]):

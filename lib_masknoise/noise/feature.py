@@ -29,19 +29,19 @@ def parse_dimensions(spec: str | Sequence[int], size: int) -> list[int]:
     parts = spec.split(",") if isinstance(spec, str) else [str(part) for part in spec]
     chosen = {dimension for part in parts for dimension in _range(part.strip(), size)}
     if not chosen:
-        raise ValueError("dimensions: expected at least one")
+        raise ValueError("noise.feature.dimensions: expected at least one")
     return sorted(chosen)
 
 
 def _range(part: str, size: int) -> range:
     match = re.fullmatch(r"([0-9]+)(?:\s*-\s*([0-9]+))?", part)
     if match is None:
-        raise ValueError(f'dimensions: expected a number or a range such as "0-63", got "{part}"')
+        raise ValueError(f'noise.feature.dimensions: expected a number or a range such as "0-63", got "{part}"')
     first, last = int(match[1]), int(match[2] or match[1])
     if first > last:
-        raise ValueError(f'dimensions: the range "{part}" does not ascend')
+        raise ValueError(f'noise.feature.dimensions: the range "{part}" does not ascend')
     if last >= size:
-        raise ValueError(f'dimensions: "{part}" goes beyond the last dimension, {size - 1}')
+        raise ValueError(f'noise.feature.dimensions: "{part}" goes beyond the last dimension, {size - 1}')
     return range(first, last + 1)
 
 

@@ -31,8 +31,7 @@ def visual(
     turn = math.pi / 2 * amount.detach().cpu().to(dtype).clamp(max=1.0)
     mixing = mixtures(motion, frames, total, seed).tolist()
     fresh = [
-        torch.randn(still.shape, dtype=dtype, generator=generator(seed, f"visual/{k}"))
-        for k in range(len(mixing[0]))
+        torch.randn(still.shape, dtype=dtype, generator=generator(seed, f"visual/{k}")) for k in range(len(mixing[0]))
     ]
     latents = torch.empty(len(frames), *still.shape, dtype=dtype)
     for latent, frame, row in zip(latents, frames, mixing, strict=True):

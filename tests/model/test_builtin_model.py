@@ -66,9 +66,7 @@ def test_draws_what_the_prompt_says(pipeline, concept):
 
 def test_empty_prompt_and_unknown_words_give_finite_contexts(pipeline):
     prompts = ["", "a zebra playing the violin", "a wheat field " * 40]
-    ids = pipeline.tokenizer(
-        prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
-    )
+    ids = pipeline.tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
     with torch.no_grad():
         context = pipeline.text_encoder(ids.input_ids)[0]
     assert context.shape == (3, 77, 64)

@@ -166,9 +166,7 @@ def test_an_exception_at_any_step_leaves_the_pipeline_as_it_was(pipe, error, at)
 
     with pytest.raises(error):
         scene = Scene.parse(FULL)
-        for frame in render(
-            pipe, scene, "a marsh", seed=11, steps=STEPS, size=SIZE, batch_size=2, on_step=interrupt
-        ):
+        for frame in render(pipe, scene, "a marsh", seed=11, steps=STEPS, size=SIZE, batch_size=2, on_step=interrupt):
             made.append(frame)
     assert len(made) == (2 if at > STEPS else 0)
     assert state(pipe) == before

@@ -70,17 +70,13 @@ def av_play(path: Path) -> list[np.ndarray]:
 
 
 def yuv_planes(frame: av.VideoFrame) -> list[np.ndarray]:
-    return [
-        np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width] for plane in frame.planes
-    ]
+    return [np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width] for plane in frame.planes]
 
 
 def from_bt709(luma: np.ndarray, blue: np.ndarray, red: np.ndarray) -> np.ndarray:
     """RGB from 4:2:0 planes of limited range by the standard's formula (PyAV 12 takes BT.601 for all)."""
     size = luma.shape[::-1]
-    blue, red = (
-        np.asarray(Image.fromarray(chroma).resize(size, Image.Resampling.BILINEAR)) for chroma in (blue, red)
-    )
+    blue, red = (np.asarray(Image.fromarray(chroma).resize(size, Image.Resampling.BILINEAR)) for chroma in (blue, red))
     y, b, r = (luma - 16.0) / 219, (blue - 128.0) / 224 * 1.8556, (red - 128.0) / 224 * 1.5748
     rgb = np.stack([y + r, y - (0.0722 * b + 0.2126 * r) / 0.7152, y + b], axis=-1)
     return (rgb * 255).round().clip(0, 255).astype(np.uint8)
@@ -239,9 +235,7 @@ def test_mp4_plays_everywhere(tmp_path):
     assert boxes.index(b"moov") < boxes.index(b"mdat")
 
 
-@pytest.mark.parametrize(
-    "colour", [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (200, 120, 60)]
-)
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (200, 120, 60)])
 def test_mp4_colours(tmp_path, colour):
     """BT.709 as tagged: Y' = 0.2126 R + 0.7152 G + 0.0722 B over 16 … 235, and likewise Cb and Cr."""
     path = write_one(save(tmp_path / "frames", [np.full((32, 32, 3), colour, np.uint8)] * 2), tmp_path, "mp4")

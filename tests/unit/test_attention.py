@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.materialised import materialised_attention
 
 from lib_masknoise import attention
 from lib_masknoise.attention import blended_attention, project
 from lib_masknoise.conditioning import LocationConditioning
 from lib_masknoise.noise import SeparableNoise
+from tests.materialised import materialised_attention
 
 HEADS, HEAD_DIM, DIM = 2, 5, 7
 
@@ -54,9 +54,7 @@ def attend(c: LocationConditioning, size: tuple[int, int], rows: int, dtype: tor
     model = c.to("cpu", dtype)
     basis = project(model, lambda x: x @ w_k.T, lambda x: x @ w_v.T, HEADS)
     ours = blended_attention(q, basis, model.level(size))
-    oracle = materialised_attention(
-        q.double(), model.to("cpu", torch.float64), size, w_k.double(), w_v.double(), HEADS
-    )
+    oracle = materialised_attention(q.double(), model.to("cpu", torch.float64), size, w_k.double(), w_v.double(), HEADS)
     return ours.double(), oracle
 
 
@@ -77,13 +75,9 @@ def relative_error(ours: torch.Tensor, oracle: torch.Tensor) -> float:
     noise=st.integers(0, 3),
     offset=st.integers(0, 3),
 )
-def test_equals_the_oracle_in_float64(
-    seed, lengths, size, shrink, rows, shared, mode, preserve_norm, noise, offset
-):
+def test_equals_the_oracle_in_float64(seed, lengths, size, shrink, rows, shared, mode, preserve_norm, noise, offset):
     generator = torch.Generator().manual_seed(seed)
-    c = random_conditioning(
-        generator, lengths, size, 1 if shared else rows, mode, preserve_norm, noise, offset
-    )
+    c = random_conditioning(generator, lengths, size, 1 if shared else rows, mode, preserve_norm, noise, offset)
     level = ((size[0] + 1) // 2, (size[1] + 1) // 2) if shrink else size
     assert relative_error(*attend(c, level, rows)) < 1e-12
 
@@ -112,9 +106,7 @@ def test_the_fused_form_equals_the_explicit_one(monkeypatch, noise):
 
 
 def test_chunks_do_not_change_the_result(monkeypatch):
-    c = random_conditioning(
-        torch.Generator().manual_seed(3), (6, 3, 6), (13, 11), 2, noise=2, preserve_norm=True
-    )
+    c = random_conditioning(torch.Generator().manual_seed(3), (6, 3, 6), (13, 11), 2, noise=2, preserve_norm=True)
     whole, _ = attend(c, (13, 11), 2)
     monkeypatch.setattr(attention, "CHUNK_ELEMENTS", {"cpu": 1})
     pieces, oracle = attend(c, (13, 11), 2)
@@ -130,9 +122,7 @@ def test_where_one_context_is_alone_its_length_is_its_own():
     both = LocationConditioning(c.contexts, c.lengths, a)
     ours, _ = attend(both, (1, 2), 1)
     for j in range(2):
-        alone = LocationConditioning(
-            c.contexts[j : j + 1, : c.lengths[j]], (c.lengths[j],), torch.ones(1, 1, 1, 2)
-        )
+        alone = LocationConditioning(c.contexts[j : j + 1, : c.lengths[j]], (c.lengths[j],), torch.ones(1, 1, 1, 2))
         expected, _ = attend(alone, (1, 2), 1)
         assert torch.allclose(ours[:, j], expected[:, j], rtol=1e-12, atol=1e-12)
 

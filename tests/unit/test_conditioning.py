@@ -50,9 +50,7 @@ def test_a_scene_without_effect_is_the_base_alone():
 
 
 def test_noise_joins_only_where_masks_leave_free():
-    noisy = scene(
-        {"mask": HALF}, noise={"concept": {"strength": 1}, "feature": {"strength": 1, "dimensions": "1,4"}}
-    )
+    noisy = scene({"mask": HALF}, noise={"concept": {"strength": 1}, "feature": {"strength": 1, "dimensions": "1,4"}})
     c = condition(noisy, encoded(0), [encoded(1)], SIZE, seed=0, frames=[0, 2], total=4)
     for part in (c.noise, c.offset):
         assert part.fields.shape[0] == 2

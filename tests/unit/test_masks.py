@@ -212,9 +212,7 @@ def test_brush_profile():
 
 
 def test_thin_and_hard_lines_keep_their_weight():
-    assert brush((64, 64), [0, 0.5], [1, 0.5], radius=0.002, hardness=1)[:, 32].sum() == pytest.approx(
-        0.256, abs=1e-3
-    )
+    assert brush((64, 64), [0, 0.5], [1, 0.5], radius=0.002, hardness=1)[:, 32].sum() == pytest.approx(0.256, abs=1e-3)
     hard = brush((64, 64), [0.5, 0.5], radius=0.25, hardness=1)
     assert hard.mean() == pytest.approx(math.pi / 16, rel=2e-3)
 
@@ -227,9 +225,7 @@ def test_brush_is_round_at_any_aspect():
 
 def test_pressure_scales_the_radius_along_the_segment():
     drawn = brush((100, 100), [0.0, 0.5, 0.0], [1.0, 0.5, 1.0], radius=0.2, hardness=1)
-    assert drawn[:, 25].sum() == pytest.approx(10.25, abs=0.5) and drawn[:, 75].sum() == pytest.approx(
-        30.25, abs=1
-    )
+    assert drawn[:, 25].sum() == pytest.approx(10.25, abs=0.5) and drawn[:, 75].sum() == pytest.approx(30.25, abs=1)
 
 
 def test_strokes_are_composed_in_their_order():
@@ -258,9 +254,7 @@ def test_tiles_and_runs_do_not_show():
     pressure = generator.uniform(0, 1, 300)
     points = [[*point, p] for point, p in zip(path.tolist(), pressure.tolist(), strict=True)]
     drawn = brush((37, 53), *points, radius=0.12, hardness=0.3)
-    pieces = [
-        brush((37, 53), a, b, radius=0.12, hardness=0.3) for a, b in zip(points, points[1:], strict=False)
-    ]
+    pieces = [brush((37, 53), a, b, radius=0.12, hardness=0.3) for a, b in zip(points, points[1:], strict=False)]
     torch.testing.assert_close(drawn, torch.stack(pieces).amax(0), atol=1e-4, rtol=0)
 
 
@@ -392,9 +386,7 @@ def test_growing_is_smooth():
 
 def test_one_axis_may_grow_while_the_other_shrinks():
     maps = random_maps((10, 30))
-    torch.testing.assert_close(
-        resize(maps, (20, 10)), resize(resize(maps, (20, 30)), (20, 10)), atol=0.05, rtol=0
-    )
+    torch.testing.assert_close(resize(maps, (20, 10)), resize(resize(maps, (20, 30)), (20, 10)), atol=0.05, rtol=0)
 
 
 def test_resize_takes_half_precision_and_any_leading_axes():

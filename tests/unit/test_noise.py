@@ -90,9 +90,9 @@ def test_no_vertex_in_reach_is_left_out(n):
 def test_simplex_fields_are_stationary_with_variance_1(n):
     rng = generator(1, "test")
     corner = [np.linspace(0, 2, 5)] * n
-    samples = np.stack([SimplexField.draw(n, rng).at(*corner) for _ in range(1200)])
-    assert samples.mean(axis=0) == pytest.approx(np.zeros(5), abs=0.12)
-    assert samples.var(axis=0) == pytest.approx(np.ones(5), abs=0.14)
+    samples = np.stack([SimplexField.draw(n, rng).at(*corner) for _ in range(500)])
+    assert samples.mean(axis=0) == pytest.approx(np.zeros(5), abs=0.19)
+    assert samples.var(axis=0) == pytest.approx(np.ones(5), abs=0.21)
 
 
 # --- smooth fields
@@ -134,7 +134,7 @@ def test_interpolation_keeps_the_variance_between_knots():
     assert loss(0, 1, 3).abs().max() < 0.02  # at each row
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(motions, st.integers(0, 2**40), st.integers(1, 40), st.data())
 def test_frames_are_the_same_in_any_batch(m, seed, total, data):
     frames = data.draw(st.lists(st.integers(0, total), min_size=1, max_size=5))
@@ -154,14 +154,14 @@ def test_loops_close_bit_for_bit_and_without_a_jump(kind, total):
 
 
 def test_the_closing_step_of_simplex_fields_is_one_of_many():
-    """Over 60 seeds it is the largest about as often as any other of 12."""
+    """Over 40 seeds it is the largest about as often as any other of 12."""
     largest = 0
-    for seed in range(60):
+    for seed in range(40):
         sequence = fields(motion("simplex"), range(13), 12, count=4, size=(6, 6), seed=seed)
         steps = sequence.diff(dim=0).flatten(1).norm(dim=1)
         largest += int(steps.argmax() == 11)
         assert steps[-1] < 1.4 * steps[:-1].max()
-    assert 1 <= largest <= 13
+    assert 1 <= largest <= 10
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -253,15 +253,13 @@ def test_every_place_is_normal_over_seeds(kind):
     pin = torch.tensor([[1.0, 0.5, 0.0]])
     free = amount(pin, 1.0, 1.0)
     hosts = [torch.randn(1, 1, 3, generator=generator(seed, "host")) for seed in range(250)]
-    sample = torch.stack(
-        [visual(host, free, motion(kind), [4], 9, seed)[0] for seed, host in enumerate(hosts)]
-    )
+    sample = torch.stack([visual(host, free, motion(kind), [4], 9, seed)[0] for seed, host in enumerate(hosts)])
     for column in range(3):
         assert stats.kstest(sample[..., column].flatten().numpy(), "norm").pvalue > 1e-3
     assert abs(float(torch.corrcoef(sample.reshape(250, 3).T)[1, 2])) < 0.3
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     motions,
     st.floats(0, 1),
@@ -302,7 +300,7 @@ def test_sine_swings_through_the_hosts_noise():
     assert torch.allclose(sample[1], -sample[3], atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(motions, st.integers(1, 30), st.data())
 def test_latents_are_the_same_in_any_batch(m, total, data):
     frames = data.draw(st.lists(st.integers(0, total), min_size=1, max_size=4))
@@ -362,11 +360,11 @@ def test_concept_noise_leaves_the_first_token_and_has_the_contexts_spread():
     assert float(ratio.mean()) == pytest.approx(1, abs=0.06)
 
 
-@pytest.mark.parametrize("rank", [1, 4, 16])
+@pytest.mark.parametrize("rank", [1, 8])
 def test_noise_at_amount_1_has_the_contexts_spread_at_any_rank(rank):
-    """Σ_r g_r·s_r[t]·d_r over 150 seeds, relative to the spread of the contexts."""
+    """Σ_r g_r·s_r[t]·d_r over 100 seeds, relative to the spread of the contexts."""
     sample = []
-    for seed in range(150):
+    for seed in range(100):
         noise = concept(free=torch.ones(6, 8), rank=rank, frames=[3], seed=seed)
         corners = noise.fields[..., ::5, ::7]
         sample.append(torch.einsum("brhw,rt,rd->btdhw", corners, noise.tokens, noise.directions))

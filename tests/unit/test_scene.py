@@ -84,9 +84,7 @@ masks = st.one_of(
 
 def value_of(entry) -> st.SearchStrategy:
     if entry.path == "noise.feature.dimensions":
-        return st.sampled_from(["all", "0-63", "7", "0-3,9,20-21"]) | st.lists(
-            st.integers(0, 4000), min_size=1
-        )
+        return st.sampled_from(["all", "0-63", "7", "0-3,9,20-21"]) | st.lists(st.integers(0, 4000), min_size=1)
     if isinstance(entry.default, bool):
         return st.booleans()
     if isinstance(entry.default, tuple):
@@ -100,9 +98,7 @@ def value_of(entry) -> st.SearchStrategy:
 
 @st.composite
 def scenes(draw) -> dict:
-    scene: dict = {
-        "concepts": draw(st.lists(st.fixed_dictionaries({}, optional={"mask": masks}), max_size=3))
-    }
+    scene: dict = {"concepts": draw(st.lists(st.fixed_dictionaries({}, optional={"mask": masks}), max_size=3))}
     for entry in CONTROLS:
         head, _, field = entry.path.rpartition(".")
         if head == "concepts[]":
@@ -151,9 +147,7 @@ json_values = st.recursive(
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    st.sampled_from([entry.path for entry in CONTROLS] + ["concepts[].mask", "motion.keyframes"]), json_values
-)
+@given(st.sampled_from([entry.path for entry in CONTROLS] + ["concepts[].mask", "motion.keyframes"]), json_values)
 def test_anything_at_all_is_taken_or_refused_there(path, value):
     base = Scene.parse({"concepts": [{}]})
     try:
@@ -276,13 +270,11 @@ def test_every_problem_at_once_by_path():
         "concepts[2]": "expected an object, got 3",
         "concepts[3].mask.kind": 'expected "rect", "split", "ellipse", "gradient", "image" or "strokes", '
         'got "strok"; did you mean "strokes"?',
-        "concepts[4].mask.strokes[0].points[1]": "expected [x, y] or [x, y, pressure], from 0 to 1, "
-        "got [2, 3]",
+        "concepts[4].mask.strokes[0].points[1]": "expected [x, y] or [x, y, pressure], from 0 to 1, got [2, 3]",
         "concepts[4].mask.strokes[1].points": "expected a list of [x, y] or [x, y, pressure], got []",
         "concepts[4].mask.strokes[2].points": "missing; expected a value",
         "concepts[5].mask.to": "expected at least from (0.5), got 0.2",
-        "concepts[5].mask.frm": "unknown field; expected one of kind, axis, from, to, feather; "
-        'did you mean "from"?',
+        "concepts[5].mask.frm": 'unknown field; expected one of kind, axis, from, to, feather; did you mean "from"?',
         "concepts[6].mask.to": "expected a point other than from, got [0.0, 0.0]",
         "concepts[7].mask.data": "missing; expected a value",
         "blend.mode": 'expected "interpolate" or "add", got "mix"',
@@ -294,8 +286,7 @@ def test_every_problem_at_once_by_path():
         "motion.keyframes": "expected at least one keyframe for the kind keyframes, got none",
         "motion.kynd": "unknown field; expected one of kind, cycles, phase, momentum, loop, keyframes; "
         'did you mean "kind"?',
-        "animation.formats[1]": 'expected "gif", "webp", "apng", "mp4" or "sheet", got "gof"; '
-        'did you mean "gif"?',
+        "animation.formats[1]": 'expected "gif", "webp", "apng", "mp4" or "sheet", got "gof"; did you mean "gif"?',
         "animation.formats[2]": '"gif" is given twice',
         "animation.fps": "expected an integer from 1 to 120, got NaN",
     }
@@ -355,9 +346,7 @@ def test_strokes_are_counted_before_they_are_read():
     assert problems(many(2, 50_001)) == {
         "concepts[0].mask.strokes": "expected at most 100,000 points in all, got 100,002"
     }
-    assert problems(many(10_001, 1)) == {
-        "concepts[0].mask.strokes": "expected at most 10,000 entries, got 10,001"
-    }
+    assert problems(many(10_001, 1)) == {"concepts[0].mask.strokes": "expected at most 10,000 entries, got 10,001"}
 
 
 def test_error_reads_and_travels():

@@ -1,0 +1,81 @@
+"""The command line's words: what needs no model."""
+
+import json
+
+import pytest
+
+from lib_masknoise.__main__ import main
+
+
+@pytest.fixture
+def scene_file(tmp_path):
+    def write(scene) -> str:
+        path = tmp_path / "scene.json"
+        path.write_text(scene if isinstance(scene, str) else json.dumps(scene), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_check_accepts_a_valid_scene(scene_file, capsys):
+    assert main(["check", scene_file({})]) == 0
+    assert "a valid scene" in capsys.readouterr().out
+
+
+def test_check_names_every_problem_with_its_path(scene_file, capsys):
+    scene = {"concepts": [{"promt": "a"}], "blend": {"mode": "mix"}, "noise": {"visual": {"strength": 7}}}
+    assert main(["check", scene_file(scene)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in sorted(lines)] == [
+        "blend.mode",
+        "concepts[0].promt",
+        "noise.visual.strength",
+    ]
+
+
+@pytest.mark.parametrize("command", ["check", "render"])
+def test_a_scene_that_is_no_json_is_refused(scene_file, capsys, command):
+    assert main([command, scene_file("{")]) == 2
+    assert "line 1" in capsys.readouterr().err
+
+
+def test_a_missing_scene_is_refused(tmp_path, capsys):
+    assert main(["check", str(tmp_path / "none.json")]) == 2
+    assert "none.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option, value, message",
+    [
+        ("--size", "512", "expected WIDTHxHEIGHT in pixels, multiples of 8, got '512'"),
+        ("--size", "100x64", "multiples of 8"),
+        ("--frames", "0", "expected a whole number from 1, got '0'"),
+        ("--steps", "many", "expected a whole number from 1, got 'many'"),
+        ("--seed", "-1", "expected a whole number from 0"),
+        ("--batch", "1.5", "expected a whole number from 1, got '1.5'"),
+    ],
+)
+def test_bad_options_are_refused_with_what_was_expected(scene_file, capsys, option, value, message):
+    with pytest.raises(SystemExit) as error:
+        main(["render", scene_file({}), f"{option}={value}"])
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_more_frames_than_a_scene_may_have_are_refused(scene_file, capsys):
+    assert main(["render", scene_file({}), "--frames", "10001"]) == 2
+    assert capsys.readouterr().err.startswith("animation.frames: expected")
+
+
+def test_help_shows_how_to_begin(capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["--help"])
+    assert error.value.code == 0
+    text = capsys.readouterr().out
+    assert "python -m lib_masknoise demo" in text and "exit codes" in text
+
+
+def test_no_command_is_refused():
+    with pytest.raises(SystemExit) as error:
+        main([])
+    assert error.value.code == 2
