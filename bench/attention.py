@@ -2,8 +2,8 @@
 
     python bench/attention.py [--device cuda] [--dtype float16]
 
-Each round times every side once, in turn; the figures are medians over the rounds and ratios to plain attention of the same
-shape, so a machine whose speed drifts does not favour a side.
+Each round times every side once, in turn; the figures are medians over the rounds and ratios to plain attention of
+the same shape, so a machine whose speed drifts does not favour a side.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ def main() -> None:
     torch.manual_seed(0)
     dtype, device = getattr(torch, options.dtype), options.device
     print(f"torch {torch.__version__}, {device}, {options.dtype}, {torch.get_num_threads()} threads")
-    print(
-        "\n| heads × locations × width | J | R | plain ms | form | ms | × plain |\n|---|---|---|---|---|---|---|"
-    )
+    print("\n| heads × locations × width | J | R | plain ms | form | ms | × plain |\n|---|---|---|---|---|---|---|")
     for heads, locations, d in LEVELS:
         for count, rank in ((2, 0), (5, 0), (5, 8)):
             q = torch.randn(1, locations, heads * d, device=device, dtype=dtype)
@@ -152,9 +150,7 @@ def _wait(device: str) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rounds", type=int, default=15)

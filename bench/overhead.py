@@ -2,11 +2,11 @@
 
     python bench/overhead.py [--sizes 256 512] [--device cuda] [--dtype float16] [--rounds 5]
 
-An SD1.5-size U-Net with random weights, guidance on (two rows). The two sides alternate in one process; time is the process's
-CPU seconds on a CPU and wall time on an accelerator. "pass" adds everything a sampling pass needs besides its steps (masks,
-fields, projections) and spreads it over 20 steps. Memory is the peak of a process of its own for each side.
-The third row is a base of 150 tokens with a negative prompt of 75: a host that needs rows of equal length calls the U-Net
-twice there.
+An SD1.5-size U-Net with random weights, guidance on (two rows). The two sides alternate in one process; time is the
+process's CPU seconds on a CPU and wall time on an accelerator. "Pass" adds everything a sampling pass needs besides its
+steps (masks, fields, projections) and spreads it over 20 steps. Memory is the peak of a process of its own for each
+side. The second row of a size has a base of 150 tokens and a negative prompt of 75: a host that needs rows of equal
+length calls the U-Net twice there.
 """
 
 from __future__ import annotations
@@ -49,9 +49,7 @@ def main() -> None:
         return _report_peak(options)
     device, dtype = options.device, getattr(torch, options.dtype)
     print(f"torch {torch.__version__}, {device}, {options.dtype}, {torch.get_num_threads()} threads")
-    print(
-        "| size | plain step s | step ratio | 20-step pass ratio | peak memory ratio |\n|---|---|---|---|---|"
-    )
+    print("| size | plain step s | step ratio | 20-step pass ratio | peak memory ratio |\n|---|---|---|---|---|")
     unet = _unet(device, dtype)
     for size in options.sizes:
         plain, blended, setup = _times(unet, size, options.rounds, device, dtype)
@@ -141,9 +139,7 @@ def _unet(device: str, dtype: torch.dtype) -> UNet2DConditionModel:
 
 
 def _sample(size: int, device: str, dtype: torch.dtype):
-    return torch.randn(2, 4, size // 8, size // 8, device=device, dtype=dtype), torch.tensor(
-        500, device=device
-    )
+    return torch.randn(2, 4, size // 8, size // 8, device=device, dtype=dtype), torch.tensor(500, device=device)
 
 
 def _clock(device: str) -> Callable[[], float]:
@@ -190,9 +186,7 @@ def _report_peak(options: argparse.Namespace) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")

@@ -1,8 +1,8 @@
-"""What the images show, judged by the patch classifier: concepts where they are pinned, a passage between them, and motion
-only where nothing is pinned.
+"""What the images show, judged by the patch classifier: concepts where they are pinned, a monotone passage between
+them, and motion only where nothing is pinned.
 
-The pairs are FIXED_PAIRS: each of the 14 concepts once, with the one half-way round the list. The figures of all 91 pairs, larger
-and with more steps, are in docs/quality.md.
+The pairs are FIXED_PAIRS: each of the 14 concepts once, with the one half-way round the list. The figures of all 91
+pairs, larger and with more steps, are in docs/quality.md.
 """
 
 import numpy as np
