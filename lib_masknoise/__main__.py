@@ -15,6 +15,9 @@ from lib_masknoise.scene import Scene, SceneError
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
+DEMO = Settings(prompt="a marsh", seed=3, size=(128, 256))
+"""How the demo renders `assets/scenes/demo.json`."""
+
 DESCRIPTION = """\
 Soft per-location text conditioning and three kinds of noise for Stable Diffusion.
 
@@ -140,8 +143,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    settings = Settings(prompt="a marsh", seed=3, size=(192, 384))
-    return _write(Scene.read(ASSETS / "scenes" / "demo.json"), settings, options.out)
+    return _write(Scene.read(ASSETS / "scenes" / "demo.json"), DEMO, options.out)
 
 
 def _render(options: argparse.Namespace) -> int:
