@@ -112,7 +112,7 @@ class LocationConditioning:
 
     def level(self, size: tuple[int, int]) -> Level:
         """Resize every map to a level of `size` (h, w). Float32 on the CPU inside; the result is on the contexts'
-        device and in their dtype."""
+        device and in their dtype, but for the factor and the bias, which are float32 at least."""
 
         def locations(maps: Tensor) -> Tensor:
             return masks.resize(maps, size).flatten(2).transpose(1, 2)
@@ -120,12 +120,15 @@ class LocationConditioning:
         def field(noise: SeparableNoise | None) -> Tensor | None:
             return None if noise is None else locations(noise.fields)
 
-        def moved(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t.to(self.contexts.device, self.contexts.dtype).contiguous()
+        def moved(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+            return None if t is None else t.to(self.contexts.device, dtype).contiguous()
 
+        dtype = self.contexts.dtype
         a = locations(self.coefficients)
-        parts = (a, field(self.noise), field(self.offset), *self._token_terms(a))
-        return Level(*map(moved, parts), plain=self.plain)
+        maps = (moved(t, dtype) for t in (a, field(self.noise), field(self.offset)))
+        # These multiply and shift logits, which attention keeps in float32 at least.
+        terms = (moved(t, torch.promote_types(dtype, torch.float32)) for t in self._token_terms(a))
+        return Level(*maps, *terms, plain=self.plain)
 
     def _token_terms(self, a: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The factor `r_ℓ[t]` and the bias `b_ℓ[t]`, or None for both where neither is needed."""
