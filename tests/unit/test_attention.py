@@ -90,6 +90,10 @@ def test_equals_the_oracle_in_float64(seed, lengths, size, shrink, rows, shared,
     [(torch.float32, 2e-6), (torch.float16, 2e-3), (torch.bfloat16, 1.6e-2)],
 )
 def test_equals_the_oracle_in_lower_precision(dtype, tolerance, lengths, preserve_norm):
+    try:
+        torch.ones(1, 1, dtype=dtype).mm(torch.ones(1, 1, dtype=dtype))
+    except RuntimeError:
+        pytest.skip(f"this PyTorch has no matrix product of {dtype} on the CPU")
     generator = torch.Generator().manual_seed(5)
     c = random_conditioning(generator, lengths, (9, 7), 2, preserve_norm=preserve_norm, noise=4, offset=3)
     assert relative_error(*attend(c, (9, 7), 2, dtype)) < tolerance
