@@ -1,16 +1,19 @@
 """The invariants of the design on a real diffusers pipeline."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler, HeunDiscreteScheduler
 
+from lib_masknoise import builtin_model
 from lib_masknoise.hosts import diffusers as host
 from lib_masknoise.hosts.diffusers import encode, load_pipeline, render
 from lib_masknoise.scene import Scene
 from tests.materialised import materialised_attention
+from tools.small_model import export_single_file
 
 STEPS, SIZE = 4, (64, 128)
 LEFT = {"kind": "split", "axis": "x", "from": 0, "to": 0.4, "feather": 0.3}
@@ -262,6 +265,14 @@ def test_long_prompts_become_chunks_of_77_tokens(pipe):
 def test_a_missing_model_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no model at .*nowhere"):
         load_pipeline(tmp_path / "nowhere")
+
+
+def test_a_single_file_is_the_folder_it_came_from(pipe, tmp_path):
+    """The SD1 layout, with the configuration in a folder of the same name beside it."""
+    export_single_file.export(builtin_model(), tmp_path, name="textures")
+    shutil.copytree(builtin_model(), tmp_path / "textures", ignore=shutil.ignore_patterns("*.safetensors"))
+    loaded = load_pipeline(tmp_path / "textures.safetensors", device="cpu")
+    assert close(still(loaded, {"concepts": TWO}), still(pipe, {"concepts": TWO}))
 
 
 def test_another_kind_of_file_is_refused(tmp_path):
