@@ -9,13 +9,18 @@ ARGS ?=
 
 PY := .venv/bin/python
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-pydantic1 lint bench clean
 
 demo: .venv/ready
 	$(PY) -m lib_masknoise demo --out $(OUT) $(ARGS)
 
 test: .venv/ready
 	$(PY) -m pytest $(ARGS)
+
+# A1111 has pydantic 1; the tests above run with 2.
+test-pydantic1: .venv/ready
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade --target .venv/pydantic1 'pydantic<2'
+	PYTHONPATH=.venv/pydantic1 $(PY) -m pytest tests/unit/test_scene.py tests/unit/test_controls.py $(ARGS)
 
 lint: .venv/ready
 	$(PY) -m ruff check .

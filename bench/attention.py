@@ -60,9 +60,8 @@ def _against_materialised(options: argparse.Namespace, device: str, dtype: torch
     level = Level(a)
 
     def ours() -> Tensor:
-        keys = (contexts @ w_k.T).unflatten(-1, (heads, d)).permute(2, 0, 3, 1).flatten(1, 2)
-        values = (contexts @ w_v.T).unflatten(-1, (heads, d)).permute(2, 1, 0, 3).flatten(2)
-        return blended_attention(q, Basis(heads, count, keys.contiguous(), values.contiguous()), level)
+        keys, values = ((contexts @ w.T).unflatten(-1, (heads, d)).permute(2, 1, 0, 3).flatten(2) for w in (w_k, w_v))
+        return blended_attention(q, Basis(heads, count, keys, values), level)
 
     def materialised(chunk: int = 64) -> Tensor:
         out = []
@@ -87,14 +86,16 @@ def per_basis(q: Tensor, basis: Basis, level: Level) -> Tensor:
     heads, count = basis.heads, basis.count
     query = q[0].unflatten(-1, (heads, -1)).transpose(0, 1)
     d = query.shape[-1]
-    keys = basis.keys[:, : count * d].unflatten(1, (count, d))
+    keys = basis.keys[..., : count * d].unflatten(2, (count, d))
     values = basis.values[..., : count * d].unflatten(2, (count, d))
     a = level.coefficients[0]
     logits = 0
     for j in range(count):
-        logits = logits + a[None, :, j, None] * (query @ keys[:, j])
+        logits = logits + a[None, :, j, None] * (query @ keys[:, :, j].transpose(1, 2))
     if basis.noise_keys is not None:
-        logits = logits + ((query @ basis.noise_keys) * level.noise) @ basis.keys[:, count * d :]
+        logits = logits + ((query @ basis.noise_keys.transpose(1, 2)) * level.noise) @ (
+            basis.keys[..., count * d :].transpose(1, 2)
+        )
     p = torch.softmax(logits * d**-0.5, dim=-1)
     out = 0
     for j in range(count):
@@ -109,8 +110,8 @@ def _problem(heads, locations, d, count, rank, device, dtype) -> tuple[Basis, Le
         return torch.randn(*shape, device=device, dtype=dtype)
 
     columns = count * d + rank
-    noise = (normal(heads, d, rank), normal(heads, rank, d)) if rank else (None, None)
-    basis = Basis(heads, count, normal(heads, columns, TOKENS), normal(heads, TOKENS, columns), *noise)
+    noise = (normal(heads, rank, d), normal(heads, rank, d)) if rank else (None, None)
+    basis = Basis(heads, count, normal(heads, TOKENS, columns), normal(heads, TOKENS, columns), *noise)
     a = normal(1, locations, count).softmax(-1)
     return basis, Level(a, noise=normal(1, locations, rank) if rank else None)
 
@@ -118,7 +119,7 @@ def _problem(heads, locations, d, count, rank, device, dtype) -> tuple[Basis, Le
 def _plain(q: Tensor, basis: Basis) -> Tensor:
     d = q.shape[-1] // basis.heads
     query = q.unflatten(-1, (basis.heads, d)).transpose(1, 2)
-    keys, values = basis.keys[None, :, :d].transpose(2, 3), basis.values[None, ..., :d]
+    keys, values = (t[None, ..., :d].contiguous() for t in (basis.keys, basis.values))
     return F.scaled_dot_product_attention(query, keys, values).transpose(1, 2).flatten(2)
 
 

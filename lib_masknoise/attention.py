@@ -33,8 +33,8 @@ CHUNK_ELEMENTS_ACCELERATOR = 2**25
 class Basis:
     """The contexts of a LocationConditioning, projected by one attention layer. Made once per sampling pass.
 
-    `keys` `[heads, J·d + R, T]`, `values` `[heads, T, J·d + R]`: J projected contexts, then R token profiles.
-    `noise_keys` `[heads, d, R]` and `noise_values` `[heads, R, d]`: the projected noise directions.
+    `keys` and `values` `[heads, T, J·d + R]`: J projected contexts side by side, then R token profiles.
+    `noise_keys` and `noise_values` `[heads, R, d]`: the projected noise directions.
     `offset_values` `[S, heads·d]`: the value projection of the offset's directions.
     """
 
@@ -59,22 +59,16 @@ def project(
     projection of the blend only then.
     """
     contexts = conditioning.contexts
-    keys = _heads_first(to_k(contexts), heads)  # [J, heads, T, d]
-    values = _heads_first(to_v(contexts), heads)
-    count = contexts.shape[0]
-    keys = keys.permute(1, 0, 3, 2).flatten(1, 2)  # [heads, J·d, T]
-    values = values.permute(1, 2, 0, 3).flatten(2, 3)  # [heads, T, J·d]
+    keys, values = (_side_by_side(_heads_first(to(contexts), heads)) for to in (to_k, to_v))
     noise_keys = noise_values = offset_values = None
     if conditioning.noise is not None:
-        tokens = conditioning.noise.tokens.to(keys)  # [R, T]
+        profiles = conditioning.noise.tokens.T.to(keys).expand(heads, -1, -1)  # [heads, T, R]
+        keys, values = (torch.cat([t, profiles], dim=2) for t in (keys, values))
         directions = conditioning.noise.directions[None]  # [1, R, D]
-        noise_keys = _heads_first(to_k(directions), heads)[0].transpose(1, 2)
-        noise_values = _heads_first(to_v(directions), heads)[0]
-        keys = torch.cat([keys, tokens.expand(heads, -1, -1)], dim=1)
-        values = torch.cat([values, tokens.T.expand(heads, -1, -1)], dim=2)
+        noise_keys, noise_values = (_heads_first(to(directions), heads)[0] for to in (to_k, to_v))
     if conditioning.offset is not None:
         offset_values = to_v(conditioning.offset.directions)
-    return Basis(heads, count, keys.contiguous(), values.contiguous(), noise_keys, noise_values, offset_values)
+    return Basis(heads, len(contexts), keys, values, noise_keys, noise_values, offset_values)
 
 
 def blended_attention(q: Tensor, basis: Basis, level: Level, scale: float | None = None) -> Tensor:
@@ -112,8 +106,13 @@ def _heads_first(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
+def _side_by_side(x: Tensor) -> Tensor:
+    """`[J, heads, T, d]` → `[heads, T, J·d]`."""
+    return x.permute(1, 2, 0, 3).flatten(2)
+
+
 def _chunks(total: int, basis: Basis, device: torch.device) -> Iterator[slice]:
-    columns, tokens = basis.keys.shape[1:]
+    tokens, columns = basis.keys.shape[1:]
     limit = CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS_ACCELERATOR)
     step = max(64, limit // (basis.heads * max(columns, tokens)))
     return (slice(start, min(start + step, total)) for start in range(0, total, step))
@@ -129,8 +128,7 @@ def _plain(q: Tensor, basis: Basis, scale: float) -> Tensor:
     """One context for every location: the host's own attention."""
     rows = q.shape[0]
     queries = _heads_first(q, basis.heads)
-    keys = basis.keys.transpose(1, 2).expand(rows, -1, -1, -1)
-    values = basis.values.expand(rows, -1, -1, -1)
+    keys, values = (t.expand(rows, -1, -1, -1) for t in (basis.keys, basis.values))
     return F.scaled_dot_product_attention(queries, keys, values, scale=scale).transpose(1, 2).flatten(2)
 
 
@@ -139,7 +137,7 @@ def _stack(queries: Tensor, basis: Basis, level: Level) -> Tensor:
     stacked = (queries.unsqueeze(2) * level.coefficients[:, None, :, None]).flatten(2).transpose(0, 1)
     if basis.noise_keys is None:
         return stacked
-    noise = torch.bmm(queries.transpose(0, 1), basis.noise_keys) * level.noise
+    noise = torch.bmm(queries.transpose(0, 1), basis.noise_keys.transpose(1, 2)) * level.noise
     return torch.cat([stacked, noise], dim=2)
 
 
@@ -170,11 +168,12 @@ def _attend_explicit(queries: Tensor, basis: Basis, level: Level, scale: float) 
     """
     wide = torch.promote_types(queries.dtype, torch.float32)
     stacked, keys, values = (t.to(wide) for t in (_stack(queries, basis, level), basis.keys, basis.values))
+    keys = keys.transpose(1, 2)
     if level.factor is None:
         out = torch.bmm(torch.softmax(torch.bmm(stacked, keys).mul_(scale), dim=-1), values)
         return _contract(out.to(queries.dtype), basis, level)
     # The factor belongs to the contexts alone: the noise columns take part without it.
-    width = keys.shape[1] - (0 if basis.noise_keys is None else basis.noise_keys.shape[2])
+    width = keys.shape[1] - (0 if basis.noise_keys is None else basis.noise_keys.shape[1])
     logits = torch.bmm(stacked[..., :width], keys[:, :width]).mul_(level.factor)
     logits += torch.bmm(stacked[..., width:], keys[:, width:])
     probabilities = torch.softmax(logits.mul_(scale).add_(level.bias), dim=-1)
@@ -186,6 +185,5 @@ def _attend_explicit(queries: Tensor, basis: Basis, level: Level, scale: float) 
 def _attend_stacked(queries: Tensor, basis: Basis, level: Level, scale: float) -> Tensor:
     """One scaled-dot-product call over the stacked columns."""
     stacked = _stack(queries, basis, level)
-    keys = basis.keys.transpose(1, 2)
-    out = F.scaled_dot_product_attention(stacked[None], keys[None], basis.values[None], scale=scale)[0]
+    out = F.scaled_dot_product_attention(stacked[None], basis.keys[None], basis.values[None], scale=scale)[0]
     return _contract(out, basis, level)
