@@ -190,8 +190,8 @@ class Binding:
     ):
         self.unet = unet
         self.window = window
-        self.inside = self._on_model(positive, negative)
-        self.outside = self._on_model(*outside) if outside else self.inside
+        self.inside = self._in_row_order(positive, negative)
+        self.outside = self._in_row_order(*outside) if outside else self.inside
         self.fraction = 0.0
         self.size = (0, 0)
         self._levels: dict[tuple[int, int], Level] = {}
@@ -238,12 +238,20 @@ class Binding:
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _on_model(
-        self, positive: LocationConditioning, negative: LocationConditioning | None
+    @staticmethod
+    def _in_row_order(
+        positive: LocationConditioning, negative: LocationConditioning | None
     ) -> tuple[LocationConditioning, ...]:
         """In the order of the pipeline's rows: the negative ones first."""
-        sides = (positive,) if negative is None else (negative, positive)
-        return tuple(side.to(self.unet.device, self.unet.dtype) for side in sides)
+        return (positive,) if negative is None else (negative, positive)
+
+    def _place(self, sample: Tensor) -> None:
+        """Move the conditioning to where the U-Net computes. An offloaded U-Net only shows that when it is called."""
+        context = self.inside[0].contexts
+        if (context.device, context.dtype) != (sample.device, sample.dtype):
+            self.inside, self.outside = (
+                tuple(side.to(sample.device, sample.dtype) for side in sides) for sides in (self.inside, self.outside)
+            )
 
     def _sides(self) -> tuple[LocationConditioning, ...]:
         start, end = self.window
@@ -252,6 +260,7 @@ class Binding:
     def _before_unet(self, unet: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         sample = args[0] if args else kwargs["sample"]
         self.size = tuple(sample.shape[-2:])
+        self._place(sample)
         sides = self._sides()
         if len(sample) % len(sides):
             raise ValueError(f"the U-Net got {len(sample)} rows; expected as many negative as positive ones")
@@ -372,7 +381,7 @@ class _Job:
     def _noise(self, generator: torch.Generator) -> Tensor:
         """The unit-variance noise the pipeline itself would draw for this image, `[1, C, H, W]`."""
         shape = (1, self.pipe.unet.config.in_channels, *self.latent_size)
-        return randn_tensor(shape, generator, self.pipe.device, self.pipe.unet.dtype)
+        return randn_tensor(shape, generator, self.pipe._execution_device, self.pipe.unet.dtype)
 
     def _initial(self, noise: Tensor, frames: Sequence[int]) -> Tensor:
         """The initial latents of some frames with the visual noise, `[B, C, H, W]`."""
@@ -385,7 +394,7 @@ class _Job:
         each with its own length, so rows of unequal length need no padding and no second U-Net call."""
 
         def repeated(t: Tensor) -> Tensor:
-            return t.to(self.pipe.device, self.pipe.unet.dtype).expand(rows, *t.shape)
+            return t.to(self.pipe._execution_device, self.pipe.unet.dtype).expand(rows, *t.shape)
 
         context = repeated(self.base.context[: CHUNK_TOKENS + 2])
         embeds = {"prompt_embeds": context, "negative_prompt_embeds": context}

@@ -244,6 +244,15 @@ def test_progress_counts_frames_and_steps(pipe):
     assert dataclasses.asdict(reports[-1]) == {"done": 2, "batch": 1, "total": 3, "fraction": 1.0}
 
 
+def test_the_invariants_hold_in_bfloat16():
+    half = load_pipeline(device="cpu", dtype=torch.bfloat16)
+    assert half.unet.dtype == torch.bfloat16
+    assert close(still(half, {}), plain(half, "a marsh"), levels=3)
+    assert close(still(half, {"concepts": [{"prompt": "snow"}]}), plain(half, "snow"), levels=3)
+    first, second = images(half, FULL, frames=[0, 3]).values()
+    assert not close(first, second, levels=20)
+
+
 # Encoding
 
 
