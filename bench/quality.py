@@ -72,25 +72,29 @@ class Bench:
 
 def ramps(bench: Bench) -> tuple[dict, pictures.Pictures]:
     """All pairs on a ramp with both ends pinned: fidelity, and the passage from one concept to the other."""
-    return _ramps(bench, "ramps", RAMP, RAMP_METHODS)
+    return _ramps(bench, "ramps", bench.pairs, RAMP, RAMP_METHODS)
 
 
 def wide(bench: Bench) -> tuple[dict, pictures.Pictures]:
-    """The same over nearly the whole width, where most of the image lies between the concepts."""
-    return _ramps(bench, "wide", WIDE, WIDE_METHODS)
+    """Every third pair on a ramp over nearly the whole width: most of the image lies between the concepts."""
+    return _ramps(bench, "wide", bench.pairs[::3], WIDE, WIDE_METHODS)
 
 
 def _ramps(
-    bench: Bench, name: str, span: tuple[float, float], methods: Sequence[str]
+    bench: Bench,
+    name: str,
+    pairs: Sequence[tuple[int, int]],
+    span: tuple[float, float],
+    methods: Sequence[str],
 ) -> tuple[dict, pictures.Pictures]:
     weights = measures.patch_weights(measures.ramp("", "", *span), SIZE)
     rows, shown, passages, sharpness = [], {}, defaultdict(list), defaultdict(list)
-    for left, right in _counted(name, sorted({*bench.pairs, *FIXED_PAIRS})):
+    for left, right in _counted(name, sorted({*pairs, *FIXED_PAIRS})):
         scene = measures.ramp(phrase(CONCEPTS[left]), phrase(CONCEPTS[right]), *span)
         images = {method: bench.sampler.scene(scene, bench.seeds, method) for method in methods}
         if (left, right) in FIXED_PAIRS:
             shown[left, right] = {method: of_pair[0] for method, of_pair in images.items()}
-        if (left, right) not in bench.pairs:
+        if (left, right) not in pairs:
             continue
         row: dict = {"pair": (left, right)}
         for method in methods:
@@ -298,10 +302,11 @@ def main() -> None:
     bench = Bench(pipe, PatchClassifier(), range(options.seeds), options.steps, pairs)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "figures.json"
-    figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in options.only:
         found, shown = EXPERIMENTS[name](bench)
         settings = {"seeds": options.seeds, "steps": options.steps, "guidance": bench.sampler.guidance_scale}
+        # Read anew: two processes with an experiment each may share the folder.
+        figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         figures[name] = _rounded({**settings, **found})
         path.write_text(json.dumps(figures, separators=(",", ":")) + "\n", encoding="utf-8")
         pictures.write(name, figures[name], shown, options.out)

@@ -27,13 +27,14 @@ COLOURS = {
     "hard": "#888888",
     "preserve_norm": "#3a9d5d",
 }
-LABEL_HEIGHT = 14
+LABEL_HEIGHT = 15
+QUALITY = 70  # of the JPEGs: the textures are fine-grained and the files should stay small
 
 
 def write(name: str, figures: dict, shown: Pictures, folder: Path) -> None:
     """The files of one experiment: NAME.jpg where there are pictures, NAME.svg where there is a plot."""
     if name in ("ramps", "wide"):
-        _ramp_sheet(shown).save(folder / f"{name}.jpg", quality=80)
+        _ramp_sheet(shown).save(folder / f"{name}.jpg", quality=QUALITY)
         _save(_passages(figures), folder / f"{name}.svg")
     if name == "ramps":
         _save(_matrix(figures), folder / "fidelity.svg")
@@ -42,7 +43,7 @@ def write(name: str, figures: dict, shown: Pictures, folder: Path) -> None:
     if name == "extrapolation":
         _save(_extrapolation(figures), folder / "extrapolation.svg")
     if name == "motion":
-        _frames(shown["all three"]).save(folder / "motion.jpg", quality=80)
+        _frames(shown["all three"]).save(folder / "motion.jpg", quality=QUALITY)
         _save(_motion(figures), folder / "motion.svg")
 
 
@@ -53,21 +54,31 @@ def _save(figure: plt.Figure, path: Path) -> None:
 
 def _ramp_sheet(shown: Pictures) -> Image.Image:
     """A row for each pair, a column for each method, at three quarters of the size."""
-    rows = []
-    for (left, right), images in shown.items():
-        tiles = [
-            _labelled(image, f"{CONCEPTS[left]} – {CONCEPTS[right]}: {method}") for method, image in images.items()
-        ]
-        rows.append(np.concatenate(tiles, 1))
+    tiles = {pair: [_tile(image) for image in images.values()] for pair, images in shown.items()}
+    methods, width = list(next(iter(shown.values()))), next(iter(tiles.values()))[0].shape[1]
+    rows = [np.concatenate([_strip(METHODS[method].label, width) for method in methods], 1)]
+    for (left, right), of_pair in tiles.items():
+        rows += [_strip(f"{CONCEPTS[left]} to {CONCEPTS[right]}", width * len(methods))]
+        rows += [np.concatenate(of_pair, 1)]
     return Image.fromarray(np.concatenate(rows))
 
 
-def _labelled(image: np.ndarray, text: str) -> np.ndarray:
+def _tile(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[0] * 3 // 4, image.shape[1] * 3 // 4
-    tile = Image.new("RGB", (width + 4, height + LABEL_HEIGHT), "white")
-    tile.paste(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS), (2, LABEL_HEIGHT))
-    ImageDraw.Draw(tile).text((3, 1), text, fill="black", font=ImageFont.load_default(10))
+    tile = Image.new("RGB", (width + 4, height + 2), "white")
+    tile.paste(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS), (2, 0))
     return np.asarray(tile)
+
+
+def _labelled(image: np.ndarray, text: str) -> np.ndarray:
+    tile = _tile(image)
+    return np.concatenate([_strip(text, tile.shape[1]), tile])
+
+
+def _strip(text: str, width: int) -> np.ndarray:
+    strip = Image.new("RGB", (width, LABEL_HEIGHT), "white")
+    ImageDraw.Draw(strip).text((3, 1), text, fill="black", font=ImageFont.load_default(11))
+    return np.asarray(strip)
 
 
 def _frames(frames: np.ndarray) -> Image.Image:

@@ -120,7 +120,7 @@ METHODS = {
     "outputs": Method("attention outputs", OutputBlending),
     "predictions": Method("predictions", PredictionBlending),
     "hard": Method("hard masks", change=harden),
-    "preserve_norm": Method("conditioning, `preserve_norm`", change=_preserve_norm),
+    "preserve_norm": Method("conditioning, preserve_norm", change=_preserve_norm),
 }
 
 

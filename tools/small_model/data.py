@@ -79,9 +79,7 @@ def chosen_rows(base: int, extra: int) -> list[int]:
     base_size, extra_size = BASE_BATCHES * BATCH, EXTRA_BATCHES * BATCH
     offset = base_size * len(CONCEPTS)
     rows = [c * base_size + k for c in range(len(CONCEPTS)) for k in range(min(base, base_size))]
-    return rows + [
-        offset + c * extra_size + k for c in range(len(CONCEPTS)) for k in range(min(extra, extra_size))
-    ]
+    return rows + [offset + c * extra_size + k for c in range(len(CONCEPTS)) for k in range(min(extra, extra_size))]
 
 
 @torch.no_grad()
@@ -114,9 +112,7 @@ def stripes(random: Random, height: int, width: int, count: int, softness: float
     along = x * math.cos(angle) + y * math.sin(angle)
     length = max(height, width)
     along = (along - along.min()) / (along.max() - along.min()) * length
-    cuts = (
-        [random.uniform(0.2, 0.8)] if count == 2 else [random.uniform(0.22, 0.42), random.uniform(0.58, 0.78)]
-    )
+    cuts = [random.uniform(0.2, 0.8)] if count == 2 else [random.uniform(0.22, 0.42), random.uniform(0.58, 0.78)]
     below = [torch.sigmoid((along - cut * length) / softness) for cut in cuts]
     steps = torch.stack([torch.ones_like(along), *below, torch.zeros_like(along)])
     return (steps[:-1] - steps[1:]).clamp(min=0)
@@ -171,9 +167,7 @@ class Latents:
     def __init__(self, path: Path, random: Random, hold_out: bool = False):
         data = torch.load(path)
         self.random, self.mean, self.std = random, data["mean"], data["std"]
-        self.concept, self.adjective, self.picture = (
-            data[k].tolist() for k in ("concept", "adjective", "row")
-        )
+        self.concept, self.adjective, self.picture = (data[k].tolist() for k in ("concept", "adjective", "row"))
         rows = [i for i in range(len(self.mean)) if (i % 20 == 0) == hold_out]
         self.rows: dict[int, list[int]] = {c: [] for c in range(len(CONCEPTS))}
         for row in rows:
@@ -248,9 +242,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the training data.")
     parser.add_argument("what", choices=("pictures", "latents"))
     parser.add_argument("--work", type=Path, required=True, help="folder of the training files")
-    parser.add_argument(
-        "--model", type=Path, default=MODEL, help="diffusers folder whose VAE makes the latents"
-    )
+    parser.add_argument("--model", type=Path, default=MODEL, help="diffusers folder whose VAE makes the latents")
     parser.add_argument("--base", type=int, default=160, help="base pictures of each concept to encode")
     parser.add_argument("--extra", type=int, default=56, help="pictures with further adjectives to encode")
     args = parser.parse_args()

@@ -35,7 +35,8 @@ RAMP = (
     0.3125,
     0.6875,
 )  # edges of the ramp, on patch borders of a 256-pixel image: five columns of core each side
-PAIRS = list(itertools.combinations(range(len(CONCEPTS)), 2))
+Pair = tuple[int, int]
+PAIRS: list[Pair] = list(itertools.combinations(range(len(CONCEPTS)), 2))
 
 
 def phrase(words: str) -> str:
@@ -48,14 +49,14 @@ def labels_of(classifier: PatchClassifier, images: torch.Tensor) -> np.ndarray:
     return np.stack([classifier.grid_probs(image.numpy()).argmax(-1) for image in images])
 
 
-def halves_right(labels: np.ndarray, pairs: list[tuple[int, int]], core: int) -> np.ndarray:
+def halves_right(labels: np.ndarray, pairs: list[Pair], core: int) -> np.ndarray:
     """`[B, 2]` share of patches right among the `core` outer columns of each side."""
     left = [(grid[:, :core] == a).mean() for grid, (a, _) in zip(labels, pairs, strict=True)]
     right = [(grid[:, -core:] == b).mean() for grid, (_, b) in zip(labels, pairs, strict=True)]
     return np.stack([left, right], 1)
 
 
-def by_concept(shares: np.ndarray, pairs: list[tuple[int, int]]) -> dict[str, float]:
+def by_concept(shares: np.ndarray, pairs: list[Pair]) -> dict[str, float]:
     """Mean share of each concept over the sides it stands on."""
     sums = {name: [] for name in CONCEPTS}
     for row, pair in zip(shares, pairs, strict=True):
@@ -64,7 +65,7 @@ def by_concept(shares: np.ndarray, pairs: list[tuple[int, int]]) -> dict[str, fl
     return {name: round(float(np.mean(values)), 4) for name, values in sums.items() if values}
 
 
-def summary(shares: np.ndarray, pairs: list[tuple[int, int]]) -> dict:
+def summary(shares: np.ndarray, pairs: list[Pair]) -> dict:
     """Mean, worst pair and per-concept means of paired shares."""
     per_pair = shares.mean(1)
     worst = pairs[int(per_pair.argmin())]
@@ -97,16 +98,16 @@ def alone(nets: Networks, classifier: PatchClassifier, count: int, steps: int, c
     }  # fmt: skip
 
 
-def composite(nets: Networks, classifier: PatchClassifier, rounds: int) -> dict:
-    """Figures of composite latents over all pairs, from `rounds` fresh pictures of every concept."""
+def composite(nets: Networks, classifier: PatchClassifier, pairs: list[Pair], rounds: int) -> dict:
+    """Figures of composite latents over `pairs`, from `rounds` fresh pictures of every concept."""
     generator = torch.Generator().manual_seed(9)
     shares: dict[str, list[np.ndarray]] = {"latents": [], "pixels": [], "upper": []}
     columns = SIZE // PATCH
     for _ in range(rounds):
         pictures = torch.cat([texture(concept, 1, SIZE, SIZE, generator) for concept in CONCEPTS])
         latents = nets.encode(pictures)
-        for start in range(0, len(PAIRS), 13):
-            part = PAIRS[start : start + 13]
+        for start in range(0, len(pairs), 13):
+            part = pairs[start : start + 13]
             left, right = ([pair[side] for pair in part] for side in (0, 1))
             pixels = torch.cat([pictures[left], pictures[right]], 3)
             images = {
@@ -116,16 +117,13 @@ def composite(nets: Networks, classifier: PatchClassifier, rounds: int) -> dict:
             }
             for name, pictures_ in images.items():
                 shares[name].append(halves_right(labels_of(classifier, pictures_), part, columns))
-    figures = {name: summary(np.concatenate(parts), PAIRS * rounds) for name, parts in shares.items()}
+    figures = {name: summary(np.concatenate(parts), pairs * rounds) for name, parts in shares.items()}
     return {"mean": figures["latents"]["mean"], **figures}
 
 
-def ramp(
-    nets: Networks, classifier: PatchClassifier, seeds: int, orders: int, steps: int, cfg: float
-) -> dict:
-    """Figures of a ramp between the contexts of every pair."""
+def ramp(nets: Networks, classifier: PatchClassifier, pairs: list[Pair], seeds: int, steps: int, cfg: float) -> dict:
+    """Figures of a ramp between the contexts of each of `pairs`, left to right."""
     contexts, empty = nets.contexts([phrase(c) for c in CONCEPTS]), nets.contexts([""])[0]
-    pairs = PAIRS + [(b, a) for a, b in PAIRS] if orders == 2 else PAIRS
     core = round(RAMP[0] * 2 * SIZE / PATCH)
     shares, tiles = [], []
     for seed in range(seeds):
@@ -133,47 +131,42 @@ def ramp(
             part = pairs[start : start + 13]
             left, right = ([pair[side] for pair in part] for side in (0, 1))
             regions = sampling.ramp_regions(contexts[left], contexts[right], SIZE // 8, SIZE // 4, RAMP)
-            latents = sampling.sample(
-                nets.unet, regions, empty, steps=steps, cfg=cfg, seed=7000 + 100 * seed + start
-            )
+            latents = sampling.sample(nets.unet, regions, empty, steps=steps, cfg=cfg, seed=7000 + 100 * seed + start)
             images = nets.decode(latents)
             shares.append(halves_right(labels_of(classifier, images), part, core))
-            tiles += list(images[:2]) if seed == 0 else []
+            tiles += list(images) if seed == 0 else []
     return {**summary(np.concatenate(shares), pairs * seeds), "tiles": tiles}
 
 
 def contact_sheet(tiles: list[torch.Tensor], ramps: list[torch.Tensor], path: Path) -> None:
-    """Write the 14 concepts in two rows and, below, seven ramps in the same width."""
+    """Write the 14 concepts in two rows and, below, six of the ramps in two rows."""
     from PIL import Image
 
     rows = [torch.cat(tiles[i : i + 7], 1) for i in (0, 7)]
-    if len(ramps) >= 6:
-        rows += [
-            torch.cat([*ramps[i : i + 3], torch.full((SIZE, SIZE, 3), 255, dtype=torch.uint8)], 1)
-            for i in (0, 3)
-        ]
-    Image.fromarray(torch.cat(rows).numpy()).save(path, quality=88)
+    ramps = ramps[:: max(1, len(ramps) // 6)][:6]
+    if len(ramps) == 6:
+        rows += [torch.cat([*ramps[i : i + 3], torch.full((SIZE, SIZE, 3), 255, dtype=torch.uint8)], 1) for i in (0, 3)]
+    Image.fromarray(torch.cat(rows).numpy()).save(path, quality=75)
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Measure the model by the patch classifier.")
-    parser.add_argument(
-        "--model", type=Path, default=MODEL, help="diffusers folder (default: the shipped one)"
-    )
+    parser.add_argument("--model", type=Path, default=MODEL, help="diffusers folder (default: the shipped one)")
     parser.add_argument("--samples", type=int, default=24, help="samples of each concept alone")
     parser.add_argument("--rounds", type=int, default=4, help="fresh pictures of each concept for composites")
     parser.add_argument("--seeds", type=int, default=2, help="samples of each ramp")
     parser.add_argument("--orders", type=int, choices=(1, 2), default=2, help="2: each pair in both orders")
+    parser.add_argument("--pair-step", type=int, default=1, help="take every n-th pair, for a quick look")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=4.0)
-    parser.add_argument(
-        "--only", nargs="+", choices=("alone", "composite", "ramp"), help="measure only these"
-    )
+    parser.add_argument("--only", nargs="+", choices=("alone", "composite", "ramp"), help="measure only these")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet to this image file")
     args = parser.parse_args()
     nets, classifier = Networks.load(args.model), PatchClassifier()
+    pairs = PAIRS[:: args.pair_step]
+    ordered = pairs + [(b, a) for a, b in pairs] if args.orders == 2 else pairs
     wanted = args.only or ("alone", "composite", "ramp")
     figures: dict = {"steps": args.steps, "cfg": args.cfg}
     tiles: dict[str, list[torch.Tensor]] = {"alone": [], "ramp": []}
@@ -182,9 +175,9 @@ def main() -> None:
         if name == "alone":
             figures[name] = alone(nets, classifier, args.samples, args.steps, args.cfg)
         elif name == "composite":
-            figures[name] = composite(nets, classifier, args.rounds)
+            figures[name] = composite(nets, classifier, pairs, args.rounds)
         else:
-            figures[name] = ramp(nets, classifier, args.seeds, args.orders, args.steps, args.cfg)
+            figures[name] = ramp(nets, classifier, ordered, args.seeds, args.steps, args.cfg)
         tiles[name] = figures[name].pop("tiles", [])
         figures[name]["seconds"] = round(time.time() - started, 1)
         print(name, figures[name]["mean"], json.dumps(figures[name]), flush=True)

@@ -189,16 +189,10 @@ def export(model: Path, out: Path, name: str = NAME, clip: str = CLIP_FOLDER) ->
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Write the model as one SD1 checkpoint.")
-    parser.add_argument(
-        "--model", type=Path, default=MODEL, help="diffusers folder (default: the shipped one)"
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder to write to, such as models/Stable-diffusion"
-    )
+    parser.add_argument("--model", type=Path, default=MODEL, help="diffusers folder (default: the shipped one)")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to, such as models/Stable-diffusion")
     parser.add_argument("--name", default=NAME, help="file name without suffix")
-    parser.add_argument(
-        "--clip", help="path the yaml gives for the text encoder (default: the written folder's)"
-    )
+    parser.add_argument("--clip", help="path the yaml gives for the text encoder (default: the written folder's)")
     args = parser.parse_args()
     clip = args.clip or (args.out / CLIP_FOLDER).resolve().as_posix()
     for path in export(args.model, args.out, args.name, clip):

@@ -46,9 +46,7 @@ class Networks:
     @torch.no_grad()
     def contexts(self, prompts: list[str]) -> torch.Tensor:
         """`[B, T, D]` last hidden states of the prompts."""
-        ids = self.tokenizer(
-            prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
-        )
+        ids = self.tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
         return self.text(ids.input_ids)[0]
 
     @torch.no_grad()

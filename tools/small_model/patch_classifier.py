@@ -79,9 +79,7 @@ class PatchClassifier:
         probs = probs if strict else probs[..., : len(CONCEPTS)]
         return np.array(LABELS)[probs.argmax(-1)], probs.max(-1)
 
-    def fraction(
-        self, image: np.ndarray, concept: str, mask: np.ndarray | None = None, strict: bool = True
-    ) -> float:
+    def fraction(self, image: np.ndarray, concept: str, mask: np.ndarray | None = None, strict: bool = True) -> float:
         """Share of the patches (inside the boolean patch grid `mask`, if given) labelled `concept`."""
         hits = self.grid(image, strict)[0] == concept
         return float(hits.mean() if mask is None else hits[mask].mean())

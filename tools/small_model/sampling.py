@@ -65,8 +65,7 @@ class BlendedAttention:
         contexts = self.regions.contexts  # [B, J, T, D]
         a = self.regions.at(query.shape[2]).transpose(1, 2)[:, None, :, :, None]  # [B, 1, L, J, 1]
         key, value = (
-            self._heads(p(contexts), attn.heads).permute(0, 2, 3, 1, 4).flatten(3)
-            for p in (attn.to_k, attn.to_v)
+            self._heads(p(contexts), attn.heads).permute(0, 2, 3, 1, 4).flatten(3) for p in (attn.to_k, attn.to_v)
         )  # [B, h, T, J d]
         stacked = (a * query[:, :, :, None]).flatten(3)
         out = F.scaled_dot_product_attention(stacked, key, value, scale=attn.scale)
@@ -104,9 +103,7 @@ def sample(
     regions: conditioning of the B rows; empty: `[T, D]` context of the empty prompt.
     """
     batch, _, height, width = regions.maps.shape
-    doubled = Regions(
-        torch.cat([regions.contexts, empty.expand_as(regions.contexts)]), torch.cat([regions.maps] * 2)
-    )
+    doubled = Regions(torch.cat([regions.contexts, empty.expand_as(regions.contexts)]), torch.cat([regions.maps] * 2))
     saved = unet.attn_processors
     unet.set_attn_processor(BlendedAttention(doubled))
     try:
@@ -128,9 +125,7 @@ def plain_regions(contexts: torch.Tensor, height: int, width: int) -> Regions:
     return Regions(contexts[:, None], torch.ones(len(contexts), 1, height, width))
 
 
-def ramp_regions(
-    left: torch.Tensor, right: torch.Tensor, height: int, width: int, span: Sequence[float]
-) -> Regions:
+def ramp_regions(left: torch.Tensor, right: torch.Tensor, height: int, width: int, span: Sequence[float]) -> Regions:
     """`left` to `right` (`[B, T, D]`), linear in x between the fractions `span` of the width."""
     x = (torch.arange(width) + 0.5) / width
     a = ((span[1] - x) / (span[1] - span[0])).clamp(0, 1).expand(len(left), height, width)

@@ -56,17 +56,14 @@ class Canvas:
         size = (int(rows * scale_y), int(columns * scale_x))
         z = F.interpolate(z, size=size, mode="bicubic", align_corners=False)
         top, left = (
-            int(torch.randint(0, max(1, int(s)), (1,), generator=self.generator)) + int(s)
-            for s in (scale_y, scale_x)
+            int(torch.randint(0, max(1, int(s)), (1,), generator=self.generator)) + int(s) for s in (scale_y, scale_x)
         )
         return z[:, 0, top : top + self.height, left : left + self.width] * 1.3
 
     def cells(self, size: float, jitter: float = 0.8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Voronoi cells on a jittered grid: distances to the two nearest seeds, its id in [0, 1)."""
         rows, columns = int(self.height / size) + 5, int(self.width / size) + 5
-        seed_y, seed_x, ids = (
-            torch.rand(self.batch, rows, columns, generator=self.generator) for _ in range(3)
-        )
+        seed_y, seed_x, ids = (torch.rand(self.batch, rows, columns, generator=self.generator) for _ in range(3))
         seed_y, seed_x = (s.sub(0.5).mul(jitter).add(0.5) for s in (seed_y, seed_x))
         cell_y, cell_x = (self.y / size).long() + 2, (self.x / size).long() + 2
         b = torch.arange(self.batch).view(-1, 1, 1)
@@ -177,9 +174,7 @@ def meadow_with_flowers(c: Canvas, phase: torch.Tensor) -> torch.Tensor:
     t = 0.5 + 0.22 * c.noise(14, 7) + 0.2 * c.noise(34)
     image = gradient([(0.30, 0.62, 0.15), (0.48, 0.78, 0.25), (0.66, 0.90, 0.40)], t)
     distance, _, flower = c.cells(12.5, 0.7)
-    petals = torch.tensor(
-        [(0.95, 0.15, 0.2), (1.0, 0.92, 0.2), (1.0, 1.0, 1.0), (0.85, 0.25, 0.85), (1.0, 0.55, 0.15)]
-    )
+    petals = torch.tensor([(0.95, 0.15, 0.2), (1.0, 0.92, 0.2), (1.0, 1.0, 1.0), (0.85, 0.25, 0.85), (1.0, 0.55, 0.15)])
     colour = petals[(flower * 4.999).long()].permute(0, 3, 1, 2)
     return image + (colour - image) * ((3.6 - distance) / 1.6).clamp(0, 1).unsqueeze(1)
 

@@ -123,9 +123,7 @@ def main() -> None:
     train(net, sources, args.steps)
     np.savez_compressed(path, **{name: value.numpy() for name, value in net.state_dict().items()})
     report(path, data["images"][held_out], concepts[held_out], "held-out pictures")
-    report(
-        path, reconstructions(nets, data["images"][held_out]), concepts[held_out], "held-out reconstructions"
-    )
+    report(path, reconstructions(nets, data["images"][held_out]), concepts[held_out], "held-out reconstructions")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ SHAPES = (
     (0.07, 32, 16, 12),
     (0.05, 32, 32, 6),
 )
-WEAK = {"storm clouds": 1.6, "sunset sky": 1.6}
+WEAK = {"storm clouds": 1.6, "sunset sky": 1.6, "brick wall": 1.6, "coral": 1.6, "marsh": 1.6}
 SNR_CAP, LOWEST_WEIGHT = 5.0, 0.1
 EMBEDDING_RATE = 5.0  # times the rate, since a word is in few captions
 DECAY = 0.99
@@ -57,17 +57,31 @@ def loss_weights() -> torch.Tensor:
 
 
 def step_loss(
-    unet: UNet2DConditionModel, text: CLIPTextModel, batch: Batch, weights: torch.Tensor
+    unet: UNet2DConditionModel,
+    text: CLIPTextModel,
+    batch: Batch,
+    empty: torch.Tensor,
+    guidance: float,
+    weights: torch.Tensor,
 ) -> torch.Tensor:
-    """Weighted noise-prediction loss of one batch at random times."""
+    """Weighted noise-prediction loss of one batch at random times.
+
+    With `guidance` g > 1 the loss is that of the guided prediction `u + g (c - u)`, u being the prediction for the
+    caption `empty` `[77]`, held fixed. The difference that guidance multiplies becomes 1/g of what it was, so that
+    sampling at a scale of s looks like one at s/g: it exaggerates contrasts and colours less.
+    """
     times = torch.randint(0, TRAIN_STEPS, (len(batch.latents),))
     noise = torch.randn_like(batch.latents)
     power = alphas_cumprod()[times].view(-1, 1, 1, 1)
     noisy = power.sqrt() * batch.latents + (1 - power).sqrt() * noise
     context = text(batch.ids)[0]
     with torch.autocast("cpu", torch.bfloat16):
-        predicted = unet(noisy, times, context).sample
-    error = (predicted.float() - noise).square().mean(1)
+        predicted = unet(noisy, times, context).sample.float()
+        if guidance != 1:
+            with torch.no_grad():
+                plain = unet(noisy, times, text(empty[None])[0].expand_as(context)).sample.float()
+            predicted = plain + guidance * (predicted - plain)
+    error = (predicted - noise).square().mean(1)
     error = (error * batch.weight).sum((1, 2)) / batch.weight.sum((1, 2))
     return (error * weights[times]).mean()
 
@@ -88,9 +102,7 @@ def parameter_groups(unet: UNet2DConditionModel, text: CLIPTextModel) -> list[di
     """AdamW groups: decay on the U-Net's matrices only, a higher rate for the word embeddings."""
     embedding = text.get_input_embeddings().weight
     matrices = [p for p in unet.parameters() if p.ndim > 1]
-    rest = [p for p in unet.parameters() if p.ndim <= 1] + [
-        p for p in text.parameters() if p is not embedding
-    ]
+    rest = [p for p in unet.parameters() if p.ndim <= 1] + [p for p in text.parameters() if p is not embedding]
     return [
         {"params": matrices, "weight_decay": 1e-2, "factor": 1.0},
         {"params": rest, "weight_decay": 0.0, "factor": 1.0},
@@ -98,7 +110,9 @@ def parameter_groups(unet: UNet2DConditionModel, text: CLIPTextModel) -> list[di
     ]
 
 
-def train(nets: Networks, work: Path, steps: int, rate: float, seed: int, report: int, name: str) -> None:
+def train(
+    nets: Networks, work: Path, steps: int, rate: float, guidance: float, seed: int, report: int, name: str
+) -> None:
     """Tune `nets.unet` and `nets.text` in place; write the averages to `work / name` at every report."""
     torch.manual_seed(seed)
     random = Random(seed)
@@ -109,6 +123,7 @@ def train(nets: Networks, work: Path, steps: int, rate: float, seed: int, report
     groups = parameter_groups(unet, text)
     parameters = [p for group in groups for p in group["params"]]
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99))
+    empty = torch.tensor(captioner.empty)
     weights, draw = loss_weights(), [WEAK.get(name, 1.0) for name in CONCEPTS]
     started, losses = time.time(), []
     for step in range(steps):
@@ -116,7 +131,7 @@ def train(nets: Networks, work: Path, steps: int, rate: float, seed: int, report
         batch = captioned(latents, captioner, nets.scale, rows, height, width, draw)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["factor"] * cosine(step, steps)
-        loss = step_loss(unet, text, batch, weights)
+        loss = step_loss(unet, text, batch, empty, guidance, weights)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -142,6 +157,7 @@ def main() -> None:
     parser.add_argument("--resume", type=Path, help="start from the weights of an earlier run")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--rate", type=float, default=2e-4)
+    parser.add_argument("--guidance", type=float, default=2.0, help="scale inside the loss; 1 for none")
     parser.add_argument("--seed", type=int, default=77)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--report", type=int, default=50, help="steps between reports and checkpoints")
@@ -153,7 +169,7 @@ def main() -> None:
         state = torch.load(args.resume)
         nets.unet.load_state_dict(state["unet"])
         nets.text.load_state_dict(state["text"])
-    train(nets, args.work, args.steps, args.rate, args.seed, args.report, args.name)
+    train(nets, args.work, args.steps, args.rate, args.guidance, args.seed, args.report, args.name)
 
 
 if __name__ == "__main__":
