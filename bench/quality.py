@@ -41,6 +41,7 @@ RAMP_METHODS = ("conditioning", "outputs", "predictions", "hard")
 WIDE_METHODS = ("conditioning", "preserve_norm", "outputs", "predictions")
 BOTH = ("conditioning", "outputs")
 COMPARED = (*BOTH, "predictions")
+WAYS = ("decoded whole", "decoded apart")
 MIDDLE = (0.25, 0.75)  # weights between which a patch belongs to the middle of a transition
 WEIGHTS = (-0.5, 0.5, 1.5, 2.0)
 FRAMES = 12
@@ -148,6 +149,35 @@ def _middle(probs: np.ndarray, weights: np.ndarray, pair: tuple[int, int]) -> di
 def _between(weights: np.ndarray) -> np.ndarray:
     low, high = MIDDLE
     return ((weights > low) & (weights < high)).all(0)
+
+
+def decoder(bench: Bench) -> tuple[dict, pictures.Pictures]:
+    """How much of the fidelity the decoder costs: the same sampled latents, decoded whole and each pinned part alone.
+
+    A decoder's normalisation and attention look at the whole image, so one side of it changes the other.
+    """
+    rows = []
+    weights = measures.patch_weights(measures.ramp("", "", *RAMP), SIZE)
+    for pair in _counted("decoder", FIXED_PAIRS):
+        prompts = [phrase(CONCEPTS[concept]) for concept in pair]
+        row: dict = {"pair": pair, "plain": [], **{f"{method}, {way}": [] for method in BOTH for way in WAYS}}
+        alone = [bench.sampler.plain_latents(prompt, bench.seeds) for prompt in prompts]
+        blended = {m: bench.sampler.scene_latents(measures.ramp(*prompts, *RAMP), bench.seeds, m) for m in BOTH}
+        for side, concept in enumerate(pair):
+            pinned = np.flatnonzero((weights[side] >= measures.PINNED).all(0))
+            columns = slice(2 * pinned[0], 2 * pinned[-1] + 2)  # of the latent: two to a patch
+            row["plain"].append(_right(bench, bench.sampler.decode(alone[side][..., columns]), concept))
+            for method, latents in blended.items():
+                whole = bench.sampler.decode(latents)[:, :, 8 * columns.start : 8 * columns.stop]
+                part = bench.sampler.decode(latents[..., columns])
+                for way, images in zip(WAYS, (whole, part), strict=True):
+                    row[f"{method}, {way}"].append(_right(bench, images, concept))
+        rows.append(row)
+    return {"pairs": rows}, {}
+
+
+def _right(bench: Bench, images: np.ndarray, concept: int) -> float:
+    return float((bench.judge(images).argmax(-1) == concept).mean())
 
 
 def same_meaning(bench: Bench) -> tuple[dict, pictures.Pictures]:
@@ -287,6 +317,7 @@ MOVING = {
 EXPERIMENTS = {
     "ramps": ramps,
     "wide": wide,
+    "decoder": decoder,
     "same_meaning": same_meaning,
     "adjectives": adjectives,
     "long_prompts": long_prompts,

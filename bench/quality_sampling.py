@@ -139,11 +139,19 @@ class Sampler:
 
     def plain(self, prompt: str, seeds: Sequence[int]) -> np.ndarray:
         """The host alone with one prompt."""
+        return self.decode(self.plain_latents(prompt, seeds))
+
+    def plain_latents(self, prompt: str, seeds: Sequence[int]) -> Tensor:
         count = len(seeds)
-        return self._images(seeds, prompt=[prompt] * count, negative_prompt=[""] * count)
+        return self._latents(seeds, prompt=[prompt] * count, negative_prompt=[""] * count)
 
     def scene(self, scene: Scene, seeds: Sequence[int], method: str = "conditioning", prompt: str = "") -> np.ndarray:
         """A scene over the base `prompt`, by one of METHODS. All seeds are rows of one batch."""
+        return self.decode(self.scene_latents(scene, seeds, method, prompt))
+
+    def scene_latents(
+        self, scene: Scene, seeds: Sequence[int], method: str = "conditioning", prompt: str = ""
+    ) -> Tensor:
         base, negative = encode(self.pipe, (prompt, ""))
         concepts = encode(self.pipe, [concept.prompt for concept in scene.concepts])
         positive = condition(scene, base, concepts, self.latent_size, seed=0)
@@ -153,17 +161,23 @@ class Sampler:
         embeds = base.context[:77].to(self.pipe.device, self.pipe.unet.dtype).expand(len(seeds), -1, -1)
         with closing(bound):
             bound.install()
-            return self._images(seeds, prompt_embeds=embeds, negative_prompt_embeds=embeds)
+            return self._latents(seeds, prompt_embeds=embeds, negative_prompt_embeds=embeds)
 
-    def _images(self, seeds: Sequence[int], **prompts: Any) -> np.ndarray:
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Sampled latents `[S, C, h, w]`, or a part of them, as images."""
+        decoded = self.pipe.vae.decode(latents / self.pipe.vae.config.scaling_factor).sample
+        return np.stack([np.asarray(image) for image in self.pipe.image_processor.postprocess(decoded)])
+
+    def _latents(self, seeds: Sequence[int], **prompts: Any) -> Tensor:
         shape = (1, self.pipe.unet.config.in_channels, *self.latent_size)
         latents = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-        pictures = self.pipe(
+        return self.pipe(
             **prompts,
             latents=latents.to(self.pipe.device, self.pipe.unet.dtype),
             height=self.size[0],
             width=self.size[1],
             num_inference_steps=self.steps,
             guidance_scale=self.guidance_scale,
+            output_type="latent",
         ).images
-        return np.stack([np.asarray(picture) for picture in pictures])

@@ -22,7 +22,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{100 * value + 0.0:.1f} %"  # no "-0.0"
 
 
 def _ramps(figures: dict) -> str:
@@ -71,12 +71,21 @@ def _passages(figures: dict) -> str:
         curve = right - left
         single = np.array([row[method]["backward"] for row in figures["pairs"]])
         edge = np.flatnonzero(np.diff(curve) > 0.1 * (curve[-1] - curve[0]))
-        cells = [percent(backward(curve)), percent(np.median(single)), percent(single.max()), len(edge)]
+        weights = np.array(figures["weights"][0])
+        inside = backward(curve[(weights > 0) & (weights < 1)])
+        cells = [
+            percent(inside),
+            percent(backward(curve)),
+            percent(np.median(single)),
+            percent(single.max()),
+            len(edge),
+        ]
         rows.append([METHODS[method].label, *cells])
     header = [
         "passage",
-        "backward, mean of all pairs",
-        "backward, median pair",
+        "backward, mean of all pairs, inside the ramp",
+        "over the width",
+        "median pair",
         "worst pair",
         "columns that carry > 10 % of it",
     ]
@@ -110,6 +119,15 @@ def _distances(figures: dict) -> str:
 
 def _names(pair: Sequence[int]) -> str:
     return " – ".join(CONCEPTS[i] for i in pair)
+
+
+def _decoder(figures: dict) -> str:
+    keys = [key for key in figures["pairs"][0] if key != "pair"]
+    rows = [
+        [_names(row["pair"]), *(" / ".join(percent(x) for x in row[key]) for key in keys)] for row in figures["pairs"]
+    ]
+    mean = [percent(np.mean([row[key] for row in figures["pairs"]])) for key in keys]
+    return table(["right, pinned patches", *keys], [*rows, ["mean", *mean]])
 
 
 def _same_meaning(figures: dict) -> str:
@@ -217,6 +235,7 @@ def _motion(figures: dict) -> str:
 _TABLES = {
     "ramps": _ramps,
     "wide": _ramps,
+    "decoder": _decoder,
     "same_meaning": _same_meaning,
     "adjectives": _adjectives,
     "long_prompts": _long_prompts,
