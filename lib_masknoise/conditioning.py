@@ -177,13 +177,13 @@ def condition(
     concepts: Sequence[Encoded],
     size: tuple[int, int],
     seed: int,
-    frames: Sequence[int] = (0,),
+    frames: Sequence[float] = (0,),
     total: int = 1,
 ) -> LocationConditioning:
     """The positive conditioning of some frames.
 
     base, concepts: the encoded prompts, one for each concept of the scene. size: (H, W) of the latent.
-    seed: resolved (never -1). frames: the frame index of each row; total: how many frames the animation has.
+    seed: resolved (never -1). frames: each row's frame, whole or a fraction; total: how many the animation has.
     Raises ValueError when the number of encoded concepts is not the scene's, or a feature dimension does not exist.
     """
     if len(concepts) != len(scene.concepts):

@@ -63,7 +63,7 @@ CHUNK_TOKENS = 75  # a text encoder's 77 positions less the begin and end tokens
 class Frame:
     """One finished frame: its `index` in the animation and its RGB `image`."""
 
-    index: int
+    index: float
     image: Image.Image
 
 
@@ -126,7 +126,7 @@ def render(
     steps: int = 20,
     size: tuple[int, int] | None = None,
     guidance_scale: float = 4.0,
-    frames: Sequence[int] | None = None,
+    frames: Sequence[float] | None = None,
     batch_size: int = 4,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Iterator[Frame]:
@@ -134,9 +134,10 @@ def render(
 
     prompt, negative_prompt: the base. seed: of the image; also the scene's when `scene.noise.seed` is -1.
     size: (height, width) in pixels, multiples of 8; the model's own size when None. guidance_scale: 1 or less turns
-    guidance and the negative prompts off. frames: which frames (0-based); all of `scene.animation.frames` when None.
-    A frame does not depend on the others: any subset, order and batch size gives the same images. on_step: called
-    after every denoising step; an exception it raises ends the render and leaves the pipeline as it was.
+    guidance and the negative prompts off. frames: which frames (0-based, fractions too); all of
+    `scene.animation.frames` when None. A frame does not depend on the others: any subset, order and batch size gives
+    the same images. on_step: called after every denoising step; an exception it raises ends the render and leaves the
+    pipeline as it was.
     """
     size = size or _default_size(pipe)
     _check_size(size, pipe.vae_scale_factor)
@@ -316,7 +317,7 @@ class _Job:
         self.concepts = encode(pipe, [concept.prompt for concept in scene.concepts])
         self.negatives = [encode(pipe, [c.negative])[0] if c.negative else None for c in scene.concepts]
 
-    def images(self, frames: Sequence[int], on_step: Callable[[float], None]) -> list[Image.Image]:
+    def images(self, frames: Sequence[float], on_step: Callable[[float], None]) -> list[Image.Image]:
         """Sample and decode a batch of frames; `on_step` hears the fraction of the steps done."""
         # One generator a frame, all with the image's seed: what a sampler draws along the way is the same in every
         # frame, so pinned regions hold still with ancestral samplers too.
@@ -358,7 +359,7 @@ class _Job:
             callback_on_step_end=step_end,
         ).images
 
-    def _bound(self, frames: Sequence[int]) -> AbstractContextManager[Binding]:
+    def _bound(self, frames: Sequence[float]) -> AbstractContextManager[Binding]:
         scene, size = self.scene, self.latent_size
         total = scene.animation.frames
         positive = condition(scene, self.base, self.concepts, size, self.noise_seed, frames, total)
@@ -374,7 +375,7 @@ class _Job:
         shape = (1, self.pipe.unet.config.in_channels, *self.latent_size)
         return randn_tensor(shape, generator, self.pipe.device, self.pipe.unet.dtype)
 
-    def _initial(self, noise: Tensor, frames: Sequence[int]) -> Tensor:
+    def _initial(self, noise: Tensor, frames: Sequence[float]) -> Tensor:
         """The initial latents of some frames with the visual noise, `[B, C, H, W]`."""
         scene = self.scene
         free = amount(pin(weight_maps(scene, self.latent_size)), scene.noise.visual.strength, scene.noise.exponent)

@@ -20,7 +20,7 @@ def concept_noise(
     rank: int,
     feature_size: float,
     motion: Motion,
-    frames: Sequence[int],
+    frames: Sequence[float],
     total: int,
     seed: int,
 ) -> SeparableNoise | None:

@@ -52,7 +52,7 @@ def feature_noise(
     dimensions: str | Sequence[int],
     feature_size: float,
     motion: Motion,
-    frames: Sequence[int],
+    frames: Sequence[float],
     total: int,
     seed: int,
 ) -> SeparableNoise | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def visual(
-    noise: torch.Tensor, amount: torch.Tensor, motion: Motion, frames: Sequence[int], total: int, seed: int
+    noise: torch.Tensor, amount: torch.Tensor, motion: Motion, frames: Sequence[float], total: int, seed: int
 ) -> torch.Tensor:
     """Initial latents of some frames: ``[C, H, W]`` → ``[B, C, H, W]``, dtype and device of ``noise``.
 
