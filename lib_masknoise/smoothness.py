@@ -53,11 +53,11 @@ def features(image: Image.Image) -> Features:
     Images whose longer side exceeds 256 pixels are shrunk to that. Each level is a band of luma and two colour
     differences, x / (σ + local mean of |x|); the last one is what the bands leave, normalised alike.
     """
-    low = torch.einsum("oc,chw->ohw", _OPPONENT, _rgb(image))[None]
-    longer = max(low.shape[-2:])
+    rgb = _rgb(image)[None]
+    longer = max(image.size)
     if longer > MAX_SIDE:
-        smaller = [max(1, round(side * MAX_SIDE / longer)) for side in low.shape[-2:]]
-        low = F.interpolate(low, smaller, mode="area")
+        rgb = F.interpolate(rgb, [max(1, round(side * MAX_SIDE / longer)) for side in rgb.shape[-2:]], mode="area")
+    low = torch.einsum("oc,bchw->bohw", _OPPONENT, rgb)
     levels = []
     while len(levels) < MAX_LEVELS - 1 and min(low.shape[-2:]) >= 2 * SMALLEST_SIDE:
         coarse = _blurred(low)[..., ::2, ::2]
@@ -96,11 +96,10 @@ def evenness(steps: Sequence[float]) -> float:
     return float(1.0 - ((2 * ranks - n - 1) * d).sum() / (n * d.sum()))
 
 
-def measure(images: Iterable[Image.Image], loop: bool) -> dict[str, dict[str, Any]]:
-    """The smoothness of a sequence, one image in memory at a time: ``{"pixel": figures, "perceptual": figures}``.
+def steps(images: Iterable[Image.Image], loop: bool) -> tuple[list[float], list[float]]:
+    """The pixel and the perceptual distances between neighbours, one image in memory at a time.
 
-    loop: the sequence is played in a circle, so that the step from the last image to the first is one of its steps.
-    The figures of each distance: see ``figures``.
+    loop: the images are played in a circle, so that the way from the last to the first is the last step.
     """
     pixel, perceptual = [], []
     first = last = None
@@ -110,10 +109,15 @@ def measure(images: Iterable[Image.Image], loop: bool) -> dict[str, dict[str, An
             pixel.append(pixel_distance(last[0], now[0]))
             perceptual.append(perceptual_distance(last[1], now[1]))
         first, last = first or now, now
-    if loop and len(pixel) > 0:
+    if loop and pixel:
         pixel.append(pixel_distance(last[0], first[0]))
         perceptual.append(perceptual_distance(last[1], first[1]))
-    return {"pixel": figures(pixel, loop), "perceptual": figures(perceptual, loop)}
+    return pixel, perceptual
+
+
+def measure(images: Iterable[Image.Image], loop: bool) -> dict[str, dict[str, Any]]:
+    """The smoothness of a sequence: ``{"pixel": figures, "perceptual": figures}`` of its ``steps``."""
+    return {name: figures(d, loop) for name, d in zip(("pixel", "perceptual"), steps(images, loop), strict=True)}
 
 
 def figures(steps: Sequence[float], loop: bool) -> dict[str, Any]:
