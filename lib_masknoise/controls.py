@@ -249,6 +249,15 @@ CONTROLS: tuple[Control, ...] = (
         "Rubber band",
         "Plays the frames forwards and then backwards again.",
     ),
+    _number(
+        "animation.interpolate",
+        1,
+        1,
+        8,
+        1,
+        "Frame interpolation",
+        "Plays this many frames for each one rendered, the ones between guessed by ffmpeg; 1 plays only rendered ones.",
+    ),
 )
 
 

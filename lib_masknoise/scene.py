@@ -640,6 +640,7 @@ class Animation(Part):
     fps: int = _setting("animation.fps")
     formats: tuple[str, ...] = _setting("animation.formats")
     rubber_band: bool = _setting("animation.rubber_band")
+    interpolate: int = _setting("animation.interpolate")
 
     @pydantic.validator("formats", pre=True)
     def _known(cls, value: Any) -> Any:
