@@ -120,7 +120,7 @@ def _add_render_options(render: argparse.ArgumentParser) -> None:
         "--even",
         action="store_true",
         help="place the frames so that the picture changes by equal amounts between them, as the eye sees it; "
-        "looks at the whole motion first and so takes twice as long",
+        "looks at the whole motion first, so it takes half as long again, up to 64 frames twice as long",
     )
     render.add_argument(
         "--resume",

@@ -25,6 +25,8 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
 BATCH_STEPS = 4  # denoising steps to tell the quickest batch size by
 BATCH_GAIN = 0.97  # a larger batch must take at most this part of the time a frame, or its memory is wasted
 
+MANY_LOOKS = 64  # enough to learn the pace of a short motion; a long one is looked at half as often as it has frames
+
 Advance = Callable[[float], None]
 Images = Callable[[Scene, Settings, Sequence[Sequence[float]], Advance], Iterator[Image.Image]]
 """Batches of frame times → their images, in order; `Advance` hears of every (part of a) frame that is made."""
@@ -135,11 +137,14 @@ def _best_batch_size(plan: Plan, images: Images) -> int:
 
 def _even_times(plan: Plan, images: Images) -> list[float]:
     """Look at the whole motion at evenly spaced times, then place the frames at equal perceptual distances."""
-    times = smoothness.coarse_times(plan.total, plan.total + int(plan.loops), plan.loops)
-    looks = times[:-1] if plan.loops else times  # the end of a loop is its beginning
+    if plan.total < 3:
+        return list(range(plan.total))
+    looks = max(min(plan.total, MANY_LOOKS), plan.total // 2)
+    times = smoothness.coarse_times(plan.total, looks + int(plan.loops), plan.loops)
     size = plan.settings.batch_size
-    batches = [looks[start : start + size] for start in range(0, len(looks), size)]
-    with _bar("looking ahead", len(looks)) as advance:
+    seen_times = times[:looks]  # the end of a loop is its beginning, which has been seen
+    batches = [seen_times[start : start + size] for start in range(0, looks, size)]
+    with _bar("looking ahead", looks) as advance:
         seen = images(plan.scene, plan.settings, batches, advance)
         _, steps = smoothness.steps(seen, plan.loops)
     return smoothness.even_times(times, steps, plan.total, plan.loops)
@@ -175,7 +180,17 @@ def _smoothness(paths: Sequence[Path], loop: bool) -> dict[str, Any]:
 
 def _animate(plan: Plan, paths: Sequence[Path], folder: Path) -> list[Path]:
     options = plan.scene.animation
-    return animation.write(paths, folder, folder.name, options.formats, options.fps, options.rubber_band, plan.metadata)
+    return animation.write(
+        paths,
+        folder,
+        folder.name,
+        options.formats,
+        options.fps,
+        options.rubber_band,
+        plan.metadata,
+        interpolate=options.interpolate,
+        loop=plan.loops and len(paths) == plan.total,
+    )
 
 
 @contextmanager
