@@ -15,9 +15,10 @@ when ``loop`` is set.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ import torch
 from lib_masknoise.simplex import SimplexField
 
 if TYPE_CHECKING:
-    from lib_masknoise.scene import Keyframe, Motion
+    from lib_masknoise.scene import Motion
 
 # Components of a random mixture. The direction turns abruptly where all components are small at once, and
 # with eight of them that practically never happens (a chi variable with 8 degrees of freedom is below 0.5 in
@@ -79,31 +80,43 @@ def envelope(motion: Motion, frame: float, total: int) -> float:
     if motion.kind == "sine":
         return math.sin(angle(motion, frame, total))
     if motion.kind == "keyframes":
-        if motion.loop:
-            return _eased(motion.keyframes, frame % total, period=total)
-        return _eased(motion.keyframes, frame, period=None)
+        before, after, way = between(motion.keyframes, frame, total, motion.loop)
+        return before.value + (after.value - before.value) * way
     if motion.kind in ("none", "circle", "simplex", "walk", "linear"):
         return 1.0
     raise ValueError(f"motion.kind: unknown kind {motion.kind!r}")
 
 
-def _eased(keys: Sequence[Keyframe], frame: float, period: int | None) -> float:
-    """The value at a frame; a key's easing shapes the way from it to the next one, as in CSS animations.
+class Key(Protocol):
+    """What stands at a frame, and how it goes on to the next key."""
 
-    Before the first and after the last key their values hold. With a ``period`` the last key leads on to the
-    first, one period later, and keys at or beyond the period are outside the loop and play no part.
+    frame: int
+    easing: str
+
+
+AnyKey = TypeVar("AnyKey", bound=Key)
+
+
+def between(keys: Sequence[AnyKey], frame: float, total: int, loop: bool) -> tuple[AnyKey, AnyKey, float]:
+    """The keys on both sides of a frame and the eased way from the first (0) to the second (1).
+
+    A key's easing shapes the way from it to the next one, as in CSS animations. At a key's frame the first is
+    that key and the way 0. Before the first and after the last key these hold. With ``loop`` the last key
+    leads on to the first, ``total`` frames later, and keys at or beyond ``total`` are outside the loop and
+    play no part (if all are, the first one holds). keys: at least one, their frames ascending.
     """
-    points = [(key.frame, key.value, key.easing) for key in keys]
-    if period is not None:
-        points = [point for point in points if point[0] < period] or points[:1]
-        first, last = points[0], points[-1]
-        points = [(last[0] - period, *last[1:]), *points, (first[0] + period, *first[1:])]
-    if frame <= points[0][0]:
-        return points[0][1]
-    for (start, value, easing), (end, following, _) in zip(points, points[1:], strict=False):
-        if frame < end:
-            return value + (following - value) * EASINGS[easing]((frame - start) / (end - start))
-    return points[-1][1]
+    places = [(key.frame, key) for key in keys]
+    if loop:
+        frame = frame % total
+        places = [place for place in places if place[0] < total] or places[:1]
+        (first, first_key), (last, last_key) = places[0], places[-1]
+        places = [(last - total, last_key), *places, (first + total, first_key)]
+    if frame <= places[0][0]:
+        return places[0][1], places[0][1], 0.0
+    for (start, key), (end, following) in itertools.pairwise(places):
+        if start <= frame < end:
+            return key, following, EASINGS[key.easing]((frame - start) / (end - start))
+    return places[-1][1], places[-1][1], 0.0
 
 
 def mixture(motion: Motion, frame: float, total: int, seed: int) -> torch.Tensor:

@@ -39,7 +39,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from lib_masknoise import builtin_model
+from lib_masknoise import builtin_model, keyframes
 from lib_masknoise.attention import Basis, blended_attention, project
 from lib_masknoise.conditioning import (
     Encoded,
@@ -49,7 +49,7 @@ from lib_masknoise.conditioning import (
     condition_negative,
     unblended,
 )
-from lib_masknoise.masks import level_size, pin, weight_maps
+from lib_masknoise.masks import level_size
 from lib_masknoise.noise import amount
 from lib_masknoise.noise.latent import visual
 from lib_masknoise.scene import Scene
@@ -313,9 +313,12 @@ class _Job:
         self.steps, self.size, self.guidance_scale = steps, size, guidance_scale
         self.latent_size = (size[0] // pipe.vae_scale_factor, size[1] // pipe.vae_scale_factor)
         self.noise_seed = seed if scene.noise.seed < 0 else scene.noise.seed
-        self.base, self.base_negative = encode(pipe, prompts)
-        self.concepts = encode(pipe, [concept.prompt for concept in scene.concepts])
-        self.negatives = [encode(pipe, [c.negative])[0] if c.negative else None for c in scene.concepts]
+        concepts, negatives = keyframes.prompts(scene), keyframes.negatives(scene)
+        different = dict.fromkeys([*prompts, *concepts, *filter(None, negatives)])
+        encoded = dict(zip(different, encode(pipe, list(different)), strict=True))
+        self.base, self.base_negative = (encoded[prompt] for prompt in prompts)
+        self.concepts = [encoded[prompt] for prompt in concepts]
+        self.negatives = [encoded[prompt] if prompt else None for prompt in negatives]
 
     def images(self, frames: Sequence[float], on_step: Callable[[float], None]) -> list[Image.Image]:
         """Sample and decode a batch of frames; `on_step` hears the fraction of the steps done."""
@@ -365,7 +368,7 @@ class _Job:
         positive = condition(scene, self.base, self.concepts, size, self.noise_seed, frames, total)
         negative = plain_negative = None
         if self.guidance_scale > 1 and self.pipe.unet.config.time_cond_proj_dim is None:
-            negative = condition_negative(scene, self.base_negative, self.negatives, size)
+            negative = condition_negative(scene, self.base_negative, self.negatives, size, frames, total)
             plain_negative = unblended(self.base_negative)
         outside = (unblended(self.base), plain_negative)
         return bind(self.pipe.unet, positive, negative, outside, (scene.blend.start, scene.blend.end))
@@ -377,9 +380,10 @@ class _Job:
 
     def _initial(self, noise: Tensor, frames: Sequence[float]) -> Tensor:
         """The initial latents of some frames with the visual noise, `[B, C, H, W]`."""
-        scene = self.scene
-        free = amount(pin(weight_maps(scene, self.latent_size)), scene.noise.visual.strength, scene.noise.exponent)
-        return visual(noise, free, scene.motion, frames, scene.animation.frames, self.noise_seed)
+        scene, total = self.scene, self.scene.animation.frames
+        pins = keyframes.pins(keyframes.weight_maps(scene, self.latent_size, frames, total))
+        free = amount(pins, scene.noise.visual.strength, scene.noise.exponent)
+        return visual(noise, free, scene.noise.visual.motion or scene.motion, frames, total, self.noise_seed)
 
     def _stand_in_embeds(self, rows: int) -> dict[str, Tensor]:
         """What the pipeline wants to be given as embeddings. Only their shapes count: the binding has the contexts,

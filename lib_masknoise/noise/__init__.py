@@ -43,7 +43,7 @@ class SeparableNoise:
 
 
 def amount(pin: torch.Tensor, strength: float, exponent: float) -> torch.Tensor:
-    """Noise amount, strength·(1 − pin)^exponent, of the shape of ``pin`` (``[H, W]``, each in [0, 1]).
+    """Noise amount, strength·(1 − pin)^exponent, of the shape of ``pin`` (each in [0, 1]).
 
     A location with pin 1 gets 0 whatever the exponent, also 0: what is held fully never moves.
     """
@@ -77,9 +77,11 @@ def moving_fields(
 ) -> torch.Tensor:
     """Coefficient maps of R noise contexts, ``[B, R, H, W]``: smooth fields · amount · envelope / √R.
 
-    Their squares add up to amount²·envelope² on average, however many contexts share it.
+    Their squares add up to amount²·envelope² on average, however many contexts share it. amount ``[H, W]``, or
+    ``[B, H, W]`` where it changes from frame to frame.
     """
-    height, width = amount.shape
+    height, width = amount.shape[-2:]
+    amount = amount.reshape(-1, 1, height, width)
     fields = smooth_fields(motion, frames, total, rank, (height, width), feature_size, seed, purpose)
     envelopes = torch.tensor([envelope(motion, frame, total) for frame in frames], dtype=torch.float32)
     return fields * (amount.detach().cpu().float() / math.sqrt(rank)) * envelopes[:, None, None, None]
