@@ -1,5 +1,6 @@
 # make demo    renders the built-in scene on the built-in model
 # make test    runs the tests
+# make gallery renders every scene of examples/ into docs/gallery (ARGS="NAME": one of them)
 # Each sets up .venv first. PYTHON and TORCH choose the interpreter and the build of PyTorch:
 #     make demo PYTHON=python3.12 TORCH="torch==2.13.0 --index-url URL"
 PYTHON ?= python3
@@ -9,13 +10,16 @@ ARGS ?=
 
 PY := .venv/bin/python
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test gallery lint bench clean
 
 demo: .venv/ready
 	$(PY) -m lib_masknoise demo --out $(OUT) $(ARGS)
 
 test: .venv/ready
 	$(PY) -m pytest $(ARGS)
+
+gallery: .venv/ready
+	$(PY) -m tools.gallery $(ARGS)
 
 lint: .venv/ready
 	$(PY) -m ruff check .
@@ -30,5 +34,5 @@ clean:
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[cli,test]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[cli,distributed,test]'
 	touch $@

@@ -117,6 +117,13 @@ def _add_render_options(render: argparse.ArgumentParser) -> None:
         help="frames sampled at a time, or `auto`: the quickest number, measured first (default: %(default)s)",
     )
     render.add_argument(
+        "--threads",
+        type=_positive,
+        metavar="N",
+        help="of the processor, in each process: their number decides a pixel's last bit (default: as many as cores; "
+        "give several workers on one processor their share of them)",
+    )
+    render.add_argument(
         "--even",
         action="store_true",
         help="place the frames so that the picture changes by equal amounts between them, as the eye sees it; "
@@ -193,6 +200,7 @@ def _render(options: argparse.Namespace) -> int:
         guidance_scale=guidance,
         batch_size=options.batch,
         even=options.even,
+        threads=options.threads,
     )
     cluster = {"workers": options.workers, "address": options.address}
     return _write(scene, settings, options.out or Path("out") / options.scene.stem, resume=options.resume, **cluster)

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image, PngImagePlugin
 
 from lib_masknoise import animation, smoothness
@@ -55,16 +56,14 @@ def write(
     """
     start = time.monotonic()
     frames_folder = folder / "frames"
-    plan = Plan.of(scene, settings)
-    if resume:
-        plan = plan.continuing(folder)
+    plan = Plan.resumed(scene, settings, folder) if resume else Plan.of(scene, settings)
     frames_folder.mkdir(parents=True, exist_ok=True)
     frames = whole_frames(plan, frames_folder) if resume else {}
     kept = len(frames)
     interrupted = False
     try:
         if kept < plan.total:
-            with _studio(settings.model, workers, address) as images:
+            with _studio(plan.settings, workers, address) as images:
                 plan = _decide(plan, images, folder)
                 _remove_others(frames_folder, frames)
                 _make_frames(plan, images, frames_folder, frames, announce)
@@ -204,18 +203,18 @@ def _bar(what: str, total: int, initial: int = 0) -> Iterator[Advance]:
         yield lambda frames: bar.update(frames) and None
 
 
-def _studio(model: str | None, workers: int | None, address: str | None) -> AbstractContextManager[Images]:
+def _studio(settings: Settings, workers: int | None, address: str | None) -> AbstractContextManager[Images]:
     if workers is None and address is None:
-        return _this_process(model)
+        return _this_process(settings)
     from lib_masknoise.distributed import cluster
 
-    return cluster(model, workers, address)
+    return cluster(settings, workers, address)
 
 
 @contextmanager
-def _this_process(model: str | None) -> Iterator[Images]:
+def _this_process(settings: Settings) -> Iterator[Images]:
     load_pipeline, render = host()
-    pipe = load_pipeline(model)
+    pipe = load_pipeline(settings.model)
 
     def images(
         scene: Scene, settings: Settings, batches: Sequence[Sequence[float]], advance: Advance
@@ -232,7 +231,12 @@ def _this_process(model: str | None) -> Iterator[Images]:
         for frame in render(pipe, scene, **host_options(settings, times, len(batches[0])), on_step=on_step):
             yield frame.image
 
-    yield images
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        yield images
+    finally:
+        torch.set_num_threads(threads_before)
 
 
 def host_options(settings: Settings, times: Sequence[float], batch_size: int) -> dict[str, Any]:

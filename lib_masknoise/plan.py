@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from lib_masknoise import __version__
@@ -24,7 +25,12 @@ TEXT_KEY = "masknoise"  # of the text in a frame's PNG file
 @dataclass(frozen=True)
 class Settings:
     """Everything of a render that is not in the scene. size: (height, width), None for the model's own. batch_size:
-    None to measure which is quickest. even: place the frames at equal perceptual distances along the motion."""
+    None to measure which is quickest. even: place the frames at equal perceptual distances along the motion. threads:
+    of the processor, in each process; None for as many as PyTorch uses here.
+
+    On one kind of machine they decide every byte: a sum is rounded otherwise in a batch of another size, and on the
+    processor with another number of threads.
+    """
 
     prompt: str = ""
     negative_prompt: str = ""
@@ -35,6 +41,7 @@ class Settings:
     guidance_scale: float = 4.0
     batch_size: int | None = 4
     even: bool = False
+    threads: int | None = None
 
 
 class PlanChanged(ValueError):
@@ -60,6 +67,7 @@ class Plan:
 
     @classmethod
     def of(cls, scene: Scene, settings: Settings) -> Plan:
+        settings = replace(settings, threads=settings.threads or torch.get_num_threads())
         times = None if settings.even else tuple(range(scene.animation.frames))
         return cls(scene, settings, times, versions())
 
@@ -95,26 +103,26 @@ class Plan:
     def write(self, folder: Path) -> None:
         replace_file(folder / FILE, (json.dumps(self._record, indent=2) + "\n").encode())
 
-    def continuing(self, folder: Path) -> Plan:
-        """The plan of the render in a folder, if it is this one; this one if the folder has none.
+    @classmethod
+    def resumed(cls, scene: Scene, settings: Settings, folder: Path) -> Plan:
+        """The plan of the render in a folder, if it is of this scene and these settings; a new one if there is none.
 
-        What this plan leaves open is taken from there. Raises PlanChanged with every difference.
+        What the settings leave open (None) is taken from there. Raises PlanChanged with every difference.
         """
         path = folder / FILE
         if not path.exists():
-            return self
+            return cls.of(scene, settings)
         try:
             record = json.loads(path.read_bytes())
-            was, now = map(_comparable, (record, json.loads(json.dumps(self._record))))
-            times, batch_size = record["times"], record["settings"]["batch_size"]
+            times, decided = record["times"], record["settings"]
+            known = {name: decided[name] for name in ("batch_size", "threads") if getattr(settings, name) is None}
+            plan = cls.of(scene, replace(settings, **known))
+            different = list(differences(_comparable(record), _comparable(json.loads(json.dumps(plan._record)))))
         except (ValueError, KeyError, TypeError) as error:
             raise PlanChanged([f"{path}: not a render's plan ({error!r})"]) from None
-        if self.settings.batch_size is None:
-            now["settings"]["batch_size"] = batch_size
-        if different := list(differences(was, now)):
+        if different:
             raise PlanChanged(different)
-        settings = replace(self.settings, batch_size=batch_size)
-        return replace(self, settings=settings, times=None if times is None else tuple(times))
+        return replace(plan, times=None if times is None else tuple(times))
 
     @property
     def _record(self) -> dict[str, Any]:
@@ -167,9 +175,9 @@ def whole_frames(plan: Plan, folder: Path) -> dict[int, str]:
 def _is_whole(png: bytes, text: str) -> bool:
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-            if image.text.get(TEXT_KEY) != text:
+            if image.info.get(TEXT_KEY) != text:  # `image.text` would decode the pixels
                 return False
-            image.verify()
+            image.verify()  # every chunk's checksum, up to the end
             return True
     except Exception:  # Pillow raises many kinds for a damaged file
         return False
