@@ -84,6 +84,7 @@ class LocationConditioning:
     coefficients: `a_j(ℓ)`, `[B, J, H, W]` at the latent's size; B frames, or 1 when they are the same in all.
     noise: the concept noise `g, s, d`. offset: the feature noise `u` (its token profile is constant).
     preserve_norm: give every blended token the norm its parts have on average. pooled: `[B, P]`, blended by mask area.
+    pins: how firmly each location is held, `[B, H, W]`; the visual noise needs it.
     """
 
     contexts: Tensor
@@ -93,6 +94,7 @@ class LocationConditioning:
     offset: SeparableNoise | None = None
     preserve_norm: bool = False
     pooled: Tensor | None = None
+    pins: Tensor | None = None
 
     @property
     def plain(self) -> bool:
@@ -205,6 +207,7 @@ def condition(
     options = dict(frames=frames, total=total, seed=seed)
     return replace(
         parts,
+        pins=free,
         noise=_shortened(concept_noise(
             contexts, lengths, amount(free, noise.strength, scene.noise.exponent),
             rank=noise.rank, feature_size=noise.size, motion=noise.motion or scene.motion, **options,

@@ -328,7 +328,8 @@ class _Job:
         if not self.scene.enabled:
             return self._host_alone(generators, on_step)
         noise = torch.cat([self._noise(generator) for generator in generators])[0]
-        with self._bound(frames) as binding:
+        positive = self._positive(frames)
+        with self._bound(positive, frames) as binding:
 
             def step_end(pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict) -> dict:
                 binding.on_step_end(pipe, step, timestep, kwargs)
@@ -338,7 +339,7 @@ class _Job:
             return self._sample(
                 generators,
                 step_end,
-                latents=self._initial(noise, frames),
+                latents=self._initial(noise, positive.pins, frames),
                 **self._stand_in_embeds(len(frames)),
             )
 
@@ -362,13 +363,17 @@ class _Job:
             callback_on_step_end=step_end,
         ).images
 
-    def _bound(self, frames: Sequence[float]) -> AbstractContextManager[Binding]:
-        scene, size = self.scene, self.latent_size
-        total = scene.animation.frames
-        positive = condition(scene, self.base, self.concepts, size, self.noise_seed, frames, total)
+    def _positive(self, frames: Sequence[float]) -> LocationConditioning:
+        scene = self.scene
+        options = (self.latent_size, self.noise_seed, frames, scene.animation.frames)
+        return condition(scene, self.base, self.concepts, *options)
+
+    def _bound(self, positive: LocationConditioning, frames: Sequence[float]) -> AbstractContextManager[Binding]:
+        scene = self.scene
         negative = plain_negative = None
         if self.guidance_scale > 1 and self.pipe.unet.config.time_cond_proj_dim is None:
-            negative = condition_negative(scene, self.base_negative, self.negatives, size, frames, total)
+            options = (self.latent_size, frames, scene.animation.frames)
+            negative = condition_negative(scene, self.base_negative, self.negatives, *options)
             plain_negative = unblended(self.base_negative)
         outside = (unblended(self.base), plain_negative)
         return bind(self.pipe.unet, positive, negative, outside, (scene.blend.start, scene.blend.end))
@@ -378,12 +383,12 @@ class _Job:
         shape = (1, self.pipe.unet.config.in_channels, *self.latent_size)
         return randn_tensor(shape, generator, self.pipe.device, self.pipe.unet.dtype)
 
-    def _initial(self, noise: Tensor, frames: Sequence[float]) -> Tensor:
+    def _initial(self, noise: Tensor, pins: Tensor, frames: Sequence[float]) -> Tensor:
         """The initial latents of some frames with the visual noise, `[B, C, H, W]`."""
-        scene, total = self.scene, self.scene.animation.frames
-        pins = keyframes.pins(keyframes.weight_maps(scene, self.latent_size, frames, total))
+        scene = self.scene
         free = amount(pins, scene.noise.visual.strength, scene.noise.exponent)
-        return visual(noise, free, scene.noise.visual.motion or scene.motion, frames, total, self.noise_seed)
+        motion = scene.noise.visual.motion or scene.motion
+        return visual(noise, free, motion, frames, scene.animation.frames, self.noise_seed)
 
     def _stand_in_embeds(self, rows: int) -> dict[str, Tensor]:
         """What the pipeline wants to be given as embeddings. Only their shapes count: the binding has the contexts,
