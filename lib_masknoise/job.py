@@ -28,7 +28,7 @@ BATCH_GAIN = 0.97  # a larger batch must take at most this part of the time a fr
 
 MANY_LOOKS = 64  # enough to learn the pace of a short motion; a long one is looked at half as often as it has frames
 
-Advance = Callable[[float], None]
+Advance = Callable[[float], object]
 Images = Callable[[Scene, Settings, Sequence[Sequence[float]], Advance], Iterator[Image.Image]]
 """Batches of frame times → their images, in order; `Advance` hears of every (part of a) frame that is made."""
 
@@ -143,8 +143,8 @@ def _even_times(plan: Plan, images: Images) -> list[float]:
     size = plan.settings.batch_size
     seen_times = times[:looks]  # the end of a loop is its beginning, which has been seen
     batches = [seen_times[start : start + size] for start in range(0, looks, size)]
-    with _bar("looking ahead", looks) as advance:
-        seen = images(plan.scene, plan.settings, batches, advance)
+    with _bar("looking ahead", looks) as bar:
+        seen = images(plan.scene, plan.settings, batches, bar.update)
         _, steps = smoothness.steps(seen, plan.loops)
     return smoothness.even_times(times, steps, plan.total, plan.loops)
 
@@ -157,8 +157,8 @@ def _make_frames(
     batches = [batch for batch in plan.batches if not all(index in frames for index in batch)]
     times = [[plan.times[index] for index in batch] for batch in batches]
     rendered = sum(map(len, batches))
-    with _bar("rendering", plan.total, initial=plan.total - rendered) as advance:
-        made = images(plan.scene, plan.settings, times, advance)
+    with _bar("rendering", plan.total, initial=plan.total - rendered) as bar:
+        made = images(plan.scene, plan.settings, times, bar.update)
         for index, image in zip(chain(*batches), made, strict=True):
             if index not in frames:
                 path = frame_path(folder, index)
@@ -167,52 +167,61 @@ def _make_frames(
 
 
 def _smoothness(paths: Sequence[Path], loop: bool) -> dict[str, Any]:
-    def images(advance: Advance) -> Iterator[Image.Image]:
-        for path in paths:
-            with Image.open(path) as image:
-                yield image.convert("RGB")
-            advance(1)
+    with _bar("measuring", len(paths)) as bar:
 
-    with _bar("measuring", len(paths)) as advance:
-        return smoothness.measure(images(advance), loop)
+        def images() -> Iterator[Image.Image]:
+            for path in paths:
+                with Image.open(path) as image:
+                    yield image.convert("RGB")
+                bar.update(1)
+
+        return smoothness.measure(images(), loop)
 
 
 def _animate(plan: Plan, paths: Sequence[Path], folder: Path) -> list[Path]:
     options = plan.scene.animation
-    return animation.write(
-        paths,
-        folder,
-        folder.name,
-        options.formats,
-        options.fps,
-        options.rubber_band,
-        plan.metadata,
-        interpolate=options.interpolate,
-        loop=plan.loops and len(paths) == plan.total,
-    )
+    with _bar("writing", None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return animation.write(
+            paths,
+            folder,
+            folder.name,
+            options.formats,
+            options.fps,
+            options.rubber_band,
+            plan.metadata,
+            progress,
+            interpolate=options.interpolate,
+            loop=plan.loops and len(paths) == plan.total,
+        )
 
 
 @contextmanager
-def _bar(what: str, total: int, initial: int = 0) -> Iterator[Advance]:
+def _bar(what: str, total: int | None, initial: int = 0) -> Iterator[Any]:
     """A progress bar of frames: how many, how fast, how long to go."""
     from tqdm import tqdm
 
     counts = "{n:.1f}/{total} frames, {rate_noinv_fmt}, {elapsed} gone, {remaining} to go"
     bar_format = "{desc}: {percentage:3.0f}% |{bar}| " + counts
     with tqdm(total=total, initial=initial, desc=what, unit=" frames", bar_format=bar_format, leave=False) as bar:
-        yield lambda frames: bar.update(frames) and None
+        yield bar
 
 
 def _studio(settings: Settings, workers: int | None, address: str | None) -> AbstractContextManager[Images]:
     if workers is None and address is None:
-        return _this_process(settings)
+        return this_process(settings)
     from lib_masknoise.distributed import cluster
 
     return cluster(settings, workers, address)
 
 
 @contextmanager
-def _this_process(settings: Settings) -> Iterator[Images]:
+def this_process(settings: Settings) -> Iterator[Images]:
+    """Make images here, on one pipeline."""
     load_pipeline, render = host()
     pipe = load_pipeline(settings.model)
 

@@ -78,7 +78,9 @@ class Plan:
     @property
     def loops(self) -> bool:
         """Whether the animation is played in a circle, so that its last frame leads to its first."""
-        return self.scene.motion.loop and not self.scene.animation.rubber_band
+        noise = self.scene.noise
+        own = [part.motion for part in (noise.visual, noise.concept, noise.feature) if part.motion and part.strength]
+        return all(motion.loop for motion in (self.scene.motion, *own)) and not self.scene.animation.rubber_band
 
     @property
     def decided(self) -> bool:

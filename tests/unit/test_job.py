@@ -376,6 +376,17 @@ def test_interpolation_comes_from_the_scene(studio, tmp_path):
     assert label["interpolated"]["frames_rendered"] == FRAMES and label["scene"]["animation"]["interpolate"] == 3
 
 
-def test_a_rubber_band_is_no_loop(studio, tmp_path):
-    summary = write(scene(rubber_band=True), Settings(), tmp_path)
-    assert summary["smoothness"]["perceptual"]["closure"] is None
+@pytest.mark.parametrize(
+    "changes, loops",
+    [
+        ({}, True),
+        ({"animation.rubber_band": True}, False),
+        ({"motion.loop": False}, False),
+        ({"noise.visual.motion": {"kind": "walk", "loop": False}, "noise.visual.strength": 1}, False),
+        ({"noise.visual.motion": {"kind": "walk", "loop": False}}, True),  # without strength it does not move
+        ({"noise.visual.motion": {"kind": "walk"}, "noise.visual.strength": 1}, True),
+    ],
+)
+def test_what_is_a_loop(studio, tmp_path, changes, loops):
+    summary = write(scene().replace(changes), Settings(), tmp_path)
+    assert (summary["smoothness"]["perceptual"]["closure"] is not None) == loops
