@@ -10,7 +10,7 @@ ARGS ?=
 
 PY := .venv/bin/python
 
-.PHONY: demo test gallery lint bench clean
+.PHONY: demo test lint bench clean
 
 demo: .venv/ready
 	$(PY) -m lib_masknoise demo --out $(OUT) $(ARGS)
@@ -18,15 +18,16 @@ demo: .venv/ready
 test: .venv/ready
 	$(PY) -m pytest $(ARGS)
 
-gallery: .venv/ready
-	$(PY) -m tools.gallery $(ARGS)
-
 lint: .venv/ready
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
 bench: .venv/ready
 	for script in bench/*.py; do $(PY) $$script || exit 1; done
+
+.PHONY: gallery
+gallery: .venv/ready
+	$(PY) -m tools.gallery $(ARGS)
 
 clean:
 	rm -rf .venv out
