@@ -1,6 +1,6 @@
 """How much faster two workers are than one, and than none: frames a second of the same job on this machine.
 
-    python bench/workers.py [--frames 64] [--rounds 3]
+    python bench/workers.py [--frames 48] [--rounds 3]
 
 Every process has one thread, so that a worker is worth one core. The pipelines are loaded and warm before the clock
 starts. Rounds alternate, because other work comes and goes on a machine; the ratios are medians over the rounds.
@@ -21,12 +21,12 @@ from lib_masknoise.distributed import cluster  # noqa: E402
 from lib_masknoise.job import Images, Settings, this_process  # noqa: E402
 from lib_masknoise.scene import Scene  # noqa: E402
 
-SETTINGS = Settings(prompt="an ocean", steps=10, size=(96, 128), batch_size=4, threads=1)
+SETTINGS = Settings(prompt="an ocean", steps=8, size=(64, 96), batch_size=4, threads=1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, default=64)
+    parser.add_argument("--frames", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     scene = Scene.parse(
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def rate(images: Images, scene: Scene, batches: list[list[int]]) -> float:
-    for _ in images(scene, SETTINGS, batches[:6], lambda frames: None):  # every worker has been at it
+    for _ in images(scene, SETTINGS, batches[:4], lambda frames: None):  # every worker has been at it
         pass
     start = time.perf_counter()
     made = sum(1 for _ in images(scene, SETTINGS, batches, lambda frames: None))

@@ -34,6 +34,7 @@ REACH_SECONDS = 5.0  # to open a connection to it
 START_SECONDS = 300.0  # until the first worker must have loaded its pipeline
 AHEAD = 4  # batches a worker that may be under way or waiting for an earlier one: bounds the memory for images
 LOSSES = 3  # of workers, for each one asked for, until the cluster is given up
+NOBODY = -1  # stands for a batch whose images are no longer wanted
 STORE_BYTES = 512 * 2**20  # for images under way, of a cluster of our own
 
 # What Ray reads when it is imported or started: no reports to its makers, no notes about its future versions, and
@@ -162,19 +163,24 @@ class _Pool:
         waiting = list(range(len(batches)))
         done: dict[int, list[np.ndarray]] = {}
         following = 0
-        while following < len(batches):
-            while self._idle and waiting and waiting[0] < following + AHEAD * self._workers:
-                batch, worker = heapq.heappop(waiting), self._idle.pop()
-                self._busy[worker.render.remote(shared_scene, settings, list(batches[batch]))] = worker, batch
-            for batch, images in self._finished():
-                if images is None:
-                    heapq.heappush(waiting, batch)
-                else:
-                    done[batch] = images
-                    advance(len(images))
-            while following in done:
-                yield from map(Image.fromarray, done.pop(following))
-                following += 1
+        try:
+            while following < len(batches):
+                while self._idle and waiting and waiting[0] < following + AHEAD * self._workers:
+                    batch, worker = heapq.heappop(waiting), self._idle.pop()
+                    self._busy[worker.render.remote(shared_scene, settings, list(batches[batch]))] = worker, batch
+                for batch, images in self._finished():
+                    if images is None:
+                        heapq.heappush(waiting, batch)
+                    else:
+                        done[batch] = images
+                        advance(len(images))
+                while following in done:
+                    yield from map(Image.fromarray, done.pop(following))
+                    following += 1
+        finally:  # after an error there may be batches under way that nobody waits for
+            self._busy = {
+                key: (worker, None if batch is None else NOBODY) for key, (worker, batch) in self._busy.items()
+            }
 
     def close(self) -> None:
         for worker in {*self._idle, *(worker for worker, _ in self._busy.values())}:
@@ -202,18 +208,20 @@ class _Pool:
             try:
                 result = self._ray.get(reference)
             except errors.RayTaskError as error:  # our own code's: the same would happen anywhere
-                raise error.cause from None
+                self._idle.append(worker)
+                if batch != NOBODY:
+                    raise error.cause from None
             except errors.RayError as error:
                 self._replace(error)
-                if batch is not None:
+                if batch not in (None, NOBODY):
                     yield batch, None
-                continue
-            self._idle.append(worker)
-            self._deadline = float("inf")
-            if batch is None:
-                _check_versions(result)
             else:
-                yield batch, result
+                self._idle.append(worker)
+                self._deadline = float("inf")
+                if batch is None:
+                    _check_versions(result)
+                elif batch != NOBODY:
+                    yield batch, result
         if time.monotonic() > self._deadline:
             raise ConnectionError(f"no worker was ready after {START_SECONDS:.0f} s")
 

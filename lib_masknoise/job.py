@@ -58,7 +58,10 @@ def write(
     frames_folder = folder / "frames"
     plan = Plan.resumed(scene, settings, folder) if resume else Plan.of(scene, settings)
     frames_folder.mkdir(parents=True, exist_ok=True)
-    frames = whole_frames(plan, frames_folder) if resume else {}
+    frames: dict[int, str] = {}  # index → sha256
+    if resume:
+        with _bar("checking", plan.total) as bar:
+            frames = whole_frames(plan, frames_folder, bar.update)
     kept = len(frames)
     interrupted = False
     try:

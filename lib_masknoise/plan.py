@@ -6,8 +6,9 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class Plan:
         size = self.settings.batch_size
         return [range(start, min(start + size, self.total)) for start in range(0, self.total, size)]
 
-    @property
+    @cached_property
     def metadata(self) -> dict[str, Any]:
         """What every file of the render carries."""
         return {"scene": self.scene.to_dict(), "settings": asdict(self.settings)}
@@ -158,11 +159,11 @@ def _shown(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
-def whole_frames(plan: Plan, folder: Path) -> dict[int, str]:
+def whole_frames(plan: Plan, folder: Path, looked: Callable[[int], object]) -> dict[int, str]:
     """The frames of a plan that are in the folder already: index → sha256 of the file.
 
     A file counts if it is a complete PNG, every checksum in it right, and carries the very text that it would be
-    written with now.
+    written with now. looked: called with 1 after each.
     """
     if not plan.decided:
         return {}
@@ -171,6 +172,7 @@ def whole_frames(plan: Plan, folder: Path) -> dict[int, str]:
         path = frame_path(folder, index)
         if path.exists() and _is_whole(data := path.read_bytes(), plan.text(index)):
             found[index] = hashlib.sha256(data).hexdigest()
+        looked(1)
     return found
 
 

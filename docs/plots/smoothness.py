@@ -13,7 +13,7 @@ from PIL import Image
 
 from docs.plots.motion import KEYS, TOTAL, plt, save
 from lib_masknoise import smoothness
-from lib_masknoise.job import Settings, write
+from lib_masknoise.job import Settings, this_process, write
 from lib_masknoise.scene import Scene
 
 MOTIONS: dict[str, dict[str, Any]] = {
@@ -40,7 +40,7 @@ def scene(motion: dict[str, Any]) -> Scene:
 
 def rendered(motion: dict[str, Any], even: bool) -> tuple[list[float], list[float], dict[str, Any]]:
     """(frame times, perceptual steps, all figures)"""
-    settings = Settings(prompt="an ocean", seed=5, steps=10, size=(96, 128), threads=1, even=even)
+    settings = Settings(prompt="an ocean", seed=5, steps=4, size=(64, 96), threads=1, even=even)
     with tempfile.TemporaryDirectory() as folder:
         summary = write(scene(motion), settings, Path(folder))
         frames = sorted(Path(folder, "frames").glob("*.png"))
@@ -69,6 +69,27 @@ def main() -> None:
     save(figure, "smoothness-even.png")
 
 
+def looks() -> None:
+    """How many looks at the motion `--even` needs: evenness of 48 frames placed by more or fewer."""
+    print("\n| looks | plain | " + " | ".join(str(2 * TOTAL // every) for every in (8, 4, 2, 1)) + " |")
+    print("|---" * 6 + "|")
+    settings = Settings(prompt="an ocean", steps=4, size=(64, 96), threads=1)
+    with this_process(settings) as images:
+        for name in ("sine", "simplex"):
+
+            def made(times: list[float], name: str = name) -> list[Image.Image]:
+                batches = [times[start : start + 4] for start in range(0, len(times), 4)]
+                return list(images(scene(MOTIONS[name]), settings, batches, lambda frames: None))
+
+            seen = made(smoothness.coarse_times(TOTAL, 2 * TOTAL + 1, loop=True)[:-1])
+            cells = [smoothness.measure(seen[::2], loop=True)]
+            for every in (8, 4, 2, 1):
+                _, steps = smoothness.steps(seen[::every], loop=True)
+                times = smoothness.coarse_times(TOTAL, len(steps) + 1, loop=True)
+                cells.append(smoothness.measure(made(smoothness.even_times(times, steps, TOTAL, loop=True)), loop=True))
+            print(f"| {name} | " + " | ".join(map(evenness, cells)) + " |", flush=True)
+
+
 def evenness(figures: dict[str, Any]) -> str:
     return f"{figures['perceptual']['evenness']:.2f}"
 
@@ -84,3 +105,4 @@ def closure(figures: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     main()
+    looks()

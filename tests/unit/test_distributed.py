@@ -155,6 +155,23 @@ def test_an_error_of_our_own_is_raised_as_it_was():
         values(_Pool(FakeRay(0, fate), Settings(), 2), batched(5, 1))
 
 
+def test_after_an_error_the_workers_can_be_used_again():
+    """As when a batch was too large for the memory: what is still under way belongs to nobody."""
+    wrong = [True]
+
+    def fate(random: random.Random) -> None:
+        if ray.asked and wrong:
+            wrong.pop()
+            raise RayTaskError(RuntimeError("out of memory"))
+
+    ray = FakeRay(3, fate)
+    pool = _Pool(ray, Settings(), 3)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        values(pool, batched(9, 1))
+    assert values(pool, [[100 + index] for index in range(9)]) == list(range(100, 109))
+    assert ray.started == 3
+
+
 def test_images_waiting_for_an_earlier_one_are_bounded():
     """The first batch takes for ever; the others must not pile up."""
 
