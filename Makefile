@@ -1,5 +1,6 @@
 # make demo    renders the built-in scene on the built-in model
 # make test    runs the tests
+# make gallery renders every scene of examples/ into docs/gallery (ARGS="NAME": one of them)
 # Each sets up .venv first. PYTHON and TORCH choose the interpreter and the build of PyTorch:
 #     make demo PYTHON=python3.12 TORCH="torch==2.13.0 --index-url URL"
 PYTHON ?= python3
@@ -29,11 +30,15 @@ lint: .venv/ready
 bench: .venv/ready
 	for script in bench/*.py; do $(PY) $$script || exit 1; done
 
+.PHONY: gallery
+gallery: .venv/ready
+	$(PY) -m tools.gallery $(ARGS)
+
 clean:
 	rm -rf .venv out
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[cli,test]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[cli,distributed,test]'
 	touch $@

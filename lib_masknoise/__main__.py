@@ -7,11 +7,13 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lib_masknoise import ASSETS, __version__
-from lib_masknoise.job import Settings, write
+from lib_masknoise.job import PlanChanged, Settings, write
 from lib_masknoise.scene import Scene, SceneError
 
+EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -35,7 +37,11 @@ examples:
   python -m lib_masknoise render my-scene.json --prompt "a landscape" --model sd15.safetensors --size 512x512
       with a model of your own; the picture or the frames and the animation go to out/my-scene
 
-exit codes: 0 done, 2 something in the input is wrong (a problem a line), 130 interrupted (finished frames stay)"""
+  python -m lib_masknoise render my-scene.json --frames 2000 --resume
+      goes on where the same command was interrupted, by whatever
+
+exit codes: 0 done, 1 the disk or the cluster failed, 2 something in the input is wrong (a problem a line),
+130 interrupted; after 1 and 130 the finished frames stay, and --resume goes on from them"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,10 +114,41 @@ def _add_render_options(render: argparse.ArgumentParser) -> None:
     )
     render.add_argument(
         "--batch",
-        type=_positive,
+        type=_batch,
         default=4,
         metavar="N",
-        help="frames sampled at a time (default: %(default)s)",
+        help="frames sampled at a time, or `auto`: the quickest number, measured first (default: %(default)s)",
+    )
+    render.add_argument(
+        "--threads",
+        type=_positive,
+        metavar="N",
+        help="of the processor, in each process: their number decides a pixel's last bit (default: as many as cores; "
+        "give several workers on one processor their share of them)",
+    )
+    render.add_argument(
+        "--even",
+        action="store_true",
+        help="place the frames so that the picture changes by equal amounts between them, as the eye sees it; "
+        "looks at the whole motion first, so it takes half as long again, up to 64 frames twice as long",
+    )
+    render.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with an interrupted render of the same scene and options: frames that are whole are kept, the "
+        "others come out as they would have; exits with 2 and the differences if it was another render",
+    )
+    render.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="spread the frames over N processes with Ray, on this machine unless --address names a cluster",
+    )
+    render.add_argument(
+        "--address",
+        metavar="HOST",
+        help="of a running Ray cluster that this machine belongs to: HOST, HOST:PORT (default port: 6379), `auto` "
+        "for the one running here, or ray://HOST:PORT from outside (default workers: one a GPU, else one a machine)",
     )
     render.add_argument("--out", type=Path, metavar="DIR", help="where to (default: out/ and the scene's name)")
 
@@ -120,6 +157,10 @@ def _positive(text: str) -> int:
     if not re.fullmatch(r"\d+", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
+
+
+def _batch(text: str) -> int | None:
+    return None if text == "auto" else _positive(text)
 
 
 def _seed(text: str) -> int:
@@ -160,24 +201,32 @@ def _render(options: argparse.Namespace) -> int:
         size=options.size,
         guidance_scale=guidance,
         batch_size=options.batch,
+        even=options.even,
+        threads=options.threads,
     )
-    return _write(scene, settings, options.out or Path("out") / options.scene.stem)
+    cluster = {"workers": options.workers, "address": options.address}
+    return _write(scene, settings, options.out or Path("out") / options.scene.stem, resume=options.resume, **cluster)
 
 
-def _write(scene: Scene, settings: Settings, folder: Path) -> int:
+def _write(scene: Scene, settings: Settings, folder: Path, **how: Any) -> int:
     try:
-        summary = write(scene, settings, folder, announce=lambda path: print(path, flush=True))
+        summary = write(scene, settings, folder, announce=lambda path: print(path, flush=True), **how)
     except SceneError:
         raise
-    except (FileNotFoundError, ValueError) as error:
+    except PlanChanged as error:
+        hint = f"{folder} holds another render: leave --resume out to replace it, or choose another --out"
+        return _refuse(*error.differences, hint)
+    except (FileNotFoundError, ValueError, ImportError) as error:
         return _refuse(error)
+    except OSError as error:
+        return _refuse(error, "the frames written so far are whole: --resume goes on from them", code=EXIT_FAILED)
     return EXIT_INTERRUPTED if summary["interrupted"] else 0
 
 
-def _refuse(*problems: object) -> int:
+def _refuse(*problems: object, code: int = EXIT_BAD_INPUT) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
-    return EXIT_BAD_INPUT
+    return code
 
 
 if __name__ == "__main__":

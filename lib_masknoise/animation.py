@@ -38,6 +38,9 @@ _EXIF_ASCII = b"ASCII\0\0\0"
 _WEBP_QUALITY = 90
 _MP4_CRF = 17  # visually lossless for H.264
 
+_INTERPOLATION = "mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1:scd=none"
+_INTERPOLATION_SIDE = 32  # pixels: what the filter needs at least, two of its blocks
+
 _SHEET_FRAMES = 24
 _SHEET_GAP = 4  # pixels
 _SHEET_SIDE = 4096  # pixels, at most
@@ -53,6 +56,9 @@ def write(
     rubber_band: bool = False,
     metadata: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    *,
+    interpolate: int = 1,
+    loop: bool = False,
 ) -> list[Path]:
     """Write the frames as one animation in each of `formats`; return the files in the order of `formats`.
 
@@ -64,30 +70,38 @@ def write(
     rubber_band  play 0 … F−1 and back over F−2 … 1, so that any sequence loops (the sheet shows a frame once)
     metadata     a JSON object to embed in every file; `read_metadata` gives it back
     progress     called as progress(done, total) after each frame read, over all formats
+    interpolate  how many frames are played for each one given, so many times `fps` a second: those between are
+                 ffmpeg's guess (motion-compensated, `minterpolate`). Above 1 the metadata say so under "interpolated"
+    loop         the last frame leads back to the first: interpolate there, too (a rubber band always does)
 
     The files appear under their names only when all of them are complete. On any exception, KeyboardInterrupt
     included, the files that were there stay as they were and nothing is left beside them (but a folder made).
 
-    ValueError: no frames; frames of different sizes (names the file); an unknown or repeated format; fps
-    below 1; a stem with a folder in it; metadata with NaN or an infinity. TypeError: fps is not an integer;
-    metadata that JSON cannot hold. OSError: a frame that cannot be read or a file that cannot be written.
+    ValueError: no frames; frames of different sizes (names the file); an unknown or repeated format; fps or interpolate
+    below 1; a stem with a folder in it; metadata with NaN or an infinity. TypeError: fps or interpolate is not an
+    integer; metadata that JSON cannot hold. OSError: a frame that cannot be read or a file that cannot be written.
     """
     paths = [os.fspath(frame) for frame in frames]
     if not paths:
         raise ValueError("an animation needs at least one frame, got none")
     _check_formats(formats)
-    fps = operator.index(fps)
-    if fps < 1:
-        raise ValueError(f"fps: expected an integer of 1 or more, got {fps}")
+    fps, interpolate = operator.index(fps), operator.index(interpolate)
+    for name, value in (("fps", fps), ("interpolate", interpolate)):
+        if value < 1:
+            raise ValueError(f"{name}: expected an integer of 1 or more, got {value}")
     if not stem or Path(stem).name != stem:
         raise ValueError(f"stem: expected a file name without a folder, got {stem!r}")
+    if interpolate > 1 and len(paths) > 1:
+        metadata = {**(metadata or {}), "interpolated": _interpolation_label(interpolate, len(paths))}
     comment = None if metadata is None else json.dumps({_METADATA_KEY: metadata}, allow_nan=False)
 
     with Image.open(paths[0]) as first:
         size = first.size
     played = paths + paths[-2:0:-1] if rubber_band else paths
-    total = sum(_FORMATS[name].reads(paths, played, fps) for name in formats)
-    film = _Film(paths, played, size, fps, _counter(progress, total))
+    between = interpolate if len(paths) > 1 else 1
+    count, fps = len(played) * between, fps * between
+    total = sum(_FORMATS[name].reads(paths, count, fps) for name in formats)
+    film = _Film(paths, played, size, fps, _counter(progress, total), between, loop or rubber_band)
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,13 +182,23 @@ def _exact_timing(count: int, fps: int) -> _Timing:
 
 @dataclass(frozen=True)
 class _Film:
-    """The frames' files (`paths`), the order in which they are played, their common size (width, height)."""
+    """The frames' files (`paths`), the order in which they are played, their common size (width, height).
+
+    `interpolate` frames are shown for each one played, so that there are `count` at `fps`; `loop`: after the last one
+    comes the first.
+    """
 
     paths: list[str]
     played: list[str]
     size: tuple[int, int]
     fps: int
     tick: Callable[[], None]
+    interpolate: int
+    loop: bool
+
+    @property
+    def count(self) -> int:
+        return len(self.played) * self.interpolate
 
     def images(self, paths: Iterable[str]) -> Iterator[Image.Image]:
         """The files as RGB images, one in memory at a time."""
@@ -184,9 +208,17 @@ class _Film:
 
     def timed(self, timing: _Timing) -> Iterator[tuple[Image.Image, int]]:
         """(image, index among the shown ones) of the frames that are shown."""
-        sources = (self.played[timing.source(k)] for k in range(timing.shown))
-        for k, image in enumerate(self.images(sources)):
+        sources = map(timing.source, range(timing.shown))
+        images = self._between(sources) if self.interpolate > 1 else self.images(self.played[i] for i in sources)
+        for k, image in enumerate(images):
             yield image, k
+
+    def _between(self, sources: Iterable[int]) -> Iterator[Image.Image]:
+        """Some of the interpolated frames, whose indices ascend."""
+        images = enumerate(_interpolated(self))
+        for source in sources:
+            yield next(image for i, image in images if i == source)
+            self.tick()
 
 
 def _read_rgb(path: str, size: tuple[int, int]) -> Image.Image:
@@ -197,6 +229,74 @@ def _read_rgb(path: str, size: tuple[int, int]) -> Image.Image:
         if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it to white
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         return image.convert("RGB")
+
+
+def _interpolated(film: _Film) -> Iterator[Image.Image]:
+    """The frames played, and after each one `interpolate` − 1 that lead to the next.
+
+    The frames themselves stay as they are, and so does every pixel that is equal in both neighbours: the filter works
+    in YUV, and its rounding would make anchored regions shimmer. Without `loop` the last frame leads to itself.
+    """
+    count, times = len(film.played), film.interpolate
+    between = _Interpolator(film.size, film.fps // times, times)
+    known: dict[int, np.ndarray] = {}
+    for index in range(-1, count + 2):  # the filter looks at one frame more on both sides
+        path = film.played[index % count if film.loop else min(max(index, 0), count - 1)]
+        known[index] = np.asarray(_read_rgb(path, film.size))
+        known.pop(index - 4, None)
+        for place, guess in between.push(known[index]):
+            before, part = divmod(place - times, times)
+            if not 0 <= before < count:
+                continue
+            if part == 0:
+                yield Image.fromarray(known[before])
+            else:
+                still = (known[before] == known[before + 1]).all(axis=-1, keepdims=True)
+                yield Image.fromarray(np.where(still, known[before], guess))
+
+
+class _Interpolator:
+    """ffmpeg's minterpolate, fed with one frame after the other."""
+
+    def __init__(self, size: tuple[int, int], fps: int, times: int) -> None:
+        import av
+
+        width, height = (max(side, _INTERPOLATION_SIDE) for side in size)
+        self._margin = ((0, height - size[1]), (0, width - size[0]), (0, 0))
+        self._ticks = fps * times
+        self._pushed = 0
+        self._times = times
+        graph = av.filter.Graph()
+        base = Fraction(1, self._ticks)
+        self._source = graph.add_buffer(width=width, height=height, format="yuv444p", time_base=base)
+        filter = graph.add("minterpolate", f"fps={self._ticks}:{_INTERPOLATION}")
+        self._sink = graph.add("buffersink")
+        self._source.link_to(filter)
+        filter.link_to(self._sink)
+        graph.configure()
+        self._graph = graph
+
+    def push(self, rgb: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Take the next frame; give what follows from it: (place, in 1/times of a frame, RGB), ascending."""
+        import av
+
+        height, width, _ = rgb.shape
+        frame = av.VideoFrame.from_ndarray(np.pad(rgb, self._margin, mode="edge"), format="rgb24")
+        frame = frame.reformat(format="yuv444p")
+        frame.pts, frame.time_base = self._pushed * self._times, Fraction(1, self._ticks)
+        self._pushed += 1
+        self._source.push(frame)
+        while True:
+            try:
+                made = self._sink.pull()
+            except BlockingIOError:  # it wants another frame first
+                return
+            yield round(made.pts * made.time_base * self._ticks), made.to_ndarray(format="rgb24")[:height, :width]
+
+
+def _interpolation_label(times: int, rendered: int) -> dict[str, Any]:
+    by = f"ffmpeg minterpolate={_INTERPOLATION}"
+    return {"frames_rendered": rendered, "frames_played_for_each": times, "by": by}
 
 
 def _counter(progress: Progress | None, total: int) -> Callable[[], None]:
@@ -226,7 +326,7 @@ def _write_gif(target: Path, film: _Film, comment: str | None) -> None:
     """One palette for the whole animation and ordered dither: equal pixels stay equal from frame to frame."""
     import av
 
-    timing = _gif_timing(len(film.played), film.fps)
+    timing = _gif_timing(film.count, film.fps)
     palette = _global_palette(film.images(film.paths))
     nearest = _nearest_entries(palette)
     width, height = film.size
@@ -340,7 +440,7 @@ def _write_webp(target: Path, film: _Film, comment: str | None) -> None:
     Container: https://developers.google.com/speed/webp/docs/riff_container. Each frame holds only the
     rectangle that differs from the frame before it, so what stands still is not encoded again.
     """
-    timing = _webp_timing(len(film.played), film.fps)
+    timing = _webp_timing(film.count, film.fps)
     animated, with_exif = 0x02, 0x08 if comment is not None else 0
     with open(target, "wb") as file:
         file.write(b"RIFF\0\0\0\0WEBP")
@@ -443,7 +543,7 @@ def _write_mp4(target: Path, film: _Film, comment: str | None) -> None:
 def _video_frames(film: _Film, pixels: Callable[[Image.Image], np.ndarray]) -> Iterator[av.VideoFrame]:
     import av
 
-    for image, k in film.timed(_exact_timing(len(film.played), film.fps)):
+    for image, k in film.timed(_exact_timing(film.count, film.fps)):
         frame = av.VideoFrame.from_ndarray(pixels(image), format="rgb24")
         frame.pts = k
         yield frame
@@ -555,15 +655,15 @@ def _video_comment(path: str | os.PathLike[str]) -> str:
 class _Format:
     ending: str
     write: Callable[[Path, _Film, str | None], None]
-    reads: Callable[[list[str], list[str], int], int]  # of files, for the progress: from (paths, played, fps)
+    reads: Callable[[list[str], int, int], int]  # of files, for the progress: from (paths, frames shown, fps)
 
 
 _FORMATS = {
-    "gif": _Format(".gif", _write_gif, lambda paths, played, fps: len(paths) + _gif_timing(len(played), fps).shown),
-    "webp": _Format(".webp", _write_webp, lambda paths, played, fps: _webp_timing(len(played), fps).shown),
-    "apng": _Format(".apng", _write_apng, lambda paths, played, fps: len(played)),
-    "mp4": _Format(".mp4", _write_mp4, lambda paths, played, fps: len(played)),
-    "sheet": _Format("-sheet.png", _write_sheet, lambda paths, played, fps: len(_sheet_choice(len(paths)))),
+    "gif": _Format(".gif", _write_gif, lambda paths, count, fps: len(paths) + _gif_timing(count, fps).shown),
+    "webp": _Format(".webp", _write_webp, lambda paths, count, fps: _webp_timing(count, fps).shown),
+    "apng": _Format(".apng", _write_apng, lambda paths, count, fps: count),
+    "mp4": _Format(".mp4", _write_mp4, lambda paths, count, fps: count),
+    "sheet": _Format("-sheet.png", _write_sheet, lambda paths, count, fps: len(_sheet_choice(len(paths)))),
 }
 ENDINGS: dict[str, str] = {name: format.ending for name, format in _FORMATS.items()}
 """What follows the stem in the file name, by format."""

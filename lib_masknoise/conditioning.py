@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lib_masknoise import masks
+from lib_masknoise import keyframes, masks
+from lib_masknoise.keyframes import Passage
 from lib_masknoise.noise import SeparableNoise, amount
 from lib_masknoise.noise.concept import concept_noise
 from lib_masknoise.noise.feature import feature_noise
@@ -82,7 +83,8 @@ class LocationConditioning:
     contexts: the basis `C_j`, `[J, T, D]`, zero beyond each one's length. lengths: tokens of each, J numbers.
     coefficients: `a_j(ℓ)`, `[B, J, H, W]` at the latent's size; B frames, or 1 when they are the same in all.
     noise: the concept noise `g, s, d`. offset: the feature noise `u` (its token profile is constant).
-    preserve_norm: give every blended token the norm its parts have on average. pooled: `[P]`, blended by mask area.
+    preserve_norm: give every blended token the norm its parts have on average. pooled: `[B, P]`, blended by mask area.
+    pins: how firmly each location is held, `[B, H, W]`; the visual noise needs it.
     """
 
     contexts: Tensor
@@ -92,6 +94,7 @@ class LocationConditioning:
     offset: SeparableNoise | None = None
     preserve_norm: bool = False
     pooled: Tensor | None = None
+    pins: Tensor | None = None
 
     @property
     def plain(self) -> bool:
@@ -180,71 +183,148 @@ def condition(
     concepts: Sequence[Encoded],
     size: tuple[int, int],
     seed: int,
-    frames: Sequence[int] = (0,),
+    frames: Sequence[float] = (0,),
     total: int = 1,
 ) -> LocationConditioning:
     """The positive conditioning of some frames.
 
-    base, concepts: the encoded prompts, one for each concept of the scene. size: (H, W) of the latent.
-    seed: resolved (never -1). frames: the frame index of each row; total: how many frames the animation has.
+    base, concepts: the encoded prompts, one for each of `keyframes.prompts(scene)` (without keyframes: one for each
+    concept). size: (H, W) of the latent. seed: resolved (never -1). frames: each row's frame, whole or a fraction;
+    total: how many the animation has.
     Raises ValueError when the number of encoded concepts is not the scene's, or a feature dimension does not exist.
     """
-    if len(concepts) != len(scene.concepts):
-        raise ValueError(f"expected {len(scene.concepts)} encoded concepts, got {len(concepts)}")
-    maps = masks.weight_maps(scene, size)
-    parts = _blend(scene, maps, [base, *concepts])
-    free = masks.pin(maps)
-    options = dict(motion=scene.motion, frames=frames, total=total, seed=seed)
+    expected = len(keyframes.prompts(scene))
+    if len(concepts) != expected:
+        raise ValueError(f"expected {expected} encoded concepts, got {len(concepts)}")
+    maps = keyframes.weight_maps(scene, size, frames, total)
+    a = _coefficients(scene, "prompt", concepts, maps, frames, total)
+    parts = _blend(scene, a, [base, *concepts])
+    # The noise is scaled by the contexts' spread. A context that these frames can do without counts, or the noise would
+    # differ from batch to batch.
+    contexts, lengths = parts.contexts, parts.lengths
+    if any(concept.keyframes for concept in scene.concepts):
+        contexts, lengths = _basis([base, *concepts])
+    tokens = parts.contexts.shape[1]
+    free = keyframes.pins(maps)
     noise, feature = scene.noise.concept, scene.noise.feature
+    options = dict(frames=frames, total=total, seed=seed)
     return replace(
         parts,
-        noise=concept_noise(
-            parts.contexts, parts.lengths, amount(free, noise.strength, scene.noise.exponent),
-            rank=noise.rank, feature_size=noise.size, **options,
-        ),
-        offset=feature_noise(
-            parts.contexts, parts.lengths, amount(free, feature.strength, scene.noise.exponent),
-            dimensions=feature.dimensions, feature_size=feature.size, **options,
-        ),
+        pins=free,
+        noise=_shortened(concept_noise(
+            contexts, lengths, amount(free, noise.strength, scene.noise.exponent),
+            rank=noise.rank, feature_size=noise.size, motion=noise.motion or scene.motion, **options,
+        ), tokens),
+        offset=_shortened(feature_noise(
+            contexts, lengths, amount(free, feature.strength, scene.noise.exponent),
+            dimensions=feature.dimensions, feature_size=feature.size, motion=feature.motion or scene.motion, **options,
+        ), tokens),
     )  # fmt: skip
 
 
 def condition_negative(
-    scene: Scene, base: Encoded, negatives: Sequence[Encoded | None], size: tuple[int, int]
+    scene: Scene,
+    base: Encoded,
+    negatives: Sequence[Encoded | None],
+    size: tuple[int, int],
+    frames: Sequence[float] = (0,),
+    total: int = 1,
 ) -> LocationConditioning:
-    """The negative conditioning: concepts with a negative prompt of their own, blended by the same masks; the base's
-    negative prompt everywhere else. None stands for a concept without one. Noise moves the positive side only."""
-    chosen = [i for i, encoded in enumerate(negatives) if encoded is not None]
+    """The negative conditioning of some frames: concepts with a negative prompt of their own, blended by the same
+    masks; the base's negative prompt everywhere else. Noise moves the positive side only.
+
+    negatives: one for each of `keyframes.negatives(scene)` (without keyframes: one for each concept); None where that
+    is empty. The rest as for `condition`.
+    """
+    remaining = iter(negatives)
+    own = [[next(remaining) for _ in keyframes.texts(concept, "negative")] for concept in scene.concepts]
+    chosen = [i for i, encoded in enumerate(own) if any(one is not None for one in encoded)]
     scene = scene.copy(update={"concepts": tuple(scene.concepts[i] for i in chosen)})
-    return _blend(scene, masks.weight_maps(scene, size), [base, *(negatives[i] for i in chosen)])
+    encoded = [one for i in chosen for one in own[i]]
+    maps = keyframes.weight_maps(scene, size, frames, total)
+    a = _coefficients(scene, "negative", encoded, maps, frames, total)
+    return _blend(scene, a, [base, *(one for one in encoded if one is not None)])
 
 
 def unblended(base: Encoded) -> LocationConditioning:
     """One context for the whole image: what the host does without us."""
-    return LocationConditioning(base.context[None], (len(base.context),), torch.ones(1, 1, 1, 1), pooled=base.pooled)
+    pooled = None if base.pooled is None else base.pooled[None]
+    return LocationConditioning(base.context[None], (len(base.context),), torch.ones(1, 1, 1, 1), pooled=pooled)
 
 
-def _blend(scene: Scene, maps: Tensor, encoded: Sequence[Encoded]) -> LocationConditioning:
-    weights = torch.tensor([concept.weight for concept in scene.concepts])
-    a = masks.coefficients(maps, weights, scene.blend.mode, scene.blend.scale)
-    used = [j for j in range(len(encoded)) if j == 0 or bool(a[j].any())]
-    if len(used) > 1 and not a[0].any():
+def _coefficients(
+    scene: Scene,
+    name: str,
+    encoded: Sequence[Encoded | None],
+    maps: Tensor,
+    frames: Sequence[float],
+    total: int,
+) -> Tensor:
+    """What the base and each context of `encoded` contribute: `[B, 1 + J, H, W]`, B = 1 where no frame differs.
+
+    name: "prompt" or "negative"; encoded: one for each text of each concept (`keyframes.texts`), J of them without
+    those that are None, whose share the concept leaves to the base. maps: `[B, N, H, W]`.
+    """
+    remaining = iter(encoded)
+    known = [{text: next(remaining) for text in keyframes.texts(concept, name)} for concept in scene.concepts]
+    rows = []
+    for row, of_frame in zip(keyframes.passages(scene, frames, total), maps, strict=True):
+        shares = [_shares(scene, one, name, contexts) for one, contexts in zip(row, known, strict=True)]
+        weights = torch.tensor([one.weight * present for one, (present, _) in zip(row, shares, strict=True)])
+        base, *concepts = masks.coefficients(of_frame, weights, scene.blend.mode, scene.blend.scale)
+        columns = [
+            concept * share.get(text, 0.0)
+            for concept, (_, share), contexts in zip(concepts, shares, known, strict=True)
+            for text, context in contexts.items()
+            if context is not None
+        ]
+        rows.append(torch.stack([base, *columns]))
+    a = torch.stack(rows)
+    return a[:1] if bool((a == a[:1]).all()) else a
+
+
+def _shares(
+    scene: Scene, one: Passage, name: str, contexts: Mapping[str, Encoded | None]
+) -> tuple[float, dict[str, float]]:
+    """How much of a concept its texts with a context make up at a frame, and the share of each in that."""
+    first, second = getattr(one.before, name), getattr(one.after, name)
+    a, b = contexts[first], contexts[second]
+    if first == second or one.way == 0:
+        shares = {first: 1.0}
+    elif one.before.interpolation == "linear" or a is None or b is None:
+        shares = dict(zip((first, second), keyframes.passing(one.way), strict=True))
+    else:
+        arc = keyframes.passing(one.way, keyframes.angle(a.context, b.context))
+        # What the arc adds in length, `preserve_norm` would add again.
+        whole = sum(arc) if scene.blend.preserve_norm else 1.0
+        shares = {first: arc[0] / whole, second: arc[1] / whole}
+    missing = sum(share for text, share in shares.items() if contexts[text] is None)
+    present = {text: share / (1.0 - missing) for text, share in shares.items() if contexts[text] is not None}
+    return 1.0 - missing, present
+
+
+def _blend(scene: Scene, a: Tensor, encoded: Sequence[Encoded]) -> LocationConditioning:
+    """The conditioning of coefficients `[B, J, H, W]` of J contexts, less those that no frame needs."""
+    used = [j for j in range(len(encoded)) if j == 0 or bool(a[:, j].any())]
+    if len(used) > 1 and not a[:, 0].any():
         used = used[1:]  # the base is covered everywhere: it would only cost time
-    a, encoded = a[used], [encoded[j] for j in used]
+    a, encoded = a[:, used], [encoded[j] for j in used]
     pooled = None
     if encoded[0].pooled is not None:
-        area = a.mean(dim=(1, 2))
-        pooled = torch.einsum("j,jp->p", area, torch.stack([e.pooled for e in encoded]))
-    lengths = tuple(len(e.context) for e in encoded)
-    return LocationConditioning(
-        _pad([e.context for e in encoded]),
-        lengths,
-        a[None],
-        preserve_norm=scene.blend.preserve_norm,
-        pooled=pooled,
-    )
+        known = torch.stack([e.pooled for e in encoded])
+        pooled = torch.stack([torch.einsum("j,jp->p", area, known) for area in a.mean(dim=(2, 3))])
+    contexts, lengths = _basis(encoded)
+    return LocationConditioning(contexts, lengths, a, preserve_norm=scene.blend.preserve_norm, pooled=pooled)
 
 
-def _pad(contexts: Sequence[Tensor]) -> Tensor:
-    """`[T_j, D]` each → `[J, T, D]`, zero beyond each length: absent tokens add nothing to a blend."""
-    return torch.nn.utils.rnn.pad_sequence(list(contexts), batch_first=True)
+def _basis(encoded: Sequence[Encoded]) -> tuple[Tensor, tuple[int, ...]]:
+    """Contexts `[T_j, D]` each → `[J, T, D]`, zero beyond each length (absent tokens add nothing to a blend), and the
+    lengths."""
+    contexts = [one.context for one in encoded]
+    padded = torch.nn.utils.rnn.pad_sequence(contexts, batch_first=True)
+    return padded, tuple(map(len, contexts))
+
+
+def _shortened(noise: SeparableNoise | None, length: int) -> SeparableNoise | None:
+    """The noise on the first tokens only."""
+    return None if noise is None else replace(noise, tokens=noise.tokens[:, :length])

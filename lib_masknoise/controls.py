@@ -5,7 +5,8 @@ all read this table, so that a default, a bound or a name stands in one place an
 
 A control's ``path`` is its place in the Scene's JSON: ``noise.visual.strength``; ``concepts[].weight`` for
 the field that each concept has. What is not a scalar (``concepts[].mask``, ``motion.keyframes``) and the
-format's own ``version`` are no controls.
+format's own ``version`` are no controls. A noise's own motion (``noise.visual.motion``) takes its scalars from
+those of ``motion``, a concept's keyframe from those of the concept.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 from dataclasses import dataclass
 
 MODES = ("interpolate", "add")
+INTERPOLATIONS = ("linear", "spherical")
 MOTIONS = ("none", "sine", "circle", "simplex", "walk", "linear", "keyframes")
 FORMATS = ("gif", "webp", "apng", "mp4", "sheet")
 
@@ -91,6 +93,13 @@ CONTROLS: tuple[Control, ...] = (
         0.05,
         "Concept weight",
         "How much of the concept its mask brings in: above 1 exaggerates it, below 0 moves away from it.",
+    ),
+    _choice(
+        "concepts[].interpolation",
+        "linear",
+        INTERPOLATIONS,
+        "Concept interpolation",
+        "How a concept passes from one keyframe's prompt to the next: straight, or on an arc that keeps its strength.",
     ),
     _choice(
         "blend.mode",
@@ -248,6 +257,15 @@ CONTROLS: tuple[Control, ...] = (
         False,
         "Rubber band",
         "Plays the frames forwards and then backwards again.",
+    ),
+    _number(
+        "animation.interpolate",
+        1,
+        1,
+        8,
+        1,
+        "Frame interpolation",
+        "Plays this many frames for each one rendered, the ones between guessed by ffmpeg; 1 plays only rendered ones.",
     ),
 )
 

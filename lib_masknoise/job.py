@@ -3,113 +3,271 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image, PngImagePlugin
 
-from lib_masknoise import animation
+from lib_masknoise import animation, smoothness
+from lib_masknoise.plan import TEXT_KEY, Plan, PlanChanged, Settings, frame_path, replace_file, whole_frames
 from lib_masknoise.scene import Scene
 
+__all__ = ["PlanChanged", "Settings", "write"]
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything of a render that is not in the scene. size: (height, width), None for the model's own."""
+BATCH_SIZES = (1, 2, 4, 8, 16)
+BATCH_STEPS = 4  # denoising steps to tell the quickest batch size by
+BATCH_GAIN = 0.97  # a larger batch must take at most this part of the time a frame, or its memory is wasted
 
-    prompt: str = ""
-    negative_prompt: str = ""
-    model: str | None = None
-    seed: int = 0
-    steps: int = 20
-    size: tuple[int, int] | None = None
-    guidance_scale: float = 4.0
-    batch_size: int = 4
+MANY_LOOKS = 64  # enough to learn the pace of a short motion; a long one is looked at half as often as it has frames
+
+Advance = Callable[[float], object]
+Images = Callable[[Scene, Settings, Sequence[Sequence[float]], Advance], Iterator[Image.Image]]
+"""Batches of frame times → their images, in order; `Advance` hears of every (part of a) frame that is made."""
 
 
 def write(
-    scene: Scene, settings: Settings, folder: Path, announce: Callable[[Path], None] = lambda path: None
+    scene: Scene,
+    settings: Settings,
+    folder: Path,
+    announce: Callable[[Path], None] = lambda path: None,
+    *,
+    resume: bool = False,
+    workers: int | None = None,
+    address: str | None = None,
 ) -> dict[str, Any]:
     """Render all frames into `folder/frames`, write the animations the scene asks for and `summary.json`.
 
-    announce: called with each file once it is whole. Returns the summary. An interrupt (Ctrl+C) ends the sampling: the
-    frames made so far are kept, the animations are written of what there is, and the summary says so.
-    Raises FileNotFoundError and ValueError where the model or the settings do not fit.
+    announce: called with each file once it is whole. resume: keep the frames that an interrupted render of the same
+    scene and settings has left in the folder; the others come out as they would have. workers, address: spread the
+    frames over that many processes of a Ray cluster (`lib_masknoise.distributed`).
+
+    Returns the summary. An interrupt (Ctrl+C) ends the sampling: the frames made so far are kept, the animations are
+    written of what there is, and the summary says so. Raises PlanChanged where `resume` meets another render,
+    FileNotFoundError and ValueError where the model or the settings do not fit, OSError where a file cannot be written
+    or the cluster is lost: every frame announced by then is whole.
     """
     start = time.monotonic()
     frames_folder = folder / "frames"
+    plan = Plan.resumed(scene, settings, folder) if resume else Plan.of(scene, settings)
     frames_folder.mkdir(parents=True, exist_ok=True)
-    metadata = {"scene": scene.to_dict(), "settings": asdict(settings)}
-    frames: list[Path] = []
+    frames: dict[int, str] = {}  # index → sha256
+    if resume:
+        with _bar("checking", plan.total) as bar:
+            frames = whole_frames(plan, frames_folder, bar.update)
+    kept = len(frames)
     interrupted = False
     try:
-        _render_frames(scene, settings, frames_folder, metadata, frames, announce)
-        _remove_others(frames_folder, frames)
+        if kept < plan.total:
+            with _studio(plan.settings, workers, address) as images:
+                plan = _decide(plan, images, folder)
+                _remove_others(frames_folder, frames)
+                _make_frames(plan, images, frames_folder, frames, announce)
     except KeyboardInterrupt:
         interrupted = True
-    files = list(frames)
-    if frames and scene.animation.frames > 1:
-        options = scene.animation
-        written = animation.write(
-            frames, folder, folder.name, options.formats, options.fps, options.rubber_band, metadata
-        )
+    indices = sorted(frames)
+    paths = [frame_path(frames_folder, index) for index in indices]
+    smooth = None
+    files = list(paths)
+    if len(paths) > 1 and not interrupted:
+        smooth = _smoothness(paths, plan.loops)
+    if paths and scene.animation.frames > 1:
+        written = _animate(plan, paths, folder)
         for path in written:
             announce(path)
         files += written
     summary = {
-        "frames": len(frames),
+        "frames": len(paths),
+        "kept": kept,
         "seconds": round(time.monotonic() - start, 3),
         "interrupted": interrupted,
         "files": [str(path.relative_to(folder)) for path in files],
-        "sha256": [hashlib.sha256(path.read_bytes()).hexdigest() for path in frames],
-        **metadata,
+        "sha256": [frames[index] for index in indices],
+        "times": [plan.times[index] for index in indices],
+        "smoothness": smooth,
+        **plan.metadata,
     }
     path = folder / "summary.json"
-    _replace(path, lambda part: part.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8"))
+    replace_file(path, (json.dumps(summary, indent=2) + "\n").encode())
     announce(path)
     return summary
 
 
-def _render_frames(
-    scene: Scene,
-    settings: Settings,
-    folder: Path,
-    metadata: dict[str, Any],
-    frames: list[Path],
-    announce: Callable[[Path], None],
+def _decide(plan: Plan, images: Images, folder: Path) -> Plan:
+    """Find out what the settings leave open, and write the plan: before the first frame, so that it can be resumed."""
+    plan.write(folder)
+    if plan.settings.batch_size is None:
+        plan = replace(plan, settings=replace(plan.settings, batch_size=_best_batch_size(plan, images)))
+    if plan.times is None:
+        plan = replace(plan, times=tuple(_even_times(plan, images)))
+    plan.write(folder)
+    return plan
+
+
+def _best_batch_size(plan: Plan, images: Images) -> int:
+    """The batch size with the least time a frame here, measured with a few steps; the smallest of about equal ones."""
+    quick = replace(plan.settings, steps=min(plan.settings.steps, BATCH_STEPS))
+
+    def seconds_each(size: int) -> float:
+        start = time.perf_counter()
+        for _ in images(plan.scene, quick, [range(size)], lambda frames: None):
+            pass
+        return (time.perf_counter() - start) / size
+
+    seconds_each(1)  # the first pass also pays for what is set up once
+    best, least = 1, seconds_each(1)
+    for size in BATCH_SIZES[1:]:
+        if size > plan.total:
+            break
+        try:
+            each = seconds_each(size)
+        except RuntimeError as error:
+            if "out of memory" not in str(error).lower():
+                raise
+            break
+        if each < BATCH_GAIN * least:
+            best, least = size, each
+    return best
+
+
+def _even_times(plan: Plan, images: Images) -> list[float]:
+    """Look at the whole motion at evenly spaced times, then place the frames at equal perceptual distances."""
+    if plan.total < 3:
+        return list(range(plan.total))
+    looks = max(min(plan.total, MANY_LOOKS), plan.total // 2)
+    times = smoothness.coarse_times(plan.total, looks + int(plan.loops), plan.loops)
+    size = plan.settings.batch_size
+    seen_times = times[:looks]  # the end of a loop is its beginning, which has been seen
+    batches = [seen_times[start : start + size] for start in range(0, looks, size)]
+    with _bar("looking ahead", looks) as bar:
+        seen = images(plan.scene, plan.settings, batches, bar.update)
+        _, steps = smoothness.steps(seen, plan.loops)
+    return smoothness.even_times(times, steps, plan.total, plan.loops)
+
+
+def _make_frames(
+    plan: Plan, images: Images, folder: Path, frames: dict[int, str], announce: Callable[[Path], None]
 ) -> None:
-    """Appends every frame's file to `frames` as soon as it is whole, so that an interrupt finds what there is."""
+    """Adds every missing frame to `frames` (index → sha256) as soon as its file is whole, so that an interrupt finds
+    what there is."""
+    batches = [batch for batch in plan.batches if not all(index in frames for index in batch)]
+    times = [[plan.times[index] for index in batch] for batch in batches]
+    rendered = sum(map(len, batches))
+    with _bar("rendering", plan.total, initial=plan.total - rendered) as bar:
+        made = images(plan.scene, plan.settings, times, bar.update)
+        for index, image in zip(chain(*batches), made, strict=True):
+            if index not in frames:
+                path = frame_path(folder, index)
+                frames[index] = _save_png(image, path, plan.text(index))
+                announce(path)
+
+
+def _smoothness(paths: Sequence[Path], loop: bool) -> dict[str, Any]:
+    with _bar("measuring", len(paths)) as bar:
+
+        def images() -> Iterator[Image.Image]:
+            for path in paths:
+                with Image.open(path) as image:
+                    yield image.convert("RGB")
+                bar.update(1)
+
+        return smoothness.measure(images(), loop)
+
+
+def _animate(plan: Plan, paths: Sequence[Path], folder: Path) -> list[Path]:
+    options = plan.scene.animation
+    with _bar("writing", None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return animation.write(
+            paths,
+            folder,
+            folder.name,
+            options.formats,
+            options.fps,
+            options.rubber_band,
+            plan.metadata,
+            progress,
+            interpolate=options.interpolate,
+            loop=plan.loops and len(paths) == plan.total,
+        )
+
+
+@contextmanager
+def _bar(what: str, total: int | None, initial: int = 0) -> Iterator[Any]:
+    """A progress bar of frames: how many, how fast, how long to go."""
     from tqdm import tqdm
 
-    load_pipeline, render = _host()
+    counts = "{n:.1f}/{total} frames, {rate_noinv_fmt}, {elapsed} gone, {remaining} to go"
+    bar_format = "{desc}: {percentage:3.0f}% |{bar}| " + counts
+    with tqdm(total=total, initial=initial, desc=what, unit=" frames", bar_format=bar_format, leave=False) as bar:
+        yield bar
+
+
+def _studio(settings: Settings, workers: int | None, address: str | None) -> AbstractContextManager[Images]:
+    if workers is None and address is None:
+        return this_process(settings)
+    from lib_masknoise.distributed import cluster
+
+    return cluster(settings, workers, address)
+
+
+@contextmanager
+def this_process(settings: Settings) -> Iterator[Images]:
+    """Make images here, on one pipeline."""
+    load_pipeline, render = host()
     pipe = load_pipeline(settings.model)
-    bar_format = "{desc}: {percentage:3.0f}% |{bar}| {n:.1f}/{total} frames, {elapsed} gone, {remaining} to go"
-    with tqdm(total=scene.animation.frames, desc="rendering", bar_format=bar_format, leave=False) as bar:
-        made = render(
-            pipe,
-            scene,
-            settings.prompt,
-            settings.negative_prompt,
-            seed=settings.seed,
-            steps=settings.steps,
-            size=settings.size,
-            guidance_scale=settings.guidance_scale,
-            batch_size=settings.batch_size,
-            on_step=lambda progress: bar.update(progress.frames - bar.n),
-        )
-        for frame in made:
-            path = folder / f"{frame.index:05}.png"
-            _save_png(frame.image, path, {**metadata, "frame": frame.index})
-            frames.append(path)
-            announce(path)
+
+    def images(
+        scene: Scene, settings: Settings, batches: Sequence[Sequence[float]], advance: Advance
+    ) -> Iterator[Image.Image]:
+        done = 0.0
+
+        def on_step(progress: Any) -> None:
+            nonlocal done
+            advance(progress.frames - done)
+            done = progress.frames
+
+        # One call for all batches, which are of one size but for the last: the prompts are encoded once.
+        times = list(chain(*batches))
+        for frame in render(pipe, scene, **host_options(settings, times, len(batches[0])), on_step=on_step):
+            yield frame.image
+
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        yield images
+    finally:
+        torch.set_num_threads(threads_before)
 
 
-def _host() -> tuple[Callable, Callable]:
-    """The diffusers host, which takes seconds to import; its libraries' own progress bars and hints kept quiet."""
+def host_options(settings: Settings, times: Sequence[float], batch_size: int) -> dict[str, Any]:
+    """The arguments of the host's `render` after the pipeline and the scene."""
+    return {
+        "prompt": settings.prompt,
+        "negative_prompt": settings.negative_prompt,
+        "seed": settings.seed,
+        "steps": settings.steps,
+        "size": settings.size,
+        "guidance_scale": settings.guidance_scale,
+        "frames": times,
+        "batch_size": batch_size,
+    }
+
+
+def host() -> tuple[Callable, Callable]:
+    """`load_pipeline` and `render` of the diffusers host, which takes seconds to import; its libraries' own progress
+    bars and hints kept quiet."""
     import diffusers
     import transformers
 
@@ -121,24 +279,19 @@ def _host() -> tuple[Callable, Callable]:
     return load_pipeline, render
 
 
-def _remove_others(folder: Path, frames: list[Path]) -> None:
-    """Frames of an earlier, longer render under the same name would pass for frames of this one."""
-    for path in folder.glob("[0-9]" * 5 + ".png"):
-        if path not in frames:
+def _remove_others(folder: Path, frames: dict[int, str]) -> None:
+    """What an earlier render has left under the same names would pass for frames of this one."""
+    keep = {frame_path(folder, index) for index in frames}
+    for path in (*folder.glob("[0-9]" * 5 + ".png"), *folder.glob(".*.part")):
+        if path not in keep:
             path.unlink()
 
 
-def _save_png(image: Image.Image, path: Path, metadata: dict[str, Any]) -> None:
+def _save_png(image: Image.Image, path: Path, text: str) -> str:
+    """Returns the file's sha256."""
     info = PngImagePlugin.PngInfo()
-    info.add_itxt("masknoise", json.dumps(metadata))
-    _replace(path, lambda part: image.save(part, format="PNG", pnginfo=info))
-
-
-def _replace(path: Path, save: Callable[[Path], Any]) -> None:
-    """Write under a temporary name and move into place: a file that is there is whole."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        save(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    info.add_itxt(TEXT_KEY, text)
+    data = io.BytesIO()
+    image.save(data, format="PNG", pnginfo=info)
+    replace_file(path, data.getvalue())
+    return hashlib.sha256(data.getvalue()).hexdigest()

@@ -57,12 +57,18 @@ def rasterize(mask: Mask, size: Size) -> Tensor:
 def weight_maps(scene: Scene, size: Size) -> Tensor:
     """The weight maps m_i of all concepts at a latent's size: float32 [N, h, w] in [0, 1].
 
-    Each is drawn at up to 8 times that size, softened by ``blend.feather`` and averaged down.
+    These are the concepts' own masks; ``keyframes.weight_maps`` has them at a frame.
     """
+    maps = [weight_map(concept.mask, size, scene.blend.feather) for concept in scene.concepts]
+    return torch.stack(maps) if maps else torch.zeros(0, *size)
+
+
+def weight_map(mask: Mask, size: Size, softness: float) -> Tensor:
+    """One mask at a latent's size, [h, w]: drawn at up to 8 times that size, softened by ``softness`` (see
+    ``feather``) and averaged down."""
     factor = max(1, min(WORKING_FACTOR, WORKING_SIDE // max(size)))
     working = (size[0] * factor, size[1] * factor)
-    maps = [resize(feather(rasterize(concept.mask, working), scene.blend.feather), size) for concept in scene.concepts]
-    return torch.stack(maps) if maps else torch.zeros(0, *size)
+    return resize(feather(rasterize(mask, working), softness), size)
 
 
 def feather(maps: Tensor, amount: float) -> Tensor:
@@ -177,12 +183,15 @@ def _rise(x: Array, width: float, box: float = 1.0) -> Array:
 
 
 def _strip(n: int, low: float, high: float, width: float) -> Array:
-    """[n]: 1 between two edges (fractions of the axis), exactly averaged over pixels; width in pixels."""
+    """[n]: 1 between two edges (fractions of the axis), exactly averaged over pixels; width in pixels.
+
+    Edges beyond the border, where a moving mask may have them, are as soft as those inside.
+    """
     if low >= high:
         return np.zeros(n)
     x = np.arange(n) + 0.5
-    up = _rise(x - low * n, width) if low > 0 else np.ones(n)
-    return up - _rise(x - high * n, width) if high < 1 else up
+    up = _rise(x - low * n, width) if low != 0 else np.ones(n)
+    return up - _rise(x - high * n, width) if high != 1 else up
 
 
 def _centres(size: Size) -> tuple[Array, Array]:

@@ -7,16 +7,18 @@ Every kind of motion is described by two pure functions of (motion, frame, total
 * ``mixture``: a unit vector m. With independent fields A_k of variance 1 the moving field is Σ_k m_k·A_k, so
   its variance is 1 at every frame, and it is exactly N(0, 1) where the A_k are Gaussian.
 
-Nothing is carried from one frame to the next. Frames count from 0; frame ``total`` (one past the last) is
-defined too, and equals frame 0 bit for bit when ``loop`` is set.
+Nothing is carried from one frame to the next. Frames count from 0 and may be fractions, so that a path can
+be walked at another pace; frame ``total`` (one past the last) is defined too, and equals frame 0 bit for bit
+when ``loop`` is set.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ import torch
 from lib_masknoise.simplex import SimplexField
 
 if TYPE_CHECKING:
-    from lib_masknoise.scene import Keyframe, Motion
+    from lib_masknoise.scene import Motion
 
 # Components of a random mixture. The direction turns abruptly where all components are small at once, and
 # with eight of them that practically never happens (a chi variable with 8 degrees of freedom is below 0.5 in
@@ -64,12 +66,12 @@ def revolution(frame: float, total: int, loop: bool) -> float:
     return 2.0 * math.pi * ((frame % total if loop else frame) / total)
 
 
-def angle(motion: Motion, frame: int, total: int) -> float:
+def angle(motion: Motion, frame: float, total: int) -> float:
     """2π·cycles·frame/total + phase in radians, less whole turns, taken off as integers: exactly periodic."""
     return revolution(motion.cycles * frame, total, loop=True) + motion.phase
 
 
-def envelope(motion: Motion, frame: int, total: int) -> float:
+def envelope(motion: Motion, frame: float, total: int) -> float:
     """The factor of the noise at a frame, in [-1, 1].
 
     ``sine``: sin(2π·cycles·frame/total + phase). ``keyframes``: the eased value between the keys on both
@@ -78,34 +80,46 @@ def envelope(motion: Motion, frame: int, total: int) -> float:
     if motion.kind == "sine":
         return math.sin(angle(motion, frame, total))
     if motion.kind == "keyframes":
-        if motion.loop:
-            return _eased(motion.keyframes, frame % total, period=total)
-        return _eased(motion.keyframes, frame, period=None)
+        before, after, way = between(motion.keyframes, frame, total, motion.loop)
+        return before.value + (after.value - before.value) * way
     if motion.kind in ("none", "circle", "simplex", "walk", "linear"):
         return 1.0
     raise ValueError(f"motion.kind: unknown kind {motion.kind!r}")
 
 
-def _eased(keys: Sequence[Keyframe], frame: int, period: int | None) -> float:
-    """The value at a frame; a key's easing shapes the way from it to the next one, as in CSS animations.
+class Key(Protocol):
+    """What stands at a frame, and how it goes on to the next key."""
 
-    Before the first and after the last key their values hold. With a ``period`` the last key leads on to the
-    first, one period later, and keys at or beyond the period are outside the loop and play no part.
+    frame: int
+    easing: str
+
+
+AnyKey = TypeVar("AnyKey", bound=Key)
+
+
+def between(keys: Sequence[AnyKey], frame: float, total: int, loop: bool) -> tuple[AnyKey, AnyKey, float]:
+    """The keys on both sides of a frame and the eased way from the first (0) to the second (1).
+
+    A key's easing shapes the way from it to the next one, as in CSS animations. At a key's frame the first is
+    that key and the way 0. Before the first and after the last key these hold. With ``loop`` the last key
+    leads on to the first, ``total`` frames later, and keys at or beyond ``total`` are outside the loop and
+    play no part (if all are, the first one holds). keys: at least one, their frames ascending.
     """
-    points = [(key.frame, key.value, key.easing) for key in keys]
-    if period is not None:
-        points = [point for point in points if point[0] < period] or points[:1]
-        first, last = points[0], points[-1]
-        points = [(last[0] - period, *last[1:]), *points, (first[0] + period, *first[1:])]
-    if frame <= points[0][0]:
-        return points[0][1]
-    for (start, value, easing), (end, following, _) in zip(points, points[1:], strict=False):
-        if frame < end:
-            return value + (following - value) * EASINGS[easing]((frame - start) / (end - start))
-    return points[-1][1]
+    places = [(key.frame, key) for key in keys]
+    if loop:
+        frame = frame % total
+        places = [place for place in places if place[0] < total] or places[:1]
+        (first, first_key), (last, last_key) = places[0], places[-1]
+        places = [(last - total, last_key), *places, (first + total, first_key)]
+    if frame <= places[0][0]:
+        return places[0][1], places[0][1], 0.0
+    for (start, key), (end, following) in itertools.pairwise(places):
+        if start <= frame < end:
+            return key, following, EASINGS[key.easing]((frame - start) / (end - start))
+    return places[-1][1], places[-1][1], 0.0
 
 
-def mixture(motion: Motion, frame: int, total: int, seed: int) -> torch.Tensor:
+def mixture(motion: Motion, frame: float, total: int, seed: int) -> torch.Tensor:
     """How K independent fields of variance 1 mix at a frame: ``[K]`` float64 of norm 1.
 
     K is 1 for ``none``, ``sine`` and ``keyframes``, 2 for ``circle`` and ``linear``, 8 for ``simplex`` and
@@ -114,7 +128,7 @@ def mixture(motion: Motion, frame: int, total: int, seed: int) -> torch.Tensor:
     return mixtures(motion, [frame], total, seed)[0]
 
 
-def mixtures(motion: Motion, frames: Sequence[int], total: int, seed: int) -> torch.Tensor:
+def mixtures(motion: Motion, frames: Sequence[float], total: int, seed: int) -> torch.Tensor:
     """``mixture`` of some frames: ``[B, K]`` float64, each row of norm 1.
 
     ``circle``: (cos θ, sin θ), θ = 2π·cycles·frame/total + phase. ``linear``: the great circle from A to B,
@@ -147,7 +161,7 @@ def _progress(frame: float, total: int, loop: bool) -> float:
     return min(frame / max(total - 1, 1), 1.0)
 
 
-def _random_directions(motion: Motion, frames: Sequence[int], total: int, seed: int) -> np.ndarray:
+def _random_directions(motion: Motion, frames: Sequence[float], total: int, seed: int) -> np.ndarray:
     components = _simplex_components if motion.kind == "simplex" else oscillator
     rows = components(motion, frames, total, COMPONENTS, seed)
     return rows / np.sqrt((rows**2).sum(axis=-1, keepdims=True))
@@ -167,7 +181,7 @@ def simplex_path(motion: Motion, frame: float, total: int) -> tuple[float, ...]:
 
     The path is 2π·cycles long and starts ``phase`` further along; a unit is about the distance at which the
     noise has forgotten itself. The circle's radius is ``cycles`` (at 1 the textbook's cos θ, sin θ), so that
-    more cycles bring more motion and no repetition. Fractions of frames are allowed.
+    more cycles bring more motion and no repetition.
     """
     if motion.loop:
         theta = revolution(frame, total, loop=True) + motion.phase / motion.cycles
@@ -175,7 +189,7 @@ def simplex_path(motion: Motion, frame: float, total: int) -> tuple[float, ...]:
     return (motion.cycles * revolution(frame, total, loop=False) + motion.phase,)
 
 
-def _simplex_components(motion: Motion, frames: Sequence[int], total: int, count: int, seed: int) -> np.ndarray:
+def _simplex_components(motion: Motion, frames: Sequence[float], total: int, count: int, seed: int) -> np.ndarray:
     """OpenSimplex along ``simplex_path``, ``count`` independent fields: ``[B, count]``."""
     rng = generator(seed, "motion/simplex")
     fields = [SimplexField.draw(2, rng) for _ in range(count)]
@@ -183,7 +197,7 @@ def _simplex_components(motion: Motion, frames: Sequence[int], total: int, count
     return np.stack([field.at(path[:, 0], path[:, 1]) for field in fields], axis=-1)
 
 
-def oscillator(motion: Motion, frames: Sequence[int], total: int, count: int, seed: int) -> np.ndarray:
+def oscillator(motion: Motion, frames: Sequence[float], total: int, count: int, seed: int) -> np.ndarray:
     """``count`` independent random walks with momentum: ``[B, count]``, each value N(0, 1).
 
     A mass on a spring, damped and driven by white noise, ẍ + 2ζω·ẋ + ω²·x = noise, in its stationary state: ω
@@ -200,7 +214,7 @@ def oscillator(motion: Motion, frames: Sequence[int], total: int, count: int, se
     draws = torch.randn(2, count, len(wavenumbers), dtype=torch.float64, generator=rng)
     cosines, sines = draws.numpy() * amplitudes
 
-    def at(frame: int) -> np.ndarray:
+    def at(frame: float) -> np.ndarray:
         turn = wavenumbers * (revolution(frame, total, motion.loop) + motion.phase / motion.cycles)
         return (cosines * np.cos(turn) + sines * np.sin(turn)).sum(axis=-1)
 

@@ -19,7 +19,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Optional, Union, get_args
 
 import pydantic
 from PIL import Image, ImageOps
@@ -35,6 +35,7 @@ ValidationError = pydantic.ValidationError
 VERSION = 1
 MAX_CONCEPTS = 16
 MAX_KEYFRAMES = 1000
+MAX_PROMPTS = 16
 MAX_STROKES = 10_000
 MAX_POINTS = 100_000
 MAX_IMAGE_BYTES = 16 * 2**20
@@ -289,6 +290,16 @@ def _rule(field: Any) -> _Rule | None:
     return None
 
 
+def _nullable(schema: dict[str, Any], model: Any) -> None:
+    """Pydantic's schema leaves out that a field may be null."""
+    for field in model.__fields__.values():
+        if field.allow_none:
+            given = schema["properties"][field.alias]
+            description = given.pop("description")
+            null = {"type": "null"}
+            schema["properties"][field.alias] = {"description": description, "anyOf": [given, null], "default": None}
+
+
 class Part(pydantic.BaseModel):
     """What every part of a scene has in common: strict, complete in its complaints, immutable."""
 
@@ -296,10 +307,13 @@ class Part(pydantic.BaseModel):
         extra = "forbid"
         frozen = True
         copy_on_model_validation = "none"
+        schema_extra = _nullable
 
     @pydantic.validator("*", pre=True)
     def _strict(cls, value: Any, field: Any) -> Any:
         """Our own check goes before pydantic's, which would turn "1" and true into numbers."""
+        if value is None and field.allow_none:
+            return value
         rule = _rule(field)
         if rule:
             return rule.check(value)
@@ -487,8 +501,69 @@ AnyMask = Union[RectMask, SplitMask, EllipseMask, GradientMask, ImageMask, Strok
 _MASKS: dict[str, type[Mask]] = {mask.__fields__["kind"].default: mask for mask in get_args(AnyMask)}
 
 
+def _mask(value: Any) -> Mask:
+    """The mask that a mapping describes, by its kind (a mask passes as it is)."""
+    if isinstance(value, Mask):
+        return value
+    if not isinstance(value, Mapping):
+        raise TypeError(f"expected an object, got {_shown(value)}")
+    kind = value.get("kind", "rect")
+    try:
+        _Rule(str, choices=tuple(_MASKS)).check(kind)
+    except ValueError as error:
+        raise ValidationError([ErrorWrapper(error, "kind")], Mask) from None
+    return _MASKS[kind].validate(value)
+
+
+def _frame() -> Any:
+    return pydantic.Field(0, ge=0, le=control("animation.frames").high, description="Index of the frame, from 0.")
+
+
+def _easing() -> Any:
+    description = "How it goes on to the next keyframe; step holds it until there."
+    return pydantic.Field("linear", enum=list(EASINGS), description=description)
+
+
+def _keyframes(description: str) -> Any:
+    return pydantic.Field((), maxItems=MAX_KEYFRAMES, description=description)
+
+
+def _check_ascending(keys: tuple[Any, ...]) -> None:
+    """Raise ValidationError where a key's frame does not come after the one before."""
+    wrong = [
+        ErrorWrapper(ValueError(f"expected more than the keyframe before ({a.frame}), got {b.frame}"), (i, "frame"))
+        for i, (a, b) in enumerate(itertools.pairwise(keys), 1)
+        if b.frame <= a.frame
+    ]
+    if wrong:
+        raise ValidationError(wrong, Part)
+
+
+def _setting_or_none(path: str) -> Any:
+    """A field with a control's bounds that may be left out."""
+    entry = control(path)
+    return pydantic.Field(None, ge=entry.low, le=entry.high, description=entry.help)
+
+
+class ConceptKeyframe(Part):
+    """A concept at one frame, and how it moves on from there; what is left out is as the concept itself has it."""
+
+    frame: int = _frame()
+    easing: str = _easing()
+    prompt: Optional[str] = _setting_or_none("concepts[].prompt")  # noqa: UP045
+    negative: Optional[str] = _setting_or_none("concepts[].negative")  # noqa: UP045
+    weight: Optional[float] = _setting_or_none("concepts[].weight")  # noqa: UP045
+    mask: Optional[AnyMask] = pydantic.Field(  # noqa: UP045
+        None, discriminator="kind", description="Where the concept applies at that frame."
+    )
+
+    @pydantic.validator("mask", pre=True)
+    def _by_kind(cls, value: Any) -> Any:
+        return None if value is None else _mask(value)
+
+
 class Concept(Part):
-    """A prompt with a mask, a weight and optionally a negative prompt."""
+    """A prompt with a mask, a weight and optionally a negative prompt, and how they change over the frames."""
 
     prompt: str = _setting("concepts[].prompt")
     negative: str = _setting("concepts[].negative")
@@ -498,19 +573,28 @@ class Concept(Part):
         discriminator="kind",
         description="Where the concept applies; by default everywhere.",
     )
+    interpolation: str = _setting("concepts[].interpolation")
+    keyframes: tuple[ConceptKeyframe, ...] = _keyframes(
+        "What the concept becomes at some frames, in their order; in between it moves from one to the next."
+    )
 
     @pydantic.validator("mask", pre=True)
     def _by_kind(cls, value: Any) -> Mask:
-        if isinstance(value, Mask):
-            return value
-        if not isinstance(value, Mapping):
-            raise TypeError(f"expected an object, got {_shown(value)}")
-        kind = value.get("kind", "rect")
-        try:
-            _Rule(str, choices=tuple(_MASKS)).check(kind)
-        except ValueError as error:
-            raise ValidationError([ErrorWrapper(error, "kind")], Mask) from None
-        return _MASKS[kind].validate(value)
+        return _mask(value)
+
+    @pydantic.validator("keyframes")
+    def _ascending(cls, value: tuple[ConceptKeyframe, ...]) -> tuple[ConceptKeyframe, ...]:
+        _check_ascending(value)
+        for name in ("prompt", "negative"):
+            different = len({getattr(key, name) for key in value})
+            if different > MAX_PROMPTS:
+                raise ValueError(f"expected at most {MAX_PROMPTS} different {name}s, got {different}")
+        return value
+
+    def at_key(self, key: ConceptKeyframe) -> "Concept":
+        """The concept as it is at one of its keyframes: a still one."""
+        given = {name: getattr(key, name) for name in ("prompt", "negative", "weight", "mask")}
+        return self.copy(update={"keyframes": (), **{name: v for name, v in given.items() if v is not None}})
 
 
 class Blend(Part):
@@ -532,10 +616,41 @@ class Blend(Part):
         return values
 
 
+class Keyframe(Part):
+    """The motion's value at one frame and how it moves on from there."""
+
+    frame: int = _frame()
+    value: float = _bounded(0.0, -1.0, 1.0, "The motion's value at that frame.")
+    easing: str = _easing()
+
+
+class Motion(Part):
+    """How noise moves from frame to frame."""
+
+    kind: str = _setting("motion.kind")
+    cycles: int = _setting("motion.cycles")
+    phase: float = _setting("motion.phase")
+    momentum: float = _setting("motion.momentum")
+    loop: bool = _setting("motion.loop")
+    keyframes: tuple[Keyframe, ...] = _keyframes("For the kind keyframes: at least one, in the order of their frames.")
+
+    @pydantic.validator("keyframes", always=True)
+    def _ascending(cls, value: tuple[Keyframe, ...], values: Mapping[str, Any]) -> tuple[Keyframe, ...]:
+        if not value and values.get("kind") == "keyframes":
+            raise ValueError("expected at least one keyframe for the kind keyframes, got none")
+        _check_ascending(value)
+        return value
+
+
+def _own_motion() -> Any:
+    return pydantic.Field(None, description="How this noise moves; null means as the scene's motion says.")
+
+
 class VisualNoise(Part):
     """Noise in the initial latent."""
 
     strength: float = _setting("noise.visual.strength")
+    motion: Optional[Motion] = _own_motion()  # noqa: UP045
 
 
 class ConceptNoise(Part):
@@ -544,6 +659,7 @@ class ConceptNoise(Part):
     strength: float = _setting("noise.concept.strength")
     rank: int = _setting("noise.concept.rank")
     size: float = _setting("noise.concept.size")
+    motion: Optional[Motion] = _own_motion()  # noqa: UP045
 
 
 class FeatureNoise(Part):
@@ -552,6 +668,7 @@ class FeatureNoise(Part):
     strength: float = _setting("noise.feature.strength")
     dimensions: str = _setting("noise.feature.dimensions")
     size: float = _setting("noise.feature.size")
+    motion: Optional[Motion] = _own_motion()  # noqa: UP045
 
     @pydantic.validator("dimensions", pre=True)
     def _canonical(cls, value: Any) -> Any:
@@ -595,44 +712,6 @@ class Noise(Part):
     feature: FeatureNoise = pydantic.Field(default_factory=FeatureNoise, description="Noise on chosen text features.")
 
 
-class Keyframe(Part):
-    """The motion's value at one frame and how it moves on from there."""
-
-    frame: int = pydantic.Field(0, ge=0, le=control("animation.frames").high, description="Index of the frame, from 0.")
-    value: float = _bounded(0.0, -1.0, 1.0, "The motion's value at that frame.")
-    easing: str = pydantic.Field(
-        "linear", enum=list(EASINGS), description="How the value goes on to the next keyframe; step holds it."
-    )
-
-
-class Motion(Part):
-    """How the noise moves from frame to frame."""
-
-    kind: str = _setting("motion.kind")
-    cycles: int = _setting("motion.cycles")
-    phase: float = _setting("motion.phase")
-    momentum: float = _setting("motion.momentum")
-    loop: bool = _setting("motion.loop")
-    keyframes: tuple[Keyframe, ...] = pydantic.Field(
-        (),
-        maxItems=MAX_KEYFRAMES,
-        description="For the kind keyframes: at least one, in the order of their frames.",
-    )
-
-    @pydantic.validator("keyframes", always=True)
-    def _ascending(cls, value: tuple[Keyframe, ...], values: Mapping[str, Any]) -> tuple[Keyframe, ...]:
-        if not value and values.get("kind") == "keyframes":
-            raise ValueError("expected at least one keyframe for the kind keyframes, got none")
-        wrong = [
-            ErrorWrapper(ValueError(f"expected more than the keyframe before ({a.frame}), got {b.frame}"), (i, "frame"))
-            for i, (a, b) in enumerate(itertools.pairwise(value), 1)
-            if b.frame <= a.frame
-        ]
-        if wrong:
-            raise ValidationError(wrong, Keyframe)
-        return value
-
-
 class Animation(Part):
     """How many frames there are and what is written from them."""
 
@@ -640,6 +719,7 @@ class Animation(Part):
     fps: int = _setting("animation.fps")
     formats: tuple[str, ...] = _setting("animation.formats")
     rubber_band: bool = _setting("animation.rubber_band")
+    interpolate: int = _setting("animation.interpolate")
 
     @pydantic.validator("formats", pre=True)
     def _known(cls, value: Any) -> Any:
@@ -880,7 +960,9 @@ def _put(node: Any, steps: list[str | int | None], value: Any) -> None:
         if not rest:
             node[head] = value
         else:
-            _put(node.setdefault(head, {}), rest, value)
+            if node.get(head) is None:  # absent, or a part that may be null
+                node[head] = {}
+            _put(node[head], rest, value)
         return
     entries = range(len(node)) if isinstance(node, list) and head is None else [head]
     if not isinstance(node, list) or not entries or (head is not None and head >= len(node)):

@@ -39,7 +39,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from lib_masknoise import builtin_model
+from lib_masknoise import builtin_model, keyframes
 from lib_masknoise.attention import Basis, blended_attention, project
 from lib_masknoise.conditioning import (
     Encoded,
@@ -49,7 +49,7 @@ from lib_masknoise.conditioning import (
     condition_negative,
     unblended,
 )
-from lib_masknoise.masks import level_size, pin, weight_maps
+from lib_masknoise.masks import level_size
 from lib_masknoise.noise import amount
 from lib_masknoise.noise.latent import visual
 from lib_masknoise.scene import Scene
@@ -63,7 +63,7 @@ CHUNK_TOKENS = 75  # a text encoder's 77 positions less the begin and end tokens
 class Frame:
     """One finished frame: its `index` in the animation and its RGB `image`."""
 
-    index: int
+    index: float
     image: Image.Image
 
 
@@ -126,7 +126,7 @@ def render(
     steps: int = 20,
     size: tuple[int, int] | None = None,
     guidance_scale: float = 4.0,
-    frames: Sequence[int] | None = None,
+    frames: Sequence[float] | None = None,
     batch_size: int = 4,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Iterator[Frame]:
@@ -134,9 +134,10 @@ def render(
 
     prompt, negative_prompt: the base. seed: of the image; also the scene's when `scene.noise.seed` is -1.
     size: (height, width) in pixels, multiples of 8; the model's own size when None. guidance_scale: 1 or less turns
-    guidance and the negative prompts off. frames: which frames (0-based); all of `scene.animation.frames` when None.
-    A frame does not depend on the others: any subset, order and batch size gives the same images. on_step: called
-    after every denoising step; an exception it raises ends the render and leaves the pipeline as it was.
+    guidance and the negative prompts off. frames: which frames (0-based, fractions too); all of
+    `scene.animation.frames` when None. A frame does not depend on the others: any subset, order and batch size gives
+    the same images. on_step: called after every denoising step; an exception it raises ends the render and leaves the
+    pipeline as it was.
     """
     size = size or _default_size(pipe)
     _check_size(size, pipe.vae_scale_factor)
@@ -321,11 +322,14 @@ class _Job:
         self.steps, self.size, self.guidance_scale = steps, size, guidance_scale
         self.latent_size = (size[0] // pipe.vae_scale_factor, size[1] // pipe.vae_scale_factor)
         self.noise_seed = seed if scene.noise.seed < 0 else scene.noise.seed
-        self.base, self.base_negative = encode(pipe, prompts)
-        self.concepts = encode(pipe, [concept.prompt for concept in scene.concepts])
-        self.negatives = [encode(pipe, [c.negative])[0] if c.negative else None for c in scene.concepts]
+        concepts, negatives = keyframes.prompts(scene), keyframes.negatives(scene)
+        different = dict.fromkeys([*prompts, *concepts, *filter(None, negatives)])
+        encoded = dict(zip(different, encode(pipe, list(different)), strict=True))
+        self.base, self.base_negative = (encoded[prompt] for prompt in prompts)
+        self.concepts = [encoded[prompt] for prompt in concepts]
+        self.negatives = [encoded[prompt] if prompt else None for prompt in negatives]
 
-    def images(self, frames: Sequence[int], on_step: Callable[[float], None]) -> list[Image.Image]:
+    def images(self, frames: Sequence[float], on_step: Callable[[float], None]) -> list[Image.Image]:
         """Sample and decode a batch of frames; `on_step` hears the fraction of the steps done."""
         # One generator a frame, all with the image's seed: what a sampler draws along the way is the same in every
         # frame, so pinned regions hold still with ancestral samplers too.
@@ -333,7 +337,8 @@ class _Job:
         if not self.scene.enabled:
             return self._host_alone(generators, on_step)
         noise = torch.cat([self._noise(generator) for generator in generators])[0]
-        with self._bound(frames) as binding:
+        positive = self._positive(frames)
+        with self._bound(positive, frames) as binding:
 
             def step_end(pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict) -> dict:
                 binding.on_step_end(pipe, step, timestep, kwargs)
@@ -343,7 +348,7 @@ class _Job:
             return self._sample(
                 generators,
                 step_end,
-                latents=self._initial(noise, frames),
+                latents=self._initial(noise, positive.pins, frames),
                 **self._stand_in_embeds(len(frames)),
             )
 
@@ -367,13 +372,17 @@ class _Job:
             callback_on_step_end=step_end,
         ).images
 
-    def _bound(self, frames: Sequence[int]) -> AbstractContextManager[Binding]:
-        scene, size = self.scene, self.latent_size
-        total = scene.animation.frames
-        positive = condition(scene, self.base, self.concepts, size, self.noise_seed, frames, total)
+    def _positive(self, frames: Sequence[float]) -> LocationConditioning:
+        scene = self.scene
+        options = (self.latent_size, self.noise_seed, frames, scene.animation.frames)
+        return condition(scene, self.base, self.concepts, *options)
+
+    def _bound(self, positive: LocationConditioning, frames: Sequence[float]) -> AbstractContextManager[Binding]:
+        scene = self.scene
         negative = plain_negative = None
         if self.guidance_scale > 1 and self.pipe.unet.config.time_cond_proj_dim is None:
-            negative = condition_negative(scene, self.base_negative, self.negatives, size)
+            options = (self.latent_size, frames, scene.animation.frames)
+            negative = condition_negative(scene, self.base_negative, self.negatives, *options)
             plain_negative = unblended(self.base_negative)
         outside = (unblended(self.base), plain_negative)
         return bind(self.pipe.unet, positive, negative, outside, (scene.blend.start, scene.blend.end))
@@ -383,11 +392,12 @@ class _Job:
         shape = (1, self.pipe.unet.config.in_channels, *self.latent_size)
         return randn_tensor(shape, generator, self.pipe._execution_device, self.pipe.unet.dtype)
 
-    def _initial(self, noise: Tensor, frames: Sequence[int]) -> Tensor:
+    def _initial(self, noise: Tensor, pins: Tensor, frames: Sequence[float]) -> Tensor:
         """The initial latents of some frames with the visual noise, `[B, C, H, W]`."""
         scene = self.scene
-        free = amount(pin(weight_maps(scene, self.latent_size)), scene.noise.visual.strength, scene.noise.exponent)
-        return visual(noise, free, scene.motion, frames, scene.animation.frames, self.noise_seed)
+        free = amount(pins, scene.noise.visual.strength, scene.noise.exponent)
+        motion = scene.noise.visual.motion or scene.motion
+        return visual(noise, free, motion, frames, scene.animation.frames, self.noise_seed)
 
     def _stand_in_embeds(self, rows: int) -> dict[str, Tensor]:
         """What the pipeline wants to be given as embeddings. Only their shapes count: the binding has the contexts,

@@ -43,7 +43,7 @@ class SeparableNoise:
 
 
 def amount(pin: torch.Tensor, strength: float, exponent: float) -> torch.Tensor:
-    """Noise amount, strength·(1 − pin)^exponent, of the shape of ``pin`` (``[H, W]``, each in [0, 1]).
+    """Noise amount, strength·(1 − pin)^exponent, of the shape of ``pin`` (each in [0, 1]).
 
     A location with pin 1 gets 0 whatever the exponent, also 0: what is held fully never moves.
     """
@@ -70,16 +70,18 @@ def moving_fields(
     amount: torch.Tensor,
     feature_size: float,
     motion: Motion,
-    frames: Sequence[int],
+    frames: Sequence[float],
     total: int,
     seed: int,
     purpose: str,
 ) -> torch.Tensor:
     """Coefficient maps of R noise contexts, ``[B, R, H, W]``: smooth fields · amount · envelope / √R.
 
-    Their squares add up to amount²·envelope² on average, however many contexts share it.
+    Their squares add up to amount²·envelope² on average, however many contexts share it. amount ``[H, W]``, or
+    ``[B, H, W]`` where it changes from frame to frame.
     """
-    height, width = amount.shape
+    height, width = amount.shape[-2:]
+    amount = amount.reshape(-1, 1, height, width)
     fields = smooth_fields(motion, frames, total, rank, (height, width), feature_size, seed, purpose)
     envelopes = torch.tensor([envelope(motion, frame, total) for frame in frames], dtype=torch.float32)
     return fields * (amount.detach().cpu().float() / math.sqrt(rank)) * envelopes[:, None, None, None]
@@ -87,7 +89,7 @@ def moving_fields(
 
 def smooth_fields(
     motion: Motion,
-    frames: Sequence[int],
+    frames: Sequence[float],
     total: int,
     count: int,
     size: tuple[int, int],
@@ -97,10 +99,10 @@ def smooth_fields(
 ) -> torch.Tensor:
     """Smooth independent random fields of mean 0 and variance 1 at every frame, ``[B, count, H, W]`` float32.
 
-    frames: the B frames wanted, of ``total``. feature_size: OpenSimplex's unit, about the distance at which
-    two locations become independent, as a fraction of the shorter side. ``simplex`` moves through a further
-    dimension of OpenSimplex (with ``loop`` two, around a circle); all other kinds mix static fields by
-    ``mixtures``. The envelope is not included.
+    frames: the B frames wanted, of ``total``; they may be fractions. feature_size: OpenSimplex's unit, about
+    the distance at which two locations become independent, as a fraction of the shorter side. ``simplex`` moves
+    through a further dimension of OpenSimplex (with ``loop`` two, around a circle); all other kinds mix static
+    fields by ``mixtures``. The envelope is not included.
 
     A value depends on no other frame, field or size asked for: the lattice stands still in OpenSimplex's
     space, the knots in time follow from (total, loop, cycles), and all arithmetic is elementwise, since a
@@ -132,7 +134,7 @@ def _mixed(mixing: np.ndarray, count: int, y: np.ndarray, x: np.ndarray, seed: i
 
 def _travelling(
     motion: Motion,
-    frames: Sequence[int],
+    frames: Sequence[float],
     total: int,
     count: int,
     y: np.ndarray,
@@ -141,7 +143,8 @@ def _travelling(
 ) -> np.ndarray:
     """Fields that move through OpenSimplex's time, at the lattice's points: ``[B, count, rows, columns]``.
 
-    Time has a lattice too, which divides the path evenly, so that on the circle it meets its own start.
+    Time has a lattice too, which divides the path evenly, so that on the circle it meets its own start. Where
+    that would take more knots than there are frames, the frames themselves are evaluated.
     """
     knots = math.ceil(2.0 * math.pi * motion.cycles / PITCH)
     if knots < total:
@@ -169,7 +172,7 @@ def _lattice(places: np.ndarray) -> tuple[np.ndarray, _Interpolation]:
 class _Interpolation:
     """From values at knots to values at n points, each a weighted sum of a few knots.
 
-    knots ``[m]``: which ones are needed, whole numbers. index, weights ``[taps, n]``: positions in ``knots``.
+    knots ``[m]``: where they are, in units of their pitch. index, weights ``[taps, n]``: positions in ``knots``.
     """
 
     knots: np.ndarray
@@ -185,9 +188,9 @@ class _Interpolation:
         return cls(knots, index.reshape(nearest.shape), _six_point_kernel(points - nearest))
 
     @classmethod
-    def none(cls, points: Sequence[int]) -> _Interpolation:
+    def none(cls, points: Sequence[float]) -> _Interpolation:
         """The points are knots."""
-        knots, index = np.unique(np.array(points, dtype=np.int64), return_inverse=True)
+        knots, index = np.unique(np.array(points, dtype=np.float64), return_inverse=True)
         return cls(knots, index.reshape(1, -1), np.ones((1, len(index))))
 
     def along(self, axis: int, values: np.ndarray) -> np.ndarray:

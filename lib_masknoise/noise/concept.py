@@ -20,7 +20,7 @@ def concept_noise(
     rank: int,
     feature_size: float,
     motion: Motion,
-    frames: Sequence[int],
+    frames: Sequence[float],
     total: int,
     seed: int,
 ) -> SeparableNoise | None:
@@ -30,7 +30,8 @@ def concept_noise(
     with σ the spread of the real contexts in each dimension. At amount 1 every other token thus moves by as
     much as the contexts themselves differ.
 
-    contexts ``[J, T, D]``: the real ones, with their lengths. amount ``[H, W]``. feature_size: of the fields,
+    contexts ``[J, T, D]``: the real ones, with their lengths. amount ``[H, W]``, or
+    ``[B, H, W]``. feature_size: of the fields,
     as a fraction of the shorter side. frames: the B frames wanted, of ``total``. The draws depend on (seed,
     R, T, D) alone.
     """

@@ -52,7 +52,7 @@ def feature_noise(
     dimensions: str | Sequence[int],
     feature_size: float,
     motion: Motion,
-    frames: Sequence[int],
+    frames: Sequence[float],
     total: int,
     seed: int,
 ) -> SeparableNoise | None:
@@ -61,7 +61,8 @@ def feature_noise(
     d_r ~ N(0, σ²) with σ the spread of the real contexts in each selected dimension, 0 in all others: noise
     in all dimensions at once breaks the correlations between them and with these the image.
 
-    contexts ``[J, T, D]``: the real ones, with their lengths. amount ``[H, W]``. feature_size: of the fields,
+    contexts ``[J, T, D]``: the real ones, with their lengths. amount ``[H, W]``, or
+    ``[B, H, W]``. feature_size: of the fields,
     as a fraction of the shorter side. frames: the B frames wanted, of ``total``. Raises ValueError where a
     dimension is not below D (see ``parse_dimensions``).
     """

@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
 
 def visual(
-    noise: torch.Tensor, amount: torch.Tensor, motion: Motion, frames: Sequence[int], total: int, seed: int
+    noise: torch.Tensor, amount: torch.Tensor, motion: Motion, frames: Sequence[float], total: int, seed: int
 ) -> torch.Tensor:
     """Initial latents of some frames: ``[C, H, W]`` → ``[B, C, H, W]``, dtype and device of ``noise``.
 
     x = cos φ·n + sin φ·n′, φ = π/2·amount·envelope, n′ = Σ_k mixture_k·n′_k with white latents n′_k from the
     seed. As cos² + sin² = 1 and the mixture's norm is 1, x is white and exactly N(0, 1) wherever n is.
 
-    noise: the host's own latent n, of variance 1. amount ``[H, W]``: 0 keeps n bit for bit in every frame, 1
-    reaches n′ fully, more counts as 1. frames: the B frames wanted, of ``total``. Computed on the CPU in
-    float32 or better, so that every device gives the same latents.
+    noise: the host's own latent n, of variance 1. amount ``[H, W]``, or ``[B, H, W]``: 0 keeps n bit for bit, 1
+    reaches n′ fully, more counts as 1. frames: the B frames wanted, of ``total``. Computed on the CPU in float32
+    or better, so that every device gives the same latents.
     """
     dtype = torch.promote_types(noise.dtype, torch.float32)
     still = noise.detach().cpu().to(dtype)
-    turn = math.pi / 2 * amount.detach().cpu().to(dtype).clamp(max=1.0)
+    turns = math.pi / 2 * amount.detach().cpu().to(dtype).clamp(max=1.0).expand(len(frames), -1, -1)
     mixing = mixtures(motion, frames, total, seed).tolist()
     fresh = [
         torch.randn(still.shape, dtype=dtype, generator=generator(seed, f"visual/{k}")) for k in range(len(mixing[0]))
     ]
     latents = torch.empty(len(frames), *still.shape, dtype=dtype)
-    for latent, frame, row in zip(latents, frames, mixing, strict=True):
+    for latent, turn, frame, row in zip(latents, turns, frames, mixing, strict=True):
         phi = turn * envelope(motion, frame, total)
         target = sum(m * n for m, n in zip(row, fresh, strict=True))
         latent.copy_(torch.where(phi == 0.0, still, phi.cos() * still + phi.sin() * target))

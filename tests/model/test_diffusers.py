@@ -142,6 +142,14 @@ def test_a_frame_is_the_same_at_any_batch_size_and_order(pipe):
     assert not close(together[0], together[3], levels=20)
 
 
+def test_a_fraction_of_a_frame_lies_between_its_neighbours(pipe):
+    frames = images(pipe, FULL, frames=[1, 1.0, 1.5, 2, 1 + 1e-6], batch_size=4)
+    assert close(frames[1], frames[1 + 1e-6])
+    pairs = ((1, 2), (1, 1.5), (1.5, 2))
+    whole, first, second = (np.abs(frames[a] - frames[b]).mean() for a, b in pairs)
+    assert 0.2 * whole < min(first, second) and max(first, second) < 0.95 * whole
+
+
 @pytest.mark.parametrize("scheduler", [EulerAncestralDiscreteScheduler, HeunDiscreteScheduler])
 def test_without_noise_all_frames_are_one_image_whatever_the_sampler_draws(pipe, scheduler):
     chosen = pipe.scheduler

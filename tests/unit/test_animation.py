@@ -348,6 +348,98 @@ def test_timing(count, fps, unit):
         assert abs(Fraction(starts[-1], rate) - Fraction(count, fps)) <= Fraction(1, 2 * rate)
 
 
+# Interpolation
+
+
+def circling(count: int = 8, height: int = 64, width: int = 96) -> list[np.ndarray]:
+    """A textured disc that goes round in a circle over a still gradient: closed, like a loop of the program."""
+    y, x = np.mgrid[0:height, 0:width]
+    still = np.stack([100 * y / height, 100 * x / width, 100 * y / height], axis=-1)
+    frames = []
+    for turn in 2 * np.pi * np.arange(count) / count:
+        right, down = x - width / 2 - 10 * np.cos(turn), y - height / 2 - 10 * np.sin(turn)
+        disc = np.clip(18 - np.hypot(right, down), 0, 1)[..., None]
+        texture = (225 + 25 * np.sin(right / 2) * np.sin(down / 2))[..., None]
+        frames.append((still * (1 - disc) + texture * disc).astype(np.uint8))
+    return frames
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.sqrt(((a.astype(float) - b) ** 2).mean()))
+
+
+@pytest.mark.parametrize("times", [2, 3, 8])
+def test_interpolation_keeps_the_frames_and_the_length(tmp_path, times):
+    images = circling()
+    path = write_one(save(tmp_path / "frames", images), tmp_path, "apng", interpolate=times, loop=True)
+    shown, seconds = pillow_play(path)
+    assert len(shown) == times * len(images)
+    assert sum(seconds) == pytest.approx(len(images) / 12, abs=1e-3)
+    np.testing.assert_array_equal(shown[::times], images)
+
+
+@pytest.mark.parametrize("loop", [True, False])
+def test_interpolated_frames_move_and_close_a_loop(tmp_path, loop):
+    """Against the frames that belong there: far nearer than a cross-fade, also from the last frame to the first."""
+    images, truth = circling(12, 96, 128), circling(24, 96, 128)[1::2]
+    shown, _ = pillow_play(write_one(save(tmp_path / "frames", images), tmp_path, "apng", interpolate=2, loop=loop))
+    between = shown[1::2]
+    for index in range(12 if loop else 11):
+        fade = (images[index].astype(float) + images[(index + 1) % 12]) / 2
+        assert difference(between[index], truth[index]) < 0.6 * difference(fade, truth[index])
+    if not loop:
+        np.testing.assert_array_equal(between[-1], images[-1])
+
+
+def test_what_stands_still_stands_still_between_frames(tmp_path):
+    images = half_still(4)
+    shown, _ = pillow_play(write_one(save(tmp_path / "frames", images), tmp_path, "apng", interpolate=4, loop=True))
+    for frame in shown:
+        np.testing.assert_array_equal(frame[:, :31], images[0][:, :31])
+
+
+@pytest.mark.parametrize("size", [(8, 8), (17, 31), (16, 90), (64, 33)])
+def test_interpolation_of_any_size(tmp_path, size):
+    frames = save(tmp_path / "frames", greys([0, 100, 200], *size))
+    shown, _ = pillow_play(write_one(frames, tmp_path, "apng", interpolate=2))
+    assert [frame.shape[:2] for frame in shown] == [size] * 6
+    assert [int(frame.mean()) for frame in shown[::2]] == [0, 100, 200]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("loop", [False, True])
+def test_interpolation_of_very_few_frames(tmp_path, count, loop):
+    frames = save(tmp_path / "frames", circling()[:count])
+    shown, _ = pillow_play(write_one(frames, tmp_path, "apng", interpolate=3, loop=loop))
+    assert len(shown) == (1 if count == 1 else 6)
+
+
+def test_a_rubber_band_is_interpolated_to_its_beginning(tmp_path):
+    frames = save(tmp_path / "frames", greys([0, 100, 200]))
+    shown, _ = pillow_play(write_one(frames, tmp_path, "apng", interpolate=2, rubber_band=True))
+    values = [float(frame.mean()) for frame in shown]
+    assert values[::2] == [0, 100, 200, 100]
+    assert values[1::2] == pytest.approx([50, 150, 150, 50], abs=3)
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_interpolated_files_say_so(tmp_path, name):
+    frames = save(tmp_path / "frames", circling())
+    path = write_one(frames, tmp_path, name, interpolate=2, loop=True, metadata={"scene": {}})
+    label = animation.read_metadata(path)
+    assert label["scene"] == {} and label["interpolated"]["frames_played_for_each"] == 2
+    assert label["interpolated"]["frames_rendered"] == len(frames)
+    assert len(play(path)) == 2 * len(frames)
+    assert animation.read_metadata(write_one(frames, tmp_path, name, metadata={"scene": {}})) == {"scene": {}}
+
+
+def test_a_gif_leaves_out_what_it_cannot_show(tmp_path):
+    """8 × 12 frames a second are more than browsers show of a GIF."""
+    frames = save(tmp_path / "frames", circling(6))
+    shown, seconds = pillow_play(write_one(frames, tmp_path, "gif", interpolate=8, loop=True))
+    assert len(shown) == 25 and sum(seconds) == pytest.approx(0.5)
+
+
 # Sheet
 
 
@@ -374,8 +466,9 @@ def test_sheet_of_large_frames_is_shrunk(tmp_path):
 # Progress and failure
 
 
+@pytest.mark.parametrize("interpolate", [1, 3])
 @pytest.mark.parametrize("rubber_band", [False, True])
-def test_progress(tmp_path, rubber_band):
+def test_progress(tmp_path, rubber_band, interpolate):
     calls = []
     animation.write(
         save(tmp_path / "frames", greys([0, 100, 200])),
@@ -385,6 +478,7 @@ def test_progress(tmp_path, rubber_band):
         120,
         rubber_band,
         progress=lambda done, total: calls.append((done, total)),
+        interpolate=interpolate,
     )
     total = calls[0][1]
     assert calls == [(done, total) for done in range(1, total + 1)]
@@ -451,6 +545,7 @@ def test_frames_of_different_sizes(tmp_path, name):
         ({"formats": ["gif", "avi"]}, r"formats\[1\]: expected one of gif, .*, sheet, got 'avi'"),
         ({"formats": ["gif", "mp4", "gif"]}, r"formats\[2\]: 'gif' is there twice"),
         ({"fps": 0}, "fps: expected an integer of 1 or more, got 0"),
+        ({"interpolate": 0}, "interpolate: expected an integer of 1 or more, got 0"),
         ({"stem": "../a"}, "stem: expected a file name"),
         ({"stem": ""}, "stem: expected a file name"),
         ({"metadata": {"a": math.nan}}, "JSON compliant"),

@@ -9,7 +9,13 @@ import pytest
 from lib_masknoise.controls import CONTROLS, Control, control
 from lib_masknoise.scene import Part, Scene
 
-STRUCTURED = {"version", "concepts[].mask", "motion.keyframes"}
+STRUCTURED = {
+    "version",
+    "concepts[].mask",
+    "concepts[].keyframes",
+    "motion.keyframes",
+    *(f"noise.{noise}.motion" for noise in ("visual", "concept", "feature")),
+}
 DOCS = Path(__file__).parents[2] / "docs" / "scene.md"
 
 
@@ -64,6 +70,19 @@ def test_scene_takes_defaults_and_bounds_from_the_table(entry: Control):
             concept.replace({entry.path: bound, **start_too})
             with pytest.raises(ValueError, match=re.escape("expected a")):
                 concept.replace({entry.path: bound + beyond})
+
+
+def test_what_takes_its_scalars_from_other_controls_has_their_bounds():
+    """A noise's own motion is a motion, a concept's keyframe a concept: neither has a bound of its own."""
+    noises = Scene.__fields__["noise"].type_.__fields__
+    for name in ("visual", "concept", "feature"):
+        assert noises[name].type_.__fields__["motion"].type_ is Scene.__fields__["motion"].type_
+    concept = Scene.parse({"concepts": [{"keyframes": [{}]}]})
+    entry = control("concepts[].weight")
+    for bound, beyond in ((entry.low, -1), (entry.high, 1)):
+        concept.replace({"concepts[].keyframes[].weight": bound})
+        with pytest.raises(ValueError, match="expected a number from -4 to 4"):
+            concept.replace({"concepts[].keyframes[].weight": bound + beyond})
 
 
 def test_lookup():

@@ -40,6 +40,11 @@ looped = motions.map(lambda m: m.copy(update={"loop": True}))
 seeds = st.integers(0, 2**63 - 1)
 
 
+def frames_of(total):
+    """Frames of an animation, whole ones and fractions."""
+    return st.integers(0, total) | st.floats(0, total)
+
+
 def test_generators_depend_on_seed_and_purpose_alone():
     def draw(seed, purpose):
         return torch.randn(4, generator=generator(seed, purpose)).tolist()
@@ -52,7 +57,7 @@ def test_generators_depend_on_seed_and_purpose_alone():
 @settings(max_examples=100, deadline=None)
 @given(motions, seeds, st.integers(1, 200), st.data())
 def test_mixture_is_a_unit_vector_and_envelope_a_fraction(m, seed, total, data):
-    frame = data.draw(st.integers(0, total))
+    frame = data.draw(frames_of(total))
     assert float(mixture(m, frame, total, seed).norm()) == pytest.approx(1.0, abs=1e-14)
     assert -1.0 <= envelope(m, frame, total) <= 1.0
 
@@ -65,13 +70,24 @@ def test_a_loop_closes_bit_for_bit(m, seed, total, frame):
 
 
 @settings(max_examples=40, deadline=None)
-@given(motions, seeds, st.integers(2, 60), st.randoms())
-def test_a_frame_is_the_same_in_any_batch(m, seed, total, random):
-    frames = list(range(total + 1))
+@given(motions, seeds, st.integers(2, 60), st.data())
+def test_a_frame_is_the_same_in_any_batch(m, seed, total, data):
+    frames = [*range(total + 1), *data.draw(st.lists(st.floats(0, total), max_size=5))]
     every = mixtures(m, frames, total, seed)
-    random.shuffle(frames)
-    some = frames[: total // 2 + 1]
-    assert torch.equal(mixtures(m, some, total, seed), every[some])
+    some = data.draw(st.permutations(range(len(frames))))[: total // 2 + 1]
+    assert torch.equal(mixtures(m, [frames[i] for i in some], total, seed), every[some])
+
+
+@settings(max_examples=60, deadline=None)
+@given(motions.filter(lambda m: m.kind != "keyframes"), seeds, st.integers(2, 60), st.data())
+def test_fractions_of_frames_lie_on_the_same_path(m, seed, total, data):
+    """Whole floats are the frames themselves, and nothing jumps just before or after one, nor at a loop's end."""
+    frame = data.draw(st.integers(1, total if m.loop else total - 1))
+    before, there, after = (mixture(m, f, total, seed) for f in (frame - 1e-9, float(frame), frame + 1e-9))
+    assert torch.equal(there, mixture(m, frame, total, seed))
+    assert (before - there).norm() < 1e-5 and (after - there).norm() < 1e-5
+    values = [envelope(m, f, total) for f in (frame - 1e-9, float(frame), frame + 1e-9)]
+    assert values[1] == envelope(m, frame, total) and values == pytest.approx([values[1]] * 3, abs=1e-6)
 
 
 def largest_step_inside_and_closing_step(m, total, seed=0):
@@ -129,7 +145,7 @@ def test_other_kinds_do_not_change_the_amount(kind):
 
 @pytest.mark.parametrize(
     ("frame", "value"),
-    [(0, 0), (2, 0), (3, 0.25), (6, 1), (7, 1 - 2 / 16), (8, 0.5), (10, -1), (11, -1), (40, -1)],
+    [(0, 0), (2, 0), (3, 0.25), (4.5, 0.625), (6, 1), (7, 1 - 2 / 16), (8, 0.5), (10, -1), (11, -1), (40, -1)],
 )
 def test_keyframes_ease_towards_the_next_key_and_hold_at_the_ends(frame, value):
     assert envelope(motion("keyframes", loop=False), frame, 12) == pytest.approx(value)

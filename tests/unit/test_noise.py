@@ -137,10 +137,20 @@ def test_interpolation_keeps_the_variance_between_knots():
 @settings(max_examples=25, deadline=None)
 @given(motions, st.integers(0, 2**40), st.integers(1, 40), st.data())
 def test_frames_are_the_same_in_any_batch(m, seed, total, data):
-    frames = data.draw(st.lists(st.integers(0, total), min_size=1, max_size=5))
+    frames = [*range(total + 1), *data.draw(st.lists(st.floats(0, total), max_size=3))]
+    some = data.draw(st.lists(st.sampled_from(range(len(frames))), min_size=1, max_size=5))
     size, options = (6, 9), dict(count=2, seed=seed, feature_size=0.3)
-    every = fields(m, range(total + 1), total, size=size, **options)
-    assert torch.equal(fields(m, frames, total, size=size, **options), every[frames])
+    every = fields(m, frames, total, size=size, **options)
+    assert torch.equal(fields(m, [frames[i] for i in some], total, size=size, **options), every[some])
+
+
+@settings(max_examples=25, deadline=None)
+@given(motions, st.integers(0, 2**40), st.integers(2, 60), st.data())
+def test_fields_at_fractions_of_frames_lie_on_the_same_path(m, seed, total, data):
+    frame = data.draw(st.integers(1, total if m.loop else total - 1))
+    near = fields(m, [frame - 1e-7, float(frame), frame + 1e-7, frame], total, count=2, size=(6, 9), seed=seed)
+    assert torch.equal(near[1], near[3])
+    assert (near[:3] - near[3]).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("total", [7, 120])
@@ -303,12 +313,13 @@ def test_sine_swings_through_the_hosts_noise():
 @settings(max_examples=20, deadline=None)
 @given(motions, st.integers(1, 30), st.data())
 def test_latents_are_the_same_in_any_batch(m, total, data):
-    frames = data.draw(st.lists(st.integers(0, total), min_size=1, max_size=4))
+    frames = [*range(total + 1), *data.draw(st.lists(st.floats(0, total), max_size=3))]
+    chosen = data.draw(st.lists(st.sampled_from(range(len(frames))), min_size=1, max_size=4))
     free = torch.rand(5, 7, generator=generator(1, "free"))
-    _, every = latents(m, free, range(total + 1), total, size=(5, 7))
-    _, some = latents(m, free, frames, total, size=(5, 7))
-    assert torch.equal(some, every[frames])
-    assert not m.loop or torch.equal(every[0], every[-1])
+    _, every = latents(m, free, frames, total, size=(5, 7))
+    _, some = latents(m, free, [frames[i] for i in chosen], total, size=(5, 7))
+    assert torch.equal(some, every[chosen])
+    assert not m.loop or torch.equal(every[0], every[total])
 
 
 def test_latents_follow_the_seed():

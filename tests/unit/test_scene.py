@@ -82,6 +82,18 @@ masks = st.one_of(
 )
 
 
+keys = st.fixed_dictionaries(
+    {},
+    optional={
+        "mask": st.none() | masks,
+        "weight": st.none() | st.floats(-4, 4),
+        "prompt": st.none() | st.text(max_size=20),
+        "negative": st.none() | st.text(max_size=20),
+        "easing": st.sampled_from(["linear", "ease-in", "ease-out", "ease-in-out", "step"]),
+    },
+)
+
+
 def value_of(entry) -> st.SearchStrategy:
     if entry.path == "noise.feature.dimensions":
         return st.sampled_from(["all", "0-63", "7", "0-3,9,20-21"]) | st.lists(st.integers(0, 4000), min_size=1)
@@ -116,6 +128,12 @@ def scenes(draw) -> dict:
         blend["start"], blend["end"] = blend.get("end", 1), blend["start"]
     frames = draw(st.lists(st.integers(0, 10_000), min_size=motion.get("kind") == "keyframes", unique=True))
     motion["keyframes"] = [{"frame": frame, "value": draw(st.floats(-1, 1))} for frame in sorted(frames)]
+    for concept in scene["concepts"]:
+        frames = draw(st.lists(st.integers(0, 10_000), unique=True, max_size=4))
+        concept["keyframes"] = [{**draw(keys), "frame": frame} for frame in sorted(frames)]
+    for noise in ("visual", "concept", "feature"):
+        if draw(st.booleans()):
+            scene["noise"][noise]["motion"] = draw(st.sampled_from([None, {}, {"kind": "walk"}, dict(motion)]))
     return scene
 
 
@@ -139,6 +157,7 @@ def test_schema_accepts_what_parse_accepts(data):
         assert not list(validator.iter_errors(form))
 
 
+OTHERS = ["concepts[].mask", "concepts[].keyframes", "motion.keyframes", "noise.visual.motion", "noise.feature.motion"]
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -147,7 +166,7 @@ json_values = st.recursive(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from([entry.path for entry in CONTROLS] + ["concepts[].mask", "motion.keyframes"]), json_values)
+@given(st.sampled_from([entry.path for entry in CONTROLS] + OTHERS), json_values)
 def test_anything_at_all_is_taken_or_refused_there(path, value):
     base = Scene.parse({"concepts": [{}]})
     try:
@@ -292,6 +311,14 @@ def test_every_problem_at_once_by_path():
     }
 
 
+def keyed(*keys: dict) -> dict:
+    return {"concepts": [{"keyframes": list(keys)}]}
+
+
+def prompts(count: int, name: str) -> dict:
+    return keyed(*({"frame": i, name: str(i)} for i in range(count)))
+
+
 @pytest.mark.parametrize(
     ("data", "path", "message"),
     [
@@ -316,6 +343,18 @@ def test_every_problem_at_once_by_path():
             "expected more than",
         ),
         ({"motion": {"keyframes": [{"easing": "in"}]}}, "motion.keyframes[0].easing", 'got "in"'),
+        ({"noise": {"visual": {"motion": {"kind": "keyframes"}}}}, "noise.visual.motion.keyframes", "at least one"),
+        ({"noise": {"visual": {"motion": []}}}, "noise.visual.motion", "expected an object, got []"),
+        ({"motion": None}, "motion", "expected an object, got null"),
+        (keyed({"frame": 4}, {"frame": 4}), "concepts[0].keyframes[1].frame", "before (4), got 4"),
+        (keyed({"weight": 5}), "concepts[0].keyframes[0].weight", "expected a number from -4 to 4, got 5"),
+        (keyed({"mask": {"kind": "blob"}}), "concepts[0].keyframes[0].mask.kind", 'got "blob"'),
+        (keyed({"mask": {"left": 2}}), "concepts[0].keyframes[0].mask.left", "from 0 to 1, got 2"),
+        (keyed({"promt": "a"}), "concepts[0].keyframes[0].promt", 'did you mean "prompt"?'),
+        (keyed({"frame": None}), "concepts[0].keyframes[0].frame", "got null"),
+        (keyed(*[{}] * 1001), "concepts[0].keyframes", "expected at most 1,000 entries, got 1,001"),
+        (prompts(17, "prompt"), "concepts[0].keyframes", "expected at most 16 different prompts, got 17"),
+        (prompts(17, "negative"), "concepts[0].keyframes", "expected at most 16 different negatives, got 17"),
         ({"__pydantic_self__": 1}, "__pydantic_self__", "unknown field"),
         ({3: 1}, "[3]", "unknown field"),
         ({"a\nb": 1}, '["a\\nb"]', "unknown field"),

@@ -1,0 +1,201 @@
+"""What a render is going to make: kept in its folder as job.json and in every frame, so that it can be continued."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from lib_masknoise import __version__
+from lib_masknoise.scene import Scene
+
+FILE = "job.json"
+TEXT_KEY = "masknoise"  # of the text in a frame's PNG file
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything of a render that is not in the scene. size: (height, width), None for the model's own. batch_size:
+    None to measure which is quickest. even: place the frames at equal perceptual distances along the motion. threads:
+    of the processor, in each process; None for as many as PyTorch uses here.
+
+    On one kind of machine they decide every byte: a sum is rounded otherwise in a batch of another size, and on the
+    processor with another number of threads.
+    """
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    model: str | None = None
+    seed: int = 0
+    steps: int = 20
+    size: tuple[int, int] | None = None
+    guidance_scale: float = 4.0
+    batch_size: int | None = 4
+    even: bool = False
+    threads: int | None = None
+
+
+class PlanChanged(ValueError):
+    """A render cannot be continued because it would not be the same one. ``differences``: one line each."""
+
+    def __init__(self, differences: Sequence[str]) -> None:
+        super().__init__("\n".join(differences))
+        self.differences = tuple(differences)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A render, decided down to its bytes.
+
+    times: the moment of the animation that each frame shows, in frames; None as long as `settings.even` leaves them to
+    be found. versions: of the programs on which a frame's rounding depends.
+    """
+
+    scene: Scene
+    settings: Settings
+    times: tuple[float, ...] | None
+    versions: Mapping[str, str]
+
+    @classmethod
+    def of(cls, scene: Scene, settings: Settings) -> Plan:
+        settings = replace(settings, threads=settings.threads or torch.get_num_threads())
+        times = None if settings.even else tuple(range(scene.animation.frames))
+        return cls(scene, settings, times, versions())
+
+    @property
+    def total(self) -> int:
+        return self.scene.animation.frames
+
+    @property
+    def loops(self) -> bool:
+        """Whether the animation is played in a circle, so that its last frame leads to its first."""
+        noise = self.scene.noise
+        own = [part.motion for part in (noise.visual, noise.concept, noise.feature) if part.motion and part.strength]
+        return all(motion.loop for motion in (self.scene.motion, *own)) and not self.scene.animation.rubber_band
+
+    @property
+    def decided(self) -> bool:
+        return self.times is not None and self.settings.batch_size is not None
+
+    @property
+    def batches(self) -> list[range]:
+        """The frames that are sampled together. A frame's last bit may depend on its neighbours in the batch, so a
+        batch is always made of the same frames, also where only some of them are missing."""
+        size = self.settings.batch_size
+        return [range(start, min(start + size, self.total)) for start in range(0, self.total, size)]
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """What every file of the render carries."""
+        return {"scene": self.scene.to_dict(), "settings": asdict(self.settings)}
+
+    def text(self, frame: int) -> str:
+        """What a frame's file carries: JSON."""
+        return json.dumps({**self.metadata, "frame": frame, "time": self.times[frame]})
+
+    def write(self, folder: Path) -> None:
+        replace_file(folder / FILE, (json.dumps(self._record, indent=2) + "\n").encode())
+
+    @classmethod
+    def resumed(cls, scene: Scene, settings: Settings, folder: Path) -> Plan:
+        """The plan of the render in a folder, if it is of this scene and these settings; a new one if there is none.
+
+        What the settings leave open (None) is taken from there. Raises PlanChanged with every difference.
+        """
+        path = folder / FILE
+        if not path.exists():
+            return cls.of(scene, settings)
+        try:
+            record = json.loads(path.read_bytes())
+            times, decided = record["times"], record["settings"]
+            known = {name: decided[name] for name in ("batch_size", "threads") if getattr(settings, name) is None}
+            plan = cls.of(scene, replace(settings, **known))
+            different = list(differences(_comparable(record), _comparable(json.loads(json.dumps(plan._record)))))
+        except (ValueError, KeyError, TypeError) as error:
+            raise PlanChanged([f"{path}: not a render's plan ({error!r})"]) from None
+        if different:
+            raise PlanChanged(different)
+        return replace(plan, times=None if times is None else tuple(times))
+
+    @property
+    def _record(self) -> dict[str, Any]:
+        return {"versions": self.versions, **self.metadata, "times": self.times}
+
+
+def _comparable(record: dict[str, Any]) -> dict[str, Any]:
+    """A plan's record with the scene's fields under their own paths, as a scene's problems name them."""
+    return {**record["scene"], "settings": record["settings"], "versions": record["versions"]}
+
+
+def versions() -> dict[str, str]:
+    """Of the programs that decide how a frame is rounded."""
+    return {"masknoise": __version__, **{name: metadata.version(name) for name in ("torch", "diffusers", "Pillow")}}
+
+
+def differences(was: Any, now: Any, path: str = "") -> Iterator[str]:
+    """Every place where two JSON values differ, as `path: was X, is Y`."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*was, *now]):
+            yield from differences(was.get(key), now.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        for i, (before, after) in enumerate(zip(was, now, strict=True)):
+            yield from differences(before, after, f"{path}[{i}]")
+    elif was != now:
+        yield f"{path}: was {_shown(was)}, is {_shown(now)}"
+
+
+def _shown(value: Any, limit: int = 60) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def whole_frames(plan: Plan, folder: Path, looked: Callable[[int], object]) -> dict[int, str]:
+    """The frames of a plan that are in the folder already: index → sha256 of the file.
+
+    A file counts if it is a complete PNG, every checksum in it right, and carries the very text that it would be
+    written with now. looked: called with 1 after each.
+    """
+    if not plan.decided:
+        return {}
+    found = {}
+    for index in range(plan.total):
+        path = frame_path(folder, index)
+        if path.exists() and _is_whole(data := path.read_bytes(), plan.text(index)):
+            found[index] = hashlib.sha256(data).hexdigest()
+        looked(1)
+    return found
+
+
+def _is_whole(png: bytes, text: str) -> bool:
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            if image.info.get(TEXT_KEY) != text:  # `image.text` would decode the pixels
+                return False
+            image.verify()  # every chunk's checksum, up to the end
+            return True
+    except Exception:  # Pillow raises many kinds for a damaged file
+        return False
+
+
+def frame_path(folder: Path, index: int) -> Path:
+    return folder / f"{index:05}.png"
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write under a temporary name and move into place: a file that is there is whole."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
