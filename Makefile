@@ -10,27 +10,26 @@ ARGS ?=
 
 PY := .venv/bin/python
 
-.PHONY: demo test test-pydantic1 lint bench clean
+.PHONY: demo test test-pydantic1 gallery lint bench clean
 
 demo: .venv/ready
 	$(PY) -m lib_masknoise demo --out $(OUT) $(ARGS)
 
-test: .venv/ready
+test: .venv/ready-for-tests
 	$(PY) -m pytest $(ARGS)
 
 # A1111 has pydantic 1; the tests above run with 2.
-test-pydantic1: .venv/ready
+test-pydantic1: .venv/ready-for-tests
 	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade --target .venv/pydantic1 'pydantic<2'
 	PYTHONPATH=.venv/pydantic1 $(PY) -m pytest tests/unit/test_scene.py tests/unit/test_controls.py $(ARGS)
 
-lint: .venv/ready
+lint: .venv/ready-for-tests
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
 bench: .venv/ready
-	for script in bench/*.py; do $(PY) $$script || exit 1; done
+	for name in attention overhead fields animation_memory; do $(PY) -m bench.$$name || exit 1; done
 
-.PHONY: gallery
 gallery: .venv/ready
 	$(PY) -m tools.gallery $(ARGS)
 
@@ -40,5 +39,9 @@ clean:
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[cli]'
+	touch $@
+
+.venv/ready-for-tests: .venv/ready
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[cli,distributed,test]'
 	touch $@
