@@ -19,6 +19,10 @@ from lib_masknoise.scene import Scene
 # rounding noise and there is nothing to restore.
 MAX_NORM_FACTOR = 8.0
 
+# A coefficient that is nowhere larger than this is the rounding of a sum, not a share: its context would only cost
+# time.
+NEGLIGIBLE = 1e-6
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -305,9 +309,7 @@ def _shares(
 
 def _blend(scene: Scene, a: Tensor, encoded: Sequence[Encoded]) -> LocationConditioning:
     """The conditioning of coefficients `[B, J, H, W]` of J contexts, less those that no frame needs."""
-    used = [j for j in range(len(encoded)) if j == 0 or bool(a[:, j].any())]
-    if len(used) > 1 and not a[:, 0].any():
-        used = used[1:]  # the base is covered everywhere: it would only cost time
+    used = [j for j in range(len(encoded)) if bool((a[:, j].abs() > NEGLIGIBLE).any())] or [0]
     a, encoded = a[:, used], [encoded[j] for j in used]
     pooled = None
     if encoded[0].pooled is not None:
