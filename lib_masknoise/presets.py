@@ -1,0 +1,123 @@
+"""Scenes kept by name: one JSON file each, in one folder.
+
+A name becomes a file name on every system, and comes from a text field or a URL: it is checked before any path is made
+of it, and nothing outside the folder is ever read, not through a symbolic link either.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import unicodedata
+import uuid
+from pathlib import Path
+
+from lib_masknoise.scene import Problem, Scene, SceneError
+
+MAX_LENGTH = 64
+MAX_BYTES = 200  # file systems have 255 for a whole file name
+
+_PUNCTUATION = frozenset(" -_.,()+")
+# Windows takes these for devices, in any case and whatever follows a dot.
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin|conout|(com|lpt)[0-9¹²³])", re.IGNORECASE)
+
+
+class UnknownPreset(ValueError):
+    """There is no preset of that name."""
+
+
+def check_name(name: str) -> str:
+    """The name, if it can be one. Raises ValueError, which quotes it and says what is wrong, if not.
+
+    Letters, marks and digits of any script, blanks and ``-_.,()+``; 1 to 64 characters; no blank or dot at either end;
+    no name of a Windows device.
+    """
+
+    def refuse(reason: str) -> None:
+        raise ValueError(f"{_quoted(name)} cannot be the name of a preset: {reason}")
+
+    if not isinstance(name, str) or not name:
+        refuse("expected some text")
+    if len(name) > MAX_LENGTH or len(name.encode("utf-8", "replace")) > MAX_BYTES:
+        refuse(f"expected at most {MAX_LENGTH} characters")
+    wrong = [sign for sign in name if sign not in _PUNCTUATION and unicodedata.category(sign)[0] not in "LMN"]
+    if wrong:
+        refuse(f"expected letters, digits, blanks and -_.,()+, got {json.dumps(wrong[0])}")
+    if name != name.strip(" ."):
+        refuse("expected no blank or dot at either end")
+    if _DEVICE.fullmatch(name.split(".")[0].strip()):
+        refuse("Windows reserves it for a device")
+    return name
+
+
+def _quoted(name: object) -> str:
+    text = name if isinstance(name, str) else type(name).__name__
+    return json.dumps(text if len(text) <= MAX_LENGTH else text[:MAX_LENGTH] + "…")
+
+
+class Presets:
+    """The presets in a folder, which is made when the first one is saved."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def names(self) -> list[str]:
+        """The names of all presets, sorted without regard to case. A file with a broken scene counts: `load` will say
+        what is wrong with it. What could not be loaded under its name (a link, an odd file name) does not."""
+        files = self.folder.glob("*.json") if self.folder.is_dir() else ()
+        return sorted((path.stem for path in files if _is_name(path.stem) and _is_own_file(path)), key=str.casefold)
+
+    def load(self, name: str) -> Scene:
+        """The scene of that name. Raises ValueError for a name that cannot be one, UnknownPreset where there is none,
+        SceneError, whose messages name the preset, where its file cannot be used."""
+        path = self._existing(name)
+        try:
+            return Scene.read(path)
+        except SceneError as error:
+            within = f"(in the preset {_quoted(name)})"
+            raise SceneError(tuple(Problem(path, f"{message} {within}") for path, message in error.problems)) from None
+
+    def save(self, name: str, scene: Scene, overwrite: bool = True) -> Path:
+        """Keep a scene under a name; returns its file. What equals the defaults is left out, for people to read.
+
+        The file is written whole under another name first, so that an interrupted write leaves the old preset.
+        Raises ValueError for a name that cannot be one, or that is taken where ``overwrite`` is false; OSError.
+        """
+        path = self._path(name)
+        if not overwrite and path.exists():
+            raise ValueError(f"there already is a preset {_quoted(name)}")
+        data = {"version": scene.version, **scene.to_dict(defaults=False)}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        scratch = self.folder / f".{uuid.uuid4().hex}.tmp"
+        try:
+            scratch.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+        return path
+
+    def delete(self, name: str) -> None:
+        """Remove a preset. Raises ValueError for a name that cannot be one, UnknownPreset where there is none."""
+        self._existing(name).unlink()
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{check_name(name)}.json"
+
+    def _existing(self, name: str) -> Path:
+        path = self._path(name)
+        if not _is_own_file(path):
+            raise UnknownPreset(f"there is no preset {_quoted(name)}")
+        return path
+
+
+def _is_own_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _is_name(name: str) -> bool:
+    try:
+        check_name(name)
+    except ValueError:
+        return False
+    return True
