@@ -26,6 +26,10 @@
         field.dispatchEvent(new Event("input", {bubbles: true}));
     }
 
+    /** Run something when gradio has taken over what was just filled in: it does so in a microtask. A timer would wait
+     *  for the next picture frame, which is what the user waits for. */
+    const soon = (work) => Promise.resolve().then(() => Promise.resolve()).then(work);
+
     /** A mounted canvas: one tab's. */
     class Mounted {
         constructor(root, config) {
@@ -179,8 +183,7 @@
             const {width, height, layers} = this.panel.editor;
             const prompts = [...new Set(layers.map((layer) => layer.fields.prompt ?? ""))];
             fill(byId(this.config.request).querySelector("textarea"), JSON.stringify({tick: this.asked, width, height, prompts}));
-            // gradio reads its fields a moment after their event
-            setTimeout(() => button.click(), 0);
+            soon(() => button.click());
             this.listen();
         }
 

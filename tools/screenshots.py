@@ -2,8 +2,8 @@
 
     python -m tools.screenshots [--out DIR] [--address URL]
 
-Needs gradio, playwright and Chromium (`make test-browser` sets up environments that have the first two). Serves the page
-itself unless --address names one that is running.
+Needs gradio, playwright and Chromium (`make test-browser` sets up environments that have the first two). Serves the
+page itself unless --address names one that is running.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from tests.browser.painter import EDITOR, Painter
 
@@ -59,7 +60,7 @@ def animate(painter: Painter) -> None:
     painter.page.wait_for_function("document.querySelectorAll('#masknoise_preview figure').length === 4")
 
 
-def photograph(address: str, out: Path, theme: str, browser: object) -> None:
+def photograph(address: str, out: Path, theme: str, browser: Any) -> None:
     context = browser.new_context(viewport=SIZE, device_scale_factor=SCALE)
     painter = Painter.open(context, f"{address}/?__theme={theme}")
     paint(painter)
@@ -105,14 +106,9 @@ def main() -> None:
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        if options.address:
-            addresses = [options.address]
+        with nullcontext(options.address) if options.address else served() as address:
             for theme in ("light", "dark"):
-                photograph(addresses[0], options.out, theme, browser)
-        else:
-            with served() as address:
-                for theme in ("light", "dark"):
-                    photograph(address, options.out, theme, browser)
+                photograph(address, options.out, theme, browser)
         browser.close()
 
 

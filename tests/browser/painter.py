@@ -19,7 +19,8 @@ class Painter:
         painter = cls(context.new_page())
         page = painter.page
         # gradio's pages name a script and fonts elsewhere on the net, which tests do without.
-        page.route(lambda url: _elsewhere(url, address), lambda route: route.abort())
+        origin = address.partition("/?")[0]
+        page.route(lambda url: _elsewhere(url, origin), lambda route: route.abort())
         page.on("pageerror", lambda error: painter.errors.append(str(error)))
         page.on("console", painter._heard)
         page.goto(address)
@@ -132,5 +133,5 @@ class Painter:
         self.page.locator(".label-wrap").filter(has_text=re.compile(rf"^\s*{name}\b")).click()
 
 
-def _elsewhere(url: str, address: str) -> bool:
-    return not url.startswith((address, "data:", "blob:"))
+def _elsewhere(url: str, origin: str) -> bool:
+    return not url.startswith((origin, "data:", "blob:"))
