@@ -14,7 +14,7 @@ FRAME = 1000 / 60
 
 
 def test_previews_come_within_a_tenth_of_a_second(painter):
-    """From the end of a stroke at 512² to the library's picture of it: what a machine can do, less what else it does."""
+    """From the end of a stroke at 512² to the library's picture of it, where nothing else keeps the machine busy."""
     for name in ("width", "height"):
         painter.set_number(f"txt2img_{name}", 512)
     painter.page.wait_for_function(f"{EDITOR}.height === 512")
