@@ -15,7 +15,7 @@ rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -46,20 +46,30 @@ class Basis:
     noise_values: Tensor | None = None
     offset_values: Tensor | None = None
 
+    def to(self, dtype: torch.dtype) -> Basis:
+        """In another dtype; itself where that is its own."""
+        if dtype == self.keys.dtype:
+            return self
+        tensors = {name: t.to(dtype) for name, t in vars(self).items() if isinstance(t, Tensor)}
+        return replace(self, **tensors)
+
 
 def project(
     conditioning: LocationConditioning,
     to_k: Callable[[Tensor], Tensor],
     to_v: Callable[[Tensor], Tensor],
     heads: int,
+    adapt: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> Basis:
     """Project the basis contexts with a layer's own `to_k` and `to_v` (modules, so that adapters on them take part).
 
     Both must be linear without a bias, as they are in every Stable Diffusion U-Net: the blend of projections is the
-    projection of the blend only then.
+    projection of the blend only then. adapt: what the host does with a context before each of the two (hypernetworks);
+    it need not be linear, and what is blended are its results.
     """
     contexts = conditioning.contexts
-    keys, values = (_side_by_side(_heads_first(to(contexts), heads)) for to in (to_k, to_v))
+    for_keys, for_values = adapt(contexts) if adapt is not None else (contexts, contexts)
+    keys, values = (_side_by_side(_heads_first(t, heads)) for t in (to_k(for_keys), to_v(for_values)))
     noise_keys = noise_values = offset_values = None
     if conditioning.noise is not None:
         profiles = conditioning.noise.tokens.T.to(keys).expand(heads, -1, -1)  # [heads, T, R]
