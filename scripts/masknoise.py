@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from modules import script_callbacks, scripts
-from modules.call_queue import queue_lock
 from modules.ui_components import InputAccordion
 
 from lib_masknoise import api
@@ -55,7 +54,7 @@ class Script(scripts.Script):
 def _add_routes(demo: Any, app: Any) -> None:
     authorisation = webui.authorisation(app)
     if authorisation is not None:  # without --api the host has no API, and neither have we
-        api.routes(app, authorisation, PRESETS, queue_lock)
+        api.add_routes(app, PRESETS, authorisation)
 
 
 script_callbacks.on_app_started(_add_routes)

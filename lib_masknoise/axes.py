@@ -1,0 +1,2 @@
+def override(scene, overrides):
+    return scene

@@ -1,0 +1,2 @@
+def register(*a, **k):
+    pass
