@@ -19,7 +19,8 @@ from modules import shared
 from modules.processing import StableDiffusionProcessingTxt2Img
 
 from lib_masknoise import axes, infotext
-from lib_masknoise.hosts import a1111, files
+from lib_masknoise.hosts import files
+from lib_masknoise.hosts.denoising import Denoising
 from lib_masknoise.hosts.prompts import ConceptPrompts, network_tags
 from lib_masknoise.hosts.rows import Picture, Rows
 from lib_masknoise.scene import Problem, Scene, SceneError
@@ -47,6 +48,8 @@ class Job:
     complete: list[int] = field(default_factory=list)
     """Which of the images finished so far are whole: sampled to the end, not interrupted or skipped."""
     finished: int = 0
+    moved: torch.Tensor | None = None
+    """The noise that has the visual noise in it already."""
 
     @property
     def total(self) -> int:
@@ -179,7 +182,9 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
     if job.scene.neutral:
         return
     rows = Rows(job.scene, _pictures(p, job), job.total, tuple(noise.shape[-2:]))
-    noise.copy_(rows.visual(noise))
+    if noise is not job.moved:  # Forge calls the hook twice for the hires pass
+        noise.copy_(rows.visual(noise))
+        job.moved = noise
     if job.animated:
         first = p.iteration * p.batch_size
         shared.state.textinfo = f"MaskNoise: frames {first + 1}–{first + len(p.seeds)} of {job.total}"
@@ -195,14 +200,24 @@ def _pictures(p: Any, job: Job) -> list[Picture]:
 def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:
     """Have the sampler sample with the conditioning. What is installed lasts as long as its `launch_sampling` runs."""
     sampler = p.sampler
+    vars(sampler).pop("launch_sampling", None)  # Forge calls the hook twice for the hires pass
     launch = sampler.launch_sampling
 
     def launch_sampling(steps: int, sample: Callable[[], Any]) -> Any:
         job.prompts.encode(p)
-        with a1111.Pass(p, rows, job.prompts, sampler):
+        with _pass_of_host()(p, rows, job.prompts, sampler):
             return launch(steps, sample)
 
     sampler.launch_sampling = launch_sampling
+
+
+def _pass_of_host() -> type[Denoising]:
+    """Which host this is, by what its model offers."""
+    if hasattr(shared.sd_model, "forge_objects"):
+        from lib_masknoise.hosts.forge import Pass
+    else:
+        from lib_masknoise.hosts.a1111 import Pass
+    return Pass
 
 
 @_hook
