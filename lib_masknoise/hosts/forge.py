@@ -165,8 +165,8 @@ class Pass(Denoising):
         return self._weights[:, 0].unflatten(0, (len(self.rows.pictures), -1)).to(x)
 
     def _weigh_guidance(self, args: Options) -> Tensor:
-        """The sum of the weights at each location scales the guidance there (without negative prompts the host takes 0 for
-        what they predict, and so do we)."""
+        """The sum of the weights at each location scales the guidance there. Without negative prompts the host takes 0
+        for what they predict, and so do we."""
         if self._weights is None:
             return args["denoised"]
         total = self._by_part(args["denoised"]).sum(1, keepdim=True)
