@@ -30,7 +30,7 @@ class Script(scripts.Script):
         return built.inputs
 
     def before_process(self, p: Any, *values: Any) -> None:
-        webui.before_process(p, values)
+        webui.before_process(p, values, PRESETS)
 
     def process(self, p: Any, *values: Any) -> None:
         webui.process(p)

@@ -88,7 +88,7 @@ class ConceptPrompts:
     def base(self, cond: Any, uncond: Any, step: int) -> tuple[list[Parts], list[Encoded]]:
         """The same of the images' own prompts, from the host's conds of the batch."""
         positive = [self._encodings.parts(parts, step) for parts in cond.batch]
-        return positive, [self._encodings.one(active(one, step)) for one in uncond]
+        return positive, [self._encodings.one(active(one, step)) for one in uncond or ()]  # Forge: none at CFG 1
 
     def as_given(self, encoded: Encoded, context: Tensor) -> Encoded:
         """What a row of the host's contexts `[T', D]` holds: the prompt as it was encoded (with T ≤ T' tokens), or what

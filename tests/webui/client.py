@@ -60,7 +60,8 @@ class Images:
     def files(self) -> dict[str, bytes]:
         """The animation's files, by ending."""
         names = self.file_names
-        return {name.rpartition(".")[2]: raw for name, raw in zip(names, self.raw[len(self.raw) - len(names) :])}
+        last = self.raw[len(self.raw) - len(names) :]
+        return {name.rpartition(".")[2]: raw for name, raw in zip(names, last, strict=True)}
 
     @cached_property
     def pixels(self) -> list[np.ndarray]:
