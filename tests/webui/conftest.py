@@ -8,6 +8,7 @@ import pytest
 
 from tests.webui import hosts
 from tests.webui.client import WebUI
+from tests.webui.watcher import Watcher
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -74,3 +75,8 @@ def unharmed(plain: Plain):
     """After the test, a plain txt2img and a plain img2img are bit-identical to those before."""
     yield plain
     plain.assert_as_before()
+
+
+@pytest.fixture(scope="session")
+def watcher(webui: WebUI) -> Watcher:
+    return Watcher(webui)
