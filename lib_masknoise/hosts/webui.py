@@ -23,8 +23,8 @@ from lib_masknoise.hosts import files, xyz
 from lib_masknoise.hosts.denoising import Denoising
 from lib_masknoise.hosts.prompts import ConceptPrompts, network_tags
 from lib_masknoise.hosts.rows import Picture, Rows
-from lib_masknoise.presets import PresetError, Presets
 from lib_masknoise.noise.feature import parse_dimensions
+from lib_masknoise.presets import PresetError, Presets
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.ui import inputs
 

@@ -106,7 +106,7 @@ def upscalers() -> tuple[str, ...]:
 
 @functools.cache
 def optimisations() -> tuple[str, ...]:
-    """The choices of the setting "Cross attention optimization", which the user interface lists and the API does not."""
+    """The choices of the setting "Cross attention optimization", which only the user interface lists."""
     answer = webui().request("GET", "/config")
     components: Iterable[Any] = answer.json["components"] if answer.status == 200 else ()
     for component in components:
