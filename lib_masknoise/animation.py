@@ -16,6 +16,7 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
@@ -29,11 +30,15 @@ if TYPE_CHECKING:
     import av
 
 Progress = Callable[[int, int], None]
+Frame = str | Image.Image  # a file's path, or an image in memory
 
 _METADATA_KEY = "MaskNoise"
 _PNG_KEYWORD = "Comment"
 _EXIF_IFD, _EXIF_USER_COMMENT = 0x8769, 0x9286
 _EXIF_ASCII = b"ASCII\0\0\0"
+
+_PYAV = 12  # from this version on it has what is used here
+_OF_PYAV = ("gif", "apng", "mp4")
 
 _WEBP_QUALITY = 90
 _MP4_CRF = 17  # visually lossless for H.264
@@ -48,7 +53,7 @@ _SHEET_BACKGROUND = (32, 32, 32)
 
 
 def write(
-    frames: Iterable[str | os.PathLike[str]],
+    frames: Iterable[str | os.PathLike[str] | Image.Image],
     folder: str | os.PathLike[str],
     stem: str,
     formats: Sequence[str],
@@ -62,7 +67,7 @@ def write(
 ) -> list[Path]:
     """Write the frames as one animation in each of `formats`; return the files in the order of `formats`.
 
-    frames       image files in order, all of one size; what is not RGB is converted (transparency is dropped)
+    frames       images or image files in order, all of one size; what is not RGB is converted (transparency is dropped)
     folder       where the files go; made if it is missing
     stem         the file name up to the ending (see `ENDINGS`)
     formats      of "gif", "webp", "apng", "mp4", "sheet", each once
@@ -80,8 +85,9 @@ def write(
     ValueError: no frames; frames of different sizes (names the file); an unknown or repeated format; fps or interpolate
     below 1; a stem with a folder in it; metadata with NaN or an infinity. TypeError: fps or interpolate is not an
     integer; metadata that JSON cannot hold. OSError: a frame that cannot be read or a file that cannot be written.
+    ImportError: see `require_encoders`.
     """
-    paths = [os.fspath(frame) for frame in frames]
+    paths = [frame if isinstance(frame, Image.Image) else os.fspath(frame) for frame in frames]
     if not paths:
         raise ValueError("an animation needs at least one frame, got none")
     _check_formats(formats)
@@ -89,14 +95,14 @@ def write(
     for name, value in (("fps", fps), ("interpolate", interpolate)):
         if value < 1:
             raise ValueError(f"{name}: expected an integer of 1 or more, got {value}")
+    require_encoders(formats, interpolate)
     if not stem or Path(stem).name != stem:
         raise ValueError(f"stem: expected a file name without a folder, got {stem!r}")
     if interpolate > 1 and len(paths) > 1:
         metadata = {**(metadata or {}), "interpolated": _interpolation_label(interpolate, len(paths))}
     comment = None if metadata is None else json.dumps({_METADATA_KEY: metadata}, allow_nan=False)
 
-    with Image.open(paths[0]) as first:
-        size = first.size
+    size = _size(paths[0])
     played = paths + paths[-2:0:-1] if rubber_band else paths
     between = interpolate if len(paths) > 1 else 1
     count, fps = len(played) * between, fps * between
@@ -113,6 +119,29 @@ def write(
         for target in targets:
             os.replace(Path(scratch, target.name), target)
     return targets
+
+
+def require_encoders(formats: Sequence[str], interpolate: int = 1) -> None:
+    """Raise ImportError, with what to do about it, where these formats need PyAV and there is none, or too old a one.
+
+    To be asked before the frames are rendered: `write` finds out when they are.
+    """
+    needing = [name for name in formats if name in _OF_PYAV or interpolate > 1 and name == "webp"]
+    if not needing:
+        return
+    try:
+        import av
+    except ImportError as error:
+        found = f"it cannot be imported ({error})"
+    else:
+        if int(av.__version__.split(".")[0]) >= _PYAV:
+            return
+        found = f"version {av.__version__} is installed"
+    wanted = f"{', '.join(needing)}{' with interpolated frames' if interpolate > 1 else ''}"
+    raise ImportError(
+        f'{wanted}: this needs PyAV {_PYAV} or later, but {found}; pip install "av>={_PYAV}", or choose other formats',
+        name="av",
+    )
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -188,8 +217,8 @@ class _Film:
     comes the first.
     """
 
-    paths: list[str]
-    played: list[str]
+    paths: list[Frame]
+    played: list[Frame]
     size: tuple[int, int]
     fps: int
     tick: Callable[[], None]
@@ -200,8 +229,8 @@ class _Film:
     def count(self) -> int:
         return len(self.played) * self.interpolate
 
-    def images(self, paths: Iterable[str]) -> Iterator[Image.Image]:
-        """The files as RGB images, one in memory at a time."""
+    def images(self, paths: Iterable[Frame]) -> Iterator[Image.Image]:
+        """The frames as RGB images, one read from a file in memory at a time."""
         for path in paths:
             yield _read_rgb(path, self.size)
             self.tick()
@@ -221,14 +250,24 @@ class _Film:
             self.tick()
 
 
-def _read_rgb(path: str, size: tuple[int, int]) -> Image.Image:
-    with Image.open(path) as image:
+def _size(frame: Frame) -> tuple[int, int]:
+    with _opened(frame) as image:
+        return image.size
+
+
+def _read_rgb(frame: Frame, size: tuple[int, int]) -> Image.Image:
+    with _opened(frame) as image:
         if image.size != size:
+            name = "a frame" if isinstance(frame, Image.Image) else frame
             found, expected = (f"{width}x{height}" for width, height in (image.size, size))
-            raise ValueError(f"{path}: this frame is {found} (width x height), the first is {expected}")
+            raise ValueError(f"{name}: this frame is {found} (width x height), the first is {expected}")
         if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it to white
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         return image.convert("RGB")
+
+
+def _opened(frame: Frame) -> AbstractContextManager[Image.Image]:
+    return nullcontext(frame) if isinstance(frame, Image.Image) else Image.open(frame)
 
 
 def _interpolated(film: _Film) -> Iterator[Image.Image]:

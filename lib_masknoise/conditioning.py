@@ -27,10 +27,15 @@ NEGLIGIBLE = 1e-6
 @dataclass(frozen=True)
 class Encoded:
     """One prompt as the text encoder returns it, on the CPU in float32: `context` `[T, D]`, and `pooled` `[P]` where
-    the model has one. Half-precision outputs pass through float32 unchanged."""
+    the model has one. Half-precision outputs pass through float32 unchanged.
+
+    weight: by how much the guidance of this prompt counts, where a host lets prompts be added up (`a cat AND a dog:0.5`
+    in the WebUIs).
+    """
 
     context: Tensor
     pooled: Tensor | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,17 @@ class Level:
             bias=flat(self.bias),
         )
 
+    def pick(self, rows: Sequence[int]) -> Level:
+        """Some of its rows, in that order; itself where all rows share the maps or all are wanted."""
+        if self.rows == 1 or list(rows) == list(range(self.rows)):
+            return self
+
+        def picked(t: Tensor | None) -> Tensor | None:
+            return t if t is None or len(t) == 1 else t[list(rows)]
+
+        maps = (self.coefficients, self.noise, self.offset, self.factor, self.bias)
+        return Level(*map(picked, maps), plain=self.plain)
+
     def __getitem__(self, part: slice) -> Level:
         """Some locations of a flattened level."""
 
@@ -89,6 +105,7 @@ class LocationConditioning:
     noise: the concept noise `g, s, d`. offset: the feature noise `u` (its token profile is constant).
     preserve_norm: give every blended token the norm its parts have on average. pooled: `[B, P]`, blended by mask area.
     pins: how firmly each location is held, `[B, H, W]`; the visual noise needs it.
+    weight: of the guidance at each location, `[B, H, W]`, blended like the contexts; None where it is 1 everywhere.
     """
 
     contexts: Tensor
@@ -99,6 +116,7 @@ class LocationConditioning:
     preserve_norm: bool = False
     pooled: Tensor | None = None
     pins: Tensor | None = None
+    weight: Tensor | None = None
 
     @property
     def plain(self) -> bool:
@@ -309,6 +327,7 @@ def _shares(
 
 def _blend(scene: Scene, a: Tensor, encoded: Sequence[Encoded]) -> LocationConditioning:
     """The conditioning of coefficients `[B, J, H, W]` of J contexts, less those that no frame needs."""
+    weight = _guidance_weight(a, encoded)
     used = [j for j in range(len(encoded)) if bool((a[:, j].abs() > NEGLIGIBLE).any())] or [0]
     a, encoded = a[:, used], [encoded[j] for j in used]
     pooled = None
@@ -316,7 +335,22 @@ def _blend(scene: Scene, a: Tensor, encoded: Sequence[Encoded]) -> LocationCondi
         known = torch.stack([e.pooled for e in encoded])
         pooled = torch.stack([torch.einsum("j,jp->p", area, known) for area in a.mean(dim=(2, 3))])
     contexts, lengths = _basis(encoded)
-    return LocationConditioning(contexts, lengths, a, preserve_norm=scene.blend.preserve_norm, pooled=pooled)
+    return LocationConditioning(
+        contexts, lengths, a, preserve_norm=scene.blend.preserve_norm, pooled=pooled, weight=weight
+    )
+
+
+def _guidance_weight(a: Tensor, encoded: Sequence[Encoded]) -> Tensor | None:
+    """`w_0 + Σ_j a_j (w_j − w_0)`: `[B, J, H, W]` → `[B, H, W]`, None where it is 1 everywhere.
+
+    Relative to the base's, so that equal weights stay what they are in the additive mode too, whose coefficients add up
+    to more than 1.
+    """
+    if all(one.weight == 1.0 for one in encoded):
+        return None
+    base = encoded[0].weight
+    steps = torch.tensor([one.weight - base for one in encoded])
+    return base + torch.einsum("j,bjhw->bhw", steps, a)
 
 
 def _basis(encoded: Sequence[Encoded]) -> tuple[Tensor, tuple[int, ...]]:

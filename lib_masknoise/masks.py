@@ -111,6 +111,19 @@ def level_size(size: Size, level: int) -> Size:
     return -(-size[0] >> level), -(-size[1] >> level)
 
 
+def level_with(size: Size, locations: int) -> Size:
+    """The size of the U-Net level with that many locations, of a latent of ``size`` (h, w).
+
+    A layer sees its queries as a list; their number alone would not tell the height from the width. Raises ValueError
+    when no level has as many.
+    """
+    for level in range(8):
+        height, width = level_size(size, level)
+        if height * width == locations:
+            return height, width
+    raise ValueError(f"no level of a {size[0]}×{size[1]} latent has {locations} locations")
+
+
 def pin(maps: Tensor) -> Tensor:
     """How firmly each location is held: the largest of the weight maps [N, H, W] -> [H, W]; 0 without
     concepts."""

@@ -23,19 +23,23 @@ _PUNCTUATION = frozenset(" -_.,()+")
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin|conout|(com|lpt)[0-9¹²³])", re.IGNORECASE)
 
 
-class UnknownPreset(ValueError):
+class PresetError(ValueError):
+    """A name that no preset can have, or that is taken."""
+
+
+class UnknownPreset(PresetError):
     """There is no preset of that name."""
 
 
 def check_name(name: str) -> str:
-    """The name, if it can be one. Raises ValueError, which quotes it and says what is wrong, if not.
+    """The name, if it can be one. Raises PresetError, which quotes it and says what is wrong, if not.
 
     Letters, marks and digits of any script, blanks and ``-_.,()+``; 1 to 64 characters; no blank or dot at either end;
     no name of a Windows device.
     """
 
     def refuse(reason: str) -> None:
-        raise ValueError(f"{_quoted(name)} cannot be the name of a preset: {reason}")
+        raise PresetError(f"{_quoted(name)} cannot be the name of a preset: {reason}")
 
     if not isinstance(name, str) or not name:
         refuse("expected some text")
@@ -69,7 +73,7 @@ class Presets:
         return sorted((path.stem for path in files if _is_name(path.stem) and _is_own_file(path)), key=str.casefold)
 
     def load(self, name: str) -> Scene:
-        """The scene of that name. Raises ValueError for a name that cannot be one, UnknownPreset where there is none,
+        """The scene of that name. Raises PresetError for a name that cannot be one, UnknownPreset where there is none,
         SceneError, whose messages name the preset, where its file cannot be used."""
         path = self._existing(name)
         try:
@@ -82,11 +86,11 @@ class Presets:
         """Keep a scene under a name; returns its file. What equals the defaults is left out, for people to read.
 
         The file is written whole under another name first, so that an interrupted write leaves the old preset.
-        Raises ValueError for a name that cannot be one, or that is taken where ``overwrite`` is false; OSError.
+        Raises PresetError for a name that cannot be one, or that is taken where ``overwrite`` is false; OSError.
         """
         path = self._path(name)
         if not overwrite and path.exists():
-            raise ValueError(f"there already is a preset {_quoted(name)}")
+            raise PresetError(f"there already is a preset {_quoted(name)}")
         data = {"version": scene.version, **scene.to_dict(defaults=False)}
         self.folder.mkdir(parents=True, exist_ok=True)
         scratch = self.folder / f".{uuid.uuid4().hex}.tmp"
@@ -98,7 +102,7 @@ class Presets:
         return path
 
     def delete(self, name: str) -> None:
-        """Remove a preset. Raises ValueError for a name that cannot be one, UnknownPreset where there is none."""
+        """Remove a preset. Raises PresetError for a name that cannot be one, UnknownPreset where there is none."""
         self._existing(name).unlink()
 
     def _path(self, name: str) -> Path:
@@ -118,6 +122,6 @@ def _is_own_file(path: Path) -> bool:
 def _is_name(name: str) -> bool:
     try:
         check_name(name)
-    except ValueError:
+    except PresetError:
         return False
     return True

@@ -19,7 +19,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Optional, Union, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Optional, TypeVar, Union, get_args
 
 import pydantic
 from PIL import Image, ImageOps
@@ -303,6 +303,9 @@ def _nullable(schema: dict[str, Any], model: Any) -> None:
             schema["properties"][field.alias] = {"description": description, "anyOf": [given, null], "default": None}
 
 
+AnyPart = TypeVar("AnyPart", bound="Part")
+
+
 class Part(pydantic.BaseModel):
     """What every part of a scene has in common: strict, complete in its complaints, immutable."""
 
@@ -350,6 +353,26 @@ class Part(pydantic.BaseModel):
             raise ValidationError([*error.raw_errors, *unknown], cls) from None
         if unknown:
             raise ValidationError(unknown, cls)
+        return part
+
+    @classmethod
+    def parse(cls: type[AnyPart], data: str | bytes | Mapping[str, Any]) -> AnyPart:
+        """The scene, or another part, that ``data`` (JSON text, its bytes, or the object itself) describes.
+
+        Raises SceneError with every problem, each by its path.
+        """
+        repeated: list[Problem] = []
+        if isinstance(data, str | bytes | bytearray):
+            data = _load(data)
+            repeated = list(_repeated(data, ()))
+        try:
+            part = cls.validate(data)
+        except ValidationError as error:
+            raise SceneError((*_problems(error.raw_errors, ()), *repeated)) from None
+        except TypeError as error:
+            raise SceneError((Problem("", str(error)),)) from None
+        if repeated:
+            raise SceneError(tuple(repeated))
         return part
 
 
@@ -532,6 +555,7 @@ class StrokesMask(Mask):
     @pydantic.validator("strokes", pre=True)
     def _by_entry(cls, value: tuple[Any, ...]) -> tuple[Operation, ...]:
         """Count before looking at each entry: a request must not cost more than the limits allow."""
+        _list(value, 0, MAX_STROKES)
         _check_amounts([entry for entry in value if isinstance(entry, Mapping)])
         entries, wrong = [], []
         for i, entry in enumerate(value):
@@ -825,26 +849,6 @@ class Scene(Part):
     noise: Noise = pydantic.Field(default_factory=Noise, description="What moves where no mask holds it.")
     motion: Motion = pydantic.Field(default_factory=Motion, description="How the noise moves from frame to frame.")
     animation: Animation = pydantic.Field(default_factory=Animation, description="The frames and their files.")
-
-    @classmethod
-    def parse(cls, data: str | bytes | Mapping[str, Any]) -> "Scene":
-        """The scene that ``data`` (JSON text, its bytes, or the object itself) describes.
-
-        Raises SceneError with every problem, each by its path.
-        """
-        repeated: list[Problem] = []
-        if isinstance(data, str | bytes | bytearray):
-            data = _load(data)
-            repeated = list(_repeated(data, ()))
-        try:
-            scene = cls.validate(data)
-        except ValidationError as error:
-            raise SceneError((*_problems(error.raw_errors, ()), *repeated)) from None
-        except TypeError as error:
-            raise SceneError((Problem("", str(error)),)) from None
-        if repeated:
-            raise SceneError(tuple(repeated))
-        return scene
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "Scene":

@@ -49,7 +49,7 @@ from lib_masknoise.conditioning import (
     condition_negative,
     unblended,
 )
-from lib_masknoise.masks import level_size
+from lib_masknoise.masks import level_with
 from lib_masknoise.noise import amount
 from lib_masknoise.noise.latent import visual
 from lib_masknoise.scene import Scene
@@ -231,7 +231,7 @@ class Binding:
     def attend(self, attn: Attention, x: Tensor) -> Tensor:
         """Cross-attention of one layer: `[rows, h·w, C]` → `[rows, h·w, heads·d]` before its output layer."""
         q = attn.to_q(x)
-        size = self._level_size(x.shape[1])
+        size = level_with(self.size, x.shape[1])
         sides = self._sides()
         parts = [
             blended_attention(part, self._basis(attn, side), self._level(side, size), attn.scale)
@@ -271,13 +271,6 @@ class Binding:
             pooled = torch.cat([side.pooled.expand(rows, -1) for side in sides])
             kwargs = {**kwargs, "added_cond_kwargs": {**added, "text_embeds": pooled}}
         return args, kwargs
-
-    def _level_size(self, locations: int) -> tuple[int, int]:
-        for k in range(8):
-            size = level_size(self.size, k)
-            if size[0] * size[1] == locations:
-                return size
-        raise ValueError(f"no level of a {self.size[0]}×{self.size[1]} latent has {locations} locations")
 
     def _level(self, side: LocationConditioning, size: tuple[int, int]) -> Level:
         key = (id(side), *size)

@@ -1,0 +1,110 @@
+"""The extension's own routes, for scripts and for the user interface; docs/api.md shows each.
+
+What is refused is answered with 422 and a JSON list of ``{"path": …, "message": …}``, one entry a problem; a preset
+that is not there with 404 and the same. Nothing here touches the model: no route needs the WebUI's queue.
+"""
+
+# No `from __future__ import annotations`: fastapi and pydantic read the annotations of what is defined here.
+
+import asyncio
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+from lib_masknoise import preview
+from lib_masknoise.controls import control
+from lib_masknoise.presets import PresetError, Presets, UnknownPreset
+from lib_masknoise.scene import Part, Problem, Scene, SceneError, pydantic
+
+PREFIX = "/masknoise/v1"
+SMALLEST, LARGEST = 16, 2048  # pixels, of a preview's side
+
+
+class PreviewRequest(Part):
+    """Which picture of a scene is wanted: see `preview.picture`."""
+
+    scene: Scene = pydantic.Field(..., description="The scene.")
+    what: str = pydantic.Field("coefficients", enum=list(preview.KINDS), description="Which map.")
+    frame: float = pydantic.Field(0.0, ge=0, le=control("animation.frames").high, description="Which frame, from 0.")
+    width: int = pydantic.Field(512, ge=SMALLEST, le=LARGEST, description="In pixels.")
+    height: int = pydantic.Field(512, ge=SMALLEST, le=LARGEST, description="In pixels.")
+
+
+def add_routes(app: FastAPI, presets: Presets, dependencies: Sequence[Any] = ()) -> None:
+    """Add the routes to a host's application.
+
+    dependencies: of fastapi (``Depends(…)``), run before each of the routes: the host's own authentication.
+    """
+    router = APIRouter(prefix=PREFIX, dependencies=list(dependencies), tags=["MaskNoise"])
+    drawing = asyncio.Semaphore(1)  # one preview at a time: the processor is for the images
+
+    @router.get("/schema", summary="The JSON Schema of a scene")
+    def schema() -> Response:
+        return JSONResponse(Scene.json_schema())
+
+    @router.post("/validate", summary="A scene with all its fields, or what is wrong with it")
+    async def validate(request: Request) -> Response:
+        body = await request.body()
+        return await _answer(lambda: JSONResponse(Scene.parse(body).to_dict()))
+
+    @router.post("/preview", summary="A picture of the coefficient maps or of the noise amount")
+    async def draw(request: Request) -> Response:
+        body = await request.body()
+        async with drawing:
+            return await _answer(lambda: _png(PreviewRequest.parse(body)))
+
+    @router.get("/presets", summary="The names of the presets")
+    def names() -> Response:
+        return JSONResponse(presets.names())
+
+    @router.get("/presets/{name}", summary="A preset")
+    async def load(name: str) -> Response:
+        return await _answer(lambda: JSONResponse(presets.load(name).to_dict()))
+
+    @router.put("/presets/{name}", summary="Keep a scene as a preset")
+    async def save(name: str, request: Request) -> Response:
+        body = await request.body()
+        return await _answer(lambda: _saved(presets, name, Scene.parse(body)))
+
+    @router.delete("/presets/{name}", summary="Remove a preset")
+    async def delete(name: str) -> Response:
+        return await _answer(lambda: _deleted(presets, name))
+
+    app.include_router(router)
+
+
+async def _answer(work: Callable[[], Response]) -> Response:
+    """The response that ``work`` makes, off the event loop, or the one that says what was refused."""
+    try:
+        return await run_in_threadpool(work)
+    except SceneError as error:
+        return _refusal(422, error.problems)
+    except UnknownPreset as error:
+        return _refusal(404, [Problem("name", str(error))])
+    except PresetError as error:
+        return _refusal(422, [Problem("name", str(error))])
+
+
+def _refusal(status: int, problems: Sequence[Problem]) -> Response:
+    return JSONResponse([problem._asdict() for problem in problems], status)
+
+
+def _png(wanted: PreviewRequest) -> Response:
+    picture = preview.picture(wanted.scene, wanted.what, wanted.frame, (wanted.height, wanted.width))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return Response(file.getvalue(), media_type="image/png")
+
+
+def _saved(presets: Presets, name: str, scene: Scene) -> Response:
+    presets.save(name, scene)
+    return JSONResponse(scene.to_dict())
+
+
+def _deleted(presets: Presets, name: str) -> Response:
+    presets.delete(name)
+    return Response(status_code=204)

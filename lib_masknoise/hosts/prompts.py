@@ -1,0 +1,192 @@
+"""Concept prompts through a WebUI's own prompt parser and text encoders: emphasis, BREAK, AND, `[a:b:0.5]`, textual
+inversion, clip skip and extra networks mean in a concept what they mean in the prompt.
+
+Imports `modules`, which A1111, Forge and their kin share.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from modules import extra_networks, prompt_parser, sd_samplers, shared
+from torch import Tensor
+
+from lib_masknoise import keyframes
+from lib_masknoise.conditioning import Encoded
+from lib_masknoise.hosts.rows import Parts
+from lib_masknoise.scene import Scene
+
+Schedule = Sequence[Any]
+"""The host's `ScheduledPromptConditioning`s: (end_at_step, cond), where cond is `[T, D]` or a dictionary (SDXL)."""
+
+
+def without_networks(scene: Scene) -> tuple[list[str], list[str], Mapping[str, list]]:
+    """The scene's prompts and negative prompts without `<lora:…>` and the like, and these, parsed by the host."""
+    networks: dict[str, list] = {}
+
+    def parsed(text: str) -> str:
+        text, found = extra_networks.parse_prompt(text)
+        for kind, entries in found.items():
+            networks.setdefault(kind, []).extend(entries)
+        return text
+
+    prompts = [parsed(text) for text in keyframes.prompts(scene)]
+    return prompts, [parsed(text) for text in keyframes.negatives(scene)], networks
+
+
+def network_tags(networks: Mapping[str, list], present: Mapping[str, list]) -> str:
+    """`<lora:name:1>…` of the networks that are not among those present: the first to name one decides its strength."""
+    tags = []
+    named = {(kind, _name(entry)) for kind, entries in present.items() for entry in entries}
+    for kind, entries in networks.items():
+        for entry in entries:
+            if (kind, _name(entry)) not in named:
+                named.add((kind, _name(entry)))
+                tags.append(f"<{kind}:{':'.join(entry.items)}>")
+    return "".join(tags)
+
+
+def _name(entry: Any) -> str:
+    return entry.items[0] if entry.items else ""
+
+
+class ConceptPrompts:
+    """The concepts' prompts as the host encodes them for a sampling pass; kept as long as nothing they depend on
+    changes (the model, clip skip, the steps, …: what the host itself compares)."""
+
+    def __init__(self, scene: Scene):
+        self.prompts, self.negatives, self.networks = without_networks(scene)
+        self._caches: dict[tuple[str, bool, bool], list[Any]] = {}
+        self._encodings = Encodings()
+        self._multiconds: list[Any] = []
+        self._schedules: list[Schedule | None] = []
+
+    def encode(self, p: Any) -> None:
+        """Encode everything for the pass that `p` is about to make. Raises what the host raises."""
+        multi, single = prompt_parser.get_multicond_learned_conditioning, prompt_parser.get_learned_conditioning
+        self._multiconds = [self._conds(p, multi, text, False).batch[0] for text in self.prompts]
+        self._schedules = [self._conds(p, single, text, True)[0] if text else None for text in self.negatives]
+
+    def _conds(self, p: Any, function: Any, text: str, negative: bool) -> Any:
+        size = (p.hr_upscale_to_x, p.hr_upscale_to_y) if p.is_hr_pass else (p.width, p.height)
+        # One at a time: the host pads prompts that it encodes together to the longest one.
+        texts = prompt_parser.SdConditioning([text], negative, *size)
+        networks = p.hr_extra_network_data if p.is_hr_pass else p.extra_network_data
+        steps, hires_steps = _steps(p)
+        cache = self._caches.setdefault((text, negative, p.is_hr_pass), [None, None])
+        return p.get_conds_with_caching(function, texts, steps, [cache], networks, hires_steps)
+
+    def at(self, step: int) -> tuple[list[Parts], list[Encoded | None]]:
+        """Prompts and negative prompts at a denoiser step."""
+        positive = [self._encodings.parts(parts, step) for parts in self._multiconds]
+        negative = [None if one is None else self._encodings.one(active(one, step)) for one in self._schedules]
+        return positive, negative
+
+    def base(self, cond: Any, uncond: Any, step: int) -> tuple[list[Parts], list[Encoded]]:
+        """The same of the images' own prompts, from the host's conds of the batch."""
+        positive = [self._encodings.parts(parts, step) for parts in cond.batch]
+        return positive, [self._encodings.one(active(one, step)) for one in uncond or ()]  # Forge: none at CFG 1
+
+    def as_given(self, encoded: Encoded, context: Tensor) -> Encoded:
+        """What a row of the host's contexts `[T', D]` holds: the prompt as it was encoded (with T ≤ T' tokens), or what
+        another extension has made of it since."""
+        known = self._encodings.source(encoded)
+        if torch.equal(context[: len(known)], known.to(context)):
+            return encoded
+        return replace(encoded, context=context.detach().float().cpu())
+
+    @property
+    def part_count(self) -> int:
+        """Parts (`a AND b`) of the concept prompt that has the most."""
+        return max((len(parts) for parts in self._multiconds), default=1)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether a part of a concept prompt counts other than once."""
+        return any(entry.weight != 1.0 for parts in self._multiconds for entry in parts)
+
+
+class Encodings:
+    """One Encoded for each cond of the host, as long as that lives."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, float], tuple[Any, Encoded]] = {}
+        self._sources: dict[int, Tensor] = {}
+
+    def parts(self, parts: Sequence[Any], step: int) -> Parts:
+        """Of the host's `ComposableScheduledPromptConditioning`s (schedules, weight) at a step."""
+        return [self.one(active(entry.schedules, step), entry.weight) for entry in parts]
+
+    def one(self, cond: Any, weight: float = 1.0) -> Encoded:
+        key = id(cond), weight
+        if key not in self._known:
+            context, vector = (cond["crossattn"], cond["vector"]) if isinstance(cond, dict) else (cond, None)
+            pooled = None if vector is None else vector.float().cpu()
+            self._known[key] = cond, Encoded(context.detach().float().cpu(), pooled, weight)
+            self._sources[id(self._known[key][1])] = context
+        return self._known[key][1]
+
+    def source(self, encoded: Encoded) -> Tensor:
+        """The host's own context that it was made from, `[T, D]`."""
+        return self._sources[id(encoded)]
+
+
+def active(schedule: Schedule, step: int) -> Any:
+    """The cond that holds at a step, as the host's `reconstruct_cond_batch` picks it."""
+    for end_at_step, cond in schedule:
+        if step <= end_at_step:
+            return cond
+    return schedule[0][1]
+
+
+def _steps(p: Any) -> tuple[int, int | None]:
+    """The denoiser steps that prompt editing refers to: of the first pass, and of the second one during hires fix."""
+
+    def total(sampler: str, steps: int) -> int:
+        config = sd_samplers.find_sampler_config(sampler)
+        return config.total_steps(steps) if config else steps
+
+    if p.is_hr_pass:
+        return p.firstpass_steps, total(p.hr_sampler_name or p.sampler_name, p.hr_second_pass_steps or p.steps)
+    return total(p.sampler_name, p.steps), None
+
+
+def token_count(text: str) -> str:
+    """A prompt's tokens as the host counts them beside its own prompt: "12/75", "" where it cannot yet."""
+    from modules.ui import update_token_counter  # the user interface is loaded after the scripts
+
+    shown = re.search(r"\d+/\d+", update_token_counter(text, 20, []))
+    return shown[0] if shown else ""
+
+
+def size_embedding_width(sd_model: Any) -> int:
+    """How many numbers at the end of SDXL's vector say the image's size and not its prompt: they are not blended."""
+    embedders = getattr(getattr(sd_model, "conditioner", None), "embedders", ())
+    numbers = {"aesthetic_score": 1}  # the others (original size, crop, target size) are pairs
+    sizes = (e for e in embedders if type(e).__name__ == "ConcatTimestepEmbedderND")
+    return sum(numbers.get(e.input_key, 2) * e.outdim for e in sizes)
+
+
+def padded_alike(cond: Tensor, uncond: Tensor) -> tuple[Tensor, Tensor]:
+    """Both `[rows, T, D]` with as many tokens, so that the host needs one U-Net call for them: the shorter is filled up
+    with the empty prompt, as the host's "Pad prompt/negative prompt" does. What a row's cross-attention sees are its
+    own true contexts; only networks beside the U-Net (ControlNet) see the filling."""
+    length = max(cond.shape[1], uncond.shape[1])
+    return _padded(cond, length), _padded(uncond, length)
+
+
+def _padded(context: Tensor, length: int) -> Tensor:
+    missing = length - context.shape[1]
+    if missing <= 0:
+        return context
+    empty = getattr(shared.sd_model, "cond_stage_model_empty_prompt", None)
+    if empty is None or empty.shape[-1] != context.shape[-1]:
+        filling = context[:, -1:].expand(-1, missing, -1)
+    else:
+        repeats = -(-missing // empty.shape[1])
+        filling = empty.to(context).repeat(len(context), repeats, 1)[:, :missing]
+    return torch.cat([context, filling], dim=1)

@@ -1,0 +1,301 @@
+"""A job of a WebUI with a scene in it, from the request to the files: what A1111, Forge and their kin have in common.
+
+The script hands each of the WebUI's hooks on to the function of the same name. What belongs to a job lives on the
+host's own object for it (`p.masknoise`), so that jobs never see each other's masks and nothing is left behind. The
+WebUIs log what a hook raises and go on; a picture other than the one asked for would come out. So an error is raised
+again where the host does not catch it, before anything is sampled (`_stop`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fastapi import HTTPException
+from modules import shared
+from modules.processing import StableDiffusionProcessingTxt2Img
+
+from lib_masknoise import animation, axes, infotext
+from lib_masknoise.hosts import files, xyz
+from lib_masknoise.hosts.denoising import Denoising
+from lib_masknoise.hosts.prompts import ConceptPrompts, network_tags
+from lib_masknoise.hosts.rows import Picture, Rows
+from lib_masknoise.noise.feature import parse_dimensions
+from lib_masknoise.presets import PresetError, Presets
+from lib_masknoise.scene import Problem, Scene, SceneError
+from lib_masknoise.ui import inputs
+
+
+class Refused(HTTPException):
+    """A job that is not done. The API answers 422 with the problems as `[{path, message}]`, the user interface shows
+    them one a line."""
+
+    def __init__(self, problems: Sequence[Problem]):
+        super().__init__(status_code=422, detail=[problem._asdict() for problem in problems])
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "MaskNoise: " + "\n".join(map(str, self.problems))
+
+
+@dataclass
+class Job:
+    """A scene on its way through the host. Lives on the host's own object of the job."""
+
+    scene: Scene
+    prompts: ConceptPrompts
+    complete: list[int] = field(default_factory=list)
+    """Which of the images finished so far are whole: sampled to the end, not interrupted or skipped."""
+    finished: int = 0
+    moved: torch.Tensor | None = None
+    """The noise that has the visual noise in it already."""
+
+    @property
+    def total(self) -> int:
+        return self.scene.animation.frames
+
+    @property
+    def animated(self) -> bool:
+        return self.total > 1
+
+
+def _hook(function: Callable[..., None]) -> Callable[..., None]:
+    """A hook of jobs that have a scene; what it raises stops the job."""
+
+    @functools.wraps(function)
+    def hook(p: Any, *args: Any) -> None:
+        job = getattr(p, "masknoise", None)
+        if job is None:
+            return
+        try:
+            function(p, job, *args)
+        except Exception as error:
+            _stop(p, error)
+
+    return hook
+
+
+def _stop(p: Any, error: Exception) -> None:
+    """Raise an error at the host's next step that it does not guard."""
+    if isinstance(error, SceneError):
+        error = Refused(error.problems)
+    elif isinstance(error, ImportError | PresetError):
+        error = Refused([Problem("", str(error))])
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    p.masknoise = None
+    p.setup_prompts = p.sample = stop
+    if p.sampler is not None:
+        p.sampler.launch_sampling = stop
+
+
+def before_process(p: Any, values: Sequence[Any], presets: Presets) -> None:
+    """Read the request and refuse it where it is wrong. values: the script's arguments (`ui.inputs`). presets: those
+    that an X/Y/Z plot may name."""
+    p.masknoise = None
+    if not isinstance(p, StableDiffusionProcessingTxt2Img):
+        return  # another extension (ADetailer) lets its own passes run with the job's scripts
+    try:
+        scene = axes.override(inputs.read(values), xyz.overrides(p), presets.load)
+        if scene is None or not scene.enabled:
+            return
+        if scene.animation.frames > 1:
+            animation.require_encoders(scene.animation.formats, scene.animation.interpolate)
+        p.masknoise = job = Job(scene, ConceptPrompts(scene))
+        if job.animated:
+            p.n_iter = -(-job.total // p.batch_size)
+            p.do_not_save_grid = True  # the contact sheet is one of the animation's formats
+            # Otherwise SDE samplers draw other noise for every frame, and what is held would move.
+            p.override_settings.setdefault("no_dpmpp_sde_batch_determinism", False)
+    except Exception as error:
+        p.override_settings = {}  # no checkpoint is loaded for a job that is not done
+        _stop(p, error)
+
+
+@_hook
+def process(p: Any, job: Job) -> None:
+    """The host has made its lists of prompts and seeds: one entry for each frame, and the infotext."""
+    # A new mapping: the cells of an X/Y/Z plot share theirs, and this one may lack a key that the last one had.
+    others = {key: value for key, value in p.extra_generation_params.items() if not key.startswith(infotext.KEY)}
+    p.extra_generation_params = {**others, **infotext.write(job.scene)}
+    if job.animated:
+        p.extra_generation_params[infotext.FRAME] = lambda p, index, **_: str(p.iteration * p.batch_size + index)
+        _share_between_frames(p, job.total)
+    for entry in job.prompts.networks:
+        p.comment(f"MaskNoise: <{entry}:…> in a concept's prompt acts on the whole image")
+
+
+def _share_between_frames(p: Any, total: int) -> None:
+    """All frames have the first one's prompt and seeds; and there are as many as the animation has, so that the last
+    batch may be a smaller one."""
+    for name in (
+        "all_prompts",
+        "all_negative_prompts",
+        "all_hr_prompts",
+        "all_hr_negative_prompts",
+        "all_seeds",
+        "all_subseeds",
+    ):
+        values = getattr(p, name, None)
+        if values:
+            setattr(p, name, [values[0]] * total)
+
+
+@_hook
+def before_process_batch(p: Any, job: Job, prompts: list[str]) -> None:
+    """The host is about to read extra networks off the prompts: add the concepts', which act on the whole image."""
+    if job.animated and p.iteration == 0:
+        # An extension whose `process` came after ours may have given every frame another prompt (Dynamic Prompts).
+        _share_between_frames(p, job.total)
+        prompts[:] = p.all_prompts[: len(prompts)]
+        p.negative_prompts[:] = p.all_negative_prompts[: len(prompts)]
+    if job.prompts.networks and not p.disable_extra_networks:
+        prompts[:] = [text + network_tags(job.prompts.networks, _networks_of([text])) for text in prompts]
+
+
+def _networks_of(prompts: list[str]) -> dict[str, list]:
+    from modules import extra_networks
+
+    return extra_networks.parse_prompts(prompts)[1] or {}
+
+
+@_hook
+def process_batch(p: Any, job: Job) -> None:
+    """The same for the hires pass, whose prompts the host has read already."""
+    networks = getattr(p, "hr_extra_network_data", None)
+    if p.enable_hr and networks is not None and job.prompts.networks:
+        for kind, entries in _networks_of([network_tags(job.prompts.networks, networks)]).items():
+            networks.setdefault(kind, []).extend(entries)
+
+
+@_hook
+def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None:
+    """A pass begins: visual noise into its noise `[B, C, h, w]`, in place, and the conditioning onto its sampler."""
+    if job.scene.neutral:
+        return
+    rows = Rows(job.scene, _pictures(p, job), job.total, tuple(noise.shape[-2:]))
+    if noise is not job.moved:  # Forge calls the hook twice for the hires pass
+        noise.copy_(rows.visual(noise))
+        job.moved = noise
+    if job.animated:
+        first = p.iteration * p.batch_size
+        shared.state.textinfo = f"MaskNoise: frames {first + 1}–{first + len(p.seeds)} of {job.total}"
+    _bind_sampler(p, job, rows)
+
+
+def _pictures(p: Any, job: Job) -> list[Picture]:
+    first = p.iteration * p.batch_size if job.animated else 0
+    own = job.scene.noise.seed
+    return [Picture(first + i if job.animated else 0, seed if own < 0 else own) for i, seed in enumerate(p.seeds)]
+
+
+def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:
+    """Have the sampler sample with the conditioning. What is installed lasts as long as its `launch_sampling` runs."""
+    sampler = p.sampler
+    vars(sampler).pop("launch_sampling", None)  # Forge calls the hook twice for the hires pass
+    launch = sampler.launch_sampling
+
+    def launch_sampling(steps: int, sample: Callable[[], Any]) -> Any:
+        _check_dimensions(job.scene, sampler.sampler_extra_args["cond"])
+        job.prompts.encode(p)
+        with _pass_of_host()(p, rows, job.prompts, sampler):
+            return launch(steps, sample)
+
+    sampler.launch_sampling = launch_sampling
+
+
+def _check_dimensions(scene: Scene, cond: Any) -> None:
+    """Whether the model has the dimensions that the feature noise is for. cond: the host's, of the batch."""
+    if not scene.noise.feature.strength:
+        return
+    path = "noise.feature.dimensions"
+    context = cond.batch[0][0].schedules[0].cond
+    width = (context["crossattn"] if isinstance(context, dict) else context).shape[-1]
+    try:
+        parse_dimensions(scene.noise.feature.dimensions, width)
+    except ValueError as error:
+        raise Refused([Problem(path, str(error).removeprefix(f"{path}: "))]) from None
+
+
+def _pass_of_host() -> type[Denoising]:
+    """Which host this is, by what its model offers."""
+    if hasattr(shared.sd_model, "forge_objects"):
+        from lib_masknoise.hosts.forge import Pass
+    else:
+        from lib_masknoise.hosts.a1111 import Pass
+    return Pass
+
+
+@_hook
+def postprocess_image(p: Any, job: Job) -> None:
+    """An image is finished. The host also finishes those of an interrupted batch, which are half sampled."""
+    if not (shared.state.interrupted or shared.state.skipped):
+        job.complete.append(job.finished)
+    job.finished += 1
+
+
+@_hook
+def postprocess(p: Any, job: Job, processed: Any) -> None:
+    """The job is done: write the animation of the frames there are, and hand it out."""
+    if not job.animated:
+        return
+    frames = [processed.images[processed.index_of_first_image + place] for place in job.complete]
+    try:
+        files.hand_out(p, processed, job.scene, frames, job.total)
+    except Exception as error:  # the frames must not be lost over it
+        p.extra_generation_params[infotext.ERROR] = f"the animation was not written: {error}"
+        p.comment(f"MaskNoise: the animation was not written: {error}")
+        processed.comments += f"MaskNoise: the animation was not written: {error}\n"
+
+
+def paste_fields(components: Sequence[Any]) -> list[tuple[Any, Callable[[dict[str, str]], Any]]]:
+    """What the host's infotext pasting asks for each of the script's components: its value in an infotext, None where
+    that says nothing about it."""
+    pasted = _Pasted()
+    fields = [(component, functools.partial(pasted.value, index)) for index, component in enumerate(components)]
+    return fields[1:]  # a whole scene is for the API; an infotext describes the components
+
+
+def paste_names() -> list[str]:
+    """The infotext keys that "send to txt2img" takes along."""
+    return [infotext.KEY, infotext.MASKS, *infotext.PATHS]
+
+
+class _Pasted:
+    """An infotext as the components' values. The host asks for one component after the other, so the last infotext is
+    kept."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Any, list[Any] | None] = (None, None)
+
+    def value(self, index: int, params: dict[str, str]) -> Any:
+        ours = {key: value for key, value in params.items() if key.startswith(infotext.KEY)}
+        if self._last[0] != ours:
+            self._last = ours, _values(ours)
+        values = self._last[1]
+        if values is not None:
+            return values[index]
+        # An image made without the extension: switched off it comes out again. Text without settings changes nothing.
+        return False if index == 1 and not ours and "Steps" in params else None
+
+
+def _values(params: dict[str, str]) -> list[Any] | None:
+    try:
+        scene = infotext.read(params)
+    except SceneError as error:
+        print(f"MaskNoise: the infotext was not pasted.\n{error}")
+        return None
+    return None if scene is None else inputs.show(scene)
+
+
+def authorisation(app: Any) -> list[Any] | None:
+    """What the host's own API asks of a request (`--api-auth`), for further routes; None where it has no API."""
+    for route in app.routes:
+        if getattr(route, "path", None) == "/sdapi/v1/txt2img":
+            return list(route.dependencies)
+    return None

@@ -1,0 +1,62 @@
+"""MaskNoise's AlwaysOn script: the WebUI's hooks, handed on to the library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from modules import script_callbacks, scripts
+from modules.ui_components import InputAccordion
+
+from lib_masknoise import api
+from lib_masknoise.hosts import webui, xyz
+from lib_masknoise.hosts.prompts import token_count
+from lib_masknoise.presets import Presets
+from lib_masknoise.ui import accordions
+
+PRESETS = Presets(Path(scripts.basedir()) / "presets")
+
+
+class Script(scripts.Script):
+    def title(self) -> str:
+        return "MaskNoise"
+
+    def show(self, is_img2img: bool) -> Any:
+        return False if is_img2img else scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        built = accordions.build(self.elem_id, enable=InputAccordion, presets=PRESETS, token_counter=token_count)
+        self.infotext_fields = webui.paste_fields(built.inputs)
+        self.paste_field_names = webui.paste_names()
+        return built.inputs
+
+    def before_process(self, p: Any, *values: Any) -> None:
+        webui.before_process(p, values, PRESETS)
+
+    def process(self, p: Any, *values: Any) -> None:
+        webui.process(p)
+
+    def before_process_batch(self, p: Any, *values: Any, prompts: list[str], **kwargs: Any) -> None:
+        webui.before_process_batch(p, prompts)
+
+    def process_batch(self, p: Any, *values: Any, **kwargs: Any) -> None:
+        webui.process_batch(p)
+
+    def process_before_every_sampling(self, p: Any, *values: Any, noise: Any, **kwargs: Any) -> None:
+        webui.process_before_every_sampling(p, noise)
+
+    def postprocess_image(self, p: Any, *values: Any) -> None:
+        webui.postprocess_image(p)
+
+    def postprocess(self, p: Any, processed: Any, *values: Any) -> None:
+        webui.postprocess(p, processed)
+
+
+def _add_routes(demo: Any, app: Any) -> None:
+    authorisation = webui.authorisation(app)
+    if authorisation is not None:  # without --api the host has no API, and neither have we
+        api.add_routes(app, PRESETS, authorisation)
+
+
+script_callbacks.on_app_started(_add_routes)
+script_callbacks.on_before_ui(lambda: xyz.register(PRESETS.names))
