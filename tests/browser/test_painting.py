@@ -452,3 +452,19 @@ def test_the_last_image_is_a_backdrop(painter):
     painter.generate()
     painter.button("Last image").click()
     painter.page.wait_for_function(f"{MOUNTED}.panel.stage.backdrop?.naturalWidth === 128")
+
+
+def test_a_layer_at_a_limit_is_flattened_to_go_on(painter):
+    """The canvas makes no scene that the library would refuse."""
+    painter.add_concept("snow")
+    painter.drag((0.2, 0.5), (0.7, 0.5))
+    painter.js(f"for (let i = 0; i < 201; i++) {EDITOR}.invert()")
+    assert "flatten" in painter.status
+    (concept,) = painter.concepts
+    assert len(concept["mask"]["strokes"]) == 1 + 200
+    before = mask_of(concept, (64, 64))
+    painter.button("Flatten").click()
+    painter.page.wait_for_function(f"{EDITOR}.active.chain.whole && {EDITOR}.refusal === ''")
+    assert np.abs(mask_of(painter.concepts[0], (64, 64)) - before).max() < 0.02
+    painter.button("Invert").click()
+    assert len(painter.concepts[0]["mask"]["strokes"]) == 2
