@@ -120,7 +120,7 @@ class Denoising:
     def _bases_at(self, params: Any, step: int) -> tuple[list[Parts], list[Encoded]]:
         """The images' own prompts and negative prompts at a step, as other extensions have left them."""
         bases, negatives = self.prompts.base(self._cond, self.sampler.sampler_extra_args["uncond"], step)
-        rows = iter(_context(params.text_cond))
+        rows = iter(context_of(params.text_cond))
         given = []
         for parts in bases:
             count = self._part_count or len(parts)
@@ -129,7 +129,7 @@ class Denoising:
             given.append(self.rows.widened(parts, count))
         if params.text_uncond is None:
             return given, []  # Forge at CFG 1
-        rows = _context(params.text_uncond)
+        rows = context_of(params.text_uncond)
         return given, [self.prompts.as_given(one, row) for one, row in zip(negatives, rows, strict=True)]
 
     def _forget_others(self, rows: Sequence[Row]) -> None:
@@ -206,8 +206,8 @@ class Denoising:
         return torch.stack(maps)[:, None]
 
 
-def _context(cond: Any) -> Tensor:
-    """`[rows, T, D]` of the host's conds of a step, which are a dictionary for SDXL."""
+def context_of(cond: Any) -> Tensor | None:
+    """`[rows, T, D]` of the host's conds of a step, which are a dictionary for SDXL; None of None."""
     return cond["crossattn"] if isinstance(cond, dict) else cond
 
 
@@ -215,7 +215,7 @@ def _make_alike(params: Any) -> None:
     """Prompt and negative prompt with equally many tokens: the host then makes one U-Net call for both."""
     if params.text_uncond is None:
         return
-    cond, uncond = padded_alike(_context(params.text_cond), _context(params.text_uncond))
+    cond, uncond = padded_alike(context_of(params.text_cond), context_of(params.text_uncond))
     if isinstance(params.text_cond, dict):
         params.text_cond["crossattn"], params.text_uncond["crossattn"] = cond, uncond
     else:
