@@ -35,10 +35,12 @@ class Pass(Denoising):
         self._objects: Any = None
         self._own: Any = None
         self._original: Any = None
+        self._blocks: list[tuple[str, int]] = []
         self._positive: list[Row] = []
         self._negative: list[Row] = []
         self._parts_seen = 0
         self._call: Any = None
+        self._given: tuple | None = None  # the layer that has our contexts and not yet used our attention
         self._shares: tuple[Share, ...] = ()
 
     def __deepcopy__(self, memo: dict) -> Pass:
@@ -54,6 +56,7 @@ class Pass(Denoising):
         clone = objects.unet.clone()
         clone.add_conditioning_modifier(self._before_sampling)
         clone.model_options.setdefault("sampler_post_cfg_function", []).insert(0, self._weigh_guidance)
+        self._blocks = _blocks(clone.model.diffusion_model)
         self._objects, self._original, self._own = objects, objects.unet, clone
         objects.unet = clone
 
@@ -68,7 +71,7 @@ class Pass(Denoising):
             count = len(self.rows.pictures)
             parts = (len(self._planned) - (0 if params.text_uncond is None else count)) // count
             self._positive, self._negative = self._planned[: parts * count], self._planned[parts * count :]
-        self._parts_seen, self._call = 0, None
+        self._parts_seen, self._call, self._given = 0, None, None
 
     # --- Each call of the denoiser
 
@@ -97,7 +100,7 @@ class Pass(Denoising):
             )
         patches = dict(transformer.get("patches", {}))
         patches["attn2_patch"] = [*patches.get("attn2_patch", []), self._give_contexts]
-        replace = {**transformer.get("patches_replace", {}), "attn2": _Everywhere(self._attend)}
+        replace = {**transformer.get("patches_replace", {}), "attn2": dict.fromkeys(self._blocks, self._attend)}
         return {**options, "transformer_options": {**transformer, "patches": patches, "patches_replace": replace}}
 
     # --- Each cross-attention layer
@@ -106,6 +109,12 @@ class Pass(Denoising):
         self, n: Tensor, context: Tensor, value: Tensor, extra_options: Options
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The attn2 patch: what the layer is to project, `[1, M, D]`, in place of its context."""
+        if self._given:
+            raise Conflict(
+                f"the host did not use our attention in block {self._given}: another extension has replaced it; switch "
+                "it off or MaskNoise"
+            )
+        self._given = _layer(extra_options)
         chunks = extra_options["cond_or_uncond"]
         if chunks is not self._call:  # a new list for each call of the U-Net
             self._call, self._shares = chunks, shares(self._rows_of(chunks, len(n)))
@@ -118,6 +127,7 @@ class Pass(Denoising):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, extra_options: Options) -> Tensor:
         """The attn2 replace patch: queries `[rows, h·w, heads·d]`, keys and values `[1, M, heads·d]`."""
+        self._given = None
         heads, size = extra_options["n_heads"], self._size(q.shape[1])
         out = torch.empty_like(q)
         start = 0
@@ -173,21 +183,10 @@ class Pass(Denoising):
         return args["uncond_denoised"] + (args["denoised"] - args["uncond_denoised"]) * total
 
 
-class _Everywhere(dict):
-    """A replace patch for every block, whichever the model has."""
-
-    def __init__(self, patch: Any):
-        super().__init__()
-        self.patch = patch
-
-    def __contains__(self, block: object) -> bool:
-        return True
-
-    def __getitem__(self, block: Any) -> Any:
-        return self.patch
-
-    def __deepcopy__(self, memo: dict) -> _Everywhere:
-        return self
+def _blocks(unet: torch.nn.Module) -> list[tuple[str, int]]:
+    """What the host calls the U-Net's blocks."""
+    sides = ((name, getattr(unet, f"{name}_blocks", ())) for name in ("input", "output"))
+    return [("middle", 0), *((name, number) for name, blocks in sides for number in range(len(blocks)))]
 
 
 def _layer(extra_options: Options) -> tuple:
