@@ -55,6 +55,7 @@ class Pass:
         self._levels: dict[tuple, Level] = {}
         self._bases: dict[tuple, Basis] = {}
         self._cond: Any = None  # the host's own, before `_widened`
+        self._get_conds: dict[str, Any] | None = None  # what `p` itself had of that name, before ours
         self._part_count: int | None = None
         self._weights: Tensor | None = None
 
@@ -76,7 +77,10 @@ class Pass:
         """Put everything back. Safe at any time, also twice."""
         for callback in (self._before_denoiser, self._after_denoiser):
             script_callbacks.remove_callbacks_for_function(callback)
-        vars(self.p).pop("get_conds", None)
+        if self._get_conds is not None:
+            vars(self.p).pop("get_conds", None)
+            vars(self.p).update(self._get_conds)
+            self._get_conds = None
         self._unbind()
         for known in (self._placed, self._levels, self._bases):
             known.clear()
@@ -88,14 +92,16 @@ class Pass:
         if unet is self._unet:
             return
         self._unbind()
+        # First of all, so that what is wrong with a refiner surfaces at its call and not as a plain picture.
+        self._unet = unet
+        self._hook = unet.register_forward_pre_hook(self._before_unet, with_kwargs=True)
         layers = [module for name, module in unet.named_modules() if name.endswith("attn2") and hasattr(module, "to_q")]
         if not layers:
             raise Conflict(f"{type(unet).__name__} has no cross-attention layers: expected Stable Diffusion 1, 2 or XL")
         for layer in layers:
             if "forward" in vars(layer):
                 raise Conflict(_taken(layer.forward))
-        self._unet, self._layers = unet, layers
-        self._hook = unet.register_forward_pre_hook(self._before_unet, with_kwargs=True)
+        self._layers = layers
         for layer in layers:
             layer.forward = functools.partial(self._attend, layer)
 
@@ -228,6 +234,7 @@ class Pass:
 
         conds = self.sampler.sampler_extra_args
         conds["cond"] = self._widened(conds["cond"])
+        self._get_conds = {name: value for name, value in vars(self.p).items() if name == "get_conds"}
         self.p.get_conds = get_conds
 
     def _widened(self, cond: Any) -> Any:
