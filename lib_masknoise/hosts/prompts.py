@@ -6,6 +6,7 @@ Imports `modules`, which A1111, Forge and their kin share.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -88,7 +89,7 @@ class ConceptPrompts:
     def base(self, cond: Any, uncond: Any, step: int) -> tuple[list[Parts], list[Encoded]]:
         """The same of the images' own prompts, from the host's conds of the batch."""
         positive = [self._encodings.parts(parts, step) for parts in cond.batch]
-        return positive, [self._encodings.one(active(one, step)) for one in uncond]
+        return positive, [self._encodings.one(active(one, step)) for one in uncond or ()]  # Forge: none at CFG 1
 
     def as_given(self, encoded: Encoded, context: Tensor) -> Encoded:
         """What a row of the host's contexts `[T', D]` holds: the prompt as it was encoded (with T ≤ T' tokens), or what
@@ -152,6 +153,14 @@ def _steps(p: Any) -> tuple[int, int | None]:
     if p.is_hr_pass:
         return p.firstpass_steps, total(p.hr_sampler_name or p.sampler_name, p.hr_second_pass_steps or p.steps)
     return total(p.sampler_name, p.steps), None
+
+
+def token_count(text: str) -> str:
+    """A prompt's tokens as the host counts them beside its own prompt: "12/75", "" where it cannot yet."""
+    from modules.ui import update_token_counter  # the user interface is loaded after the scripts
+
+    shown = re.search(r"\d+/\d+", update_token_counter(text, 20, []))
+    return shown[0] if shown else ""
 
 
 def size_embedding_width(sd_model: Any) -> int:

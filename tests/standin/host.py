@@ -31,10 +31,8 @@ class Host:
 
         self.shared, self.errors, self.processing = shared, errors, processing
         self.callbacks, self.extra_networks = script_callbacks, extra_networks
-        self.script = script.Script()
-        self.a1111, self.files, self.prompts, self.webui = (
-            adapter[name] for name in ("a1111", "files", "prompts", "webui")
-        )
+        self.script, self.presets = script.Script(), script.PRESETS
+        vars(self).update(adapter)
         self.folder = Path()
         self._own = {name: list(entries) for name, entries in script_callbacks.callback_map.items()}
 

@@ -87,13 +87,16 @@ def test_the_unet_fails(host, plain, monkeypatch, call, error):
 
 @pytest.mark.parametrize("error", [Broken, Ended])
 @pytest.mark.parametrize(
-    "function",
-    ["blended_attention", "project", "shares", "_hypernetworks", "padded_alike", "_set_vectors", "_context", "level_with"],
+    "module, function",
+    [
+        *(("a1111", name) for name in ("blended_attention", "project", "shares", "_hypernetworks")),
+        *(("denoising", name) for name in ("padded_alike", "_set_vectors", "_context", "level_with")),
+    ],
 )
-def test_our_own_code_fails(host, plain, monkeypatch, function, error):
+def test_our_own_code_fails(host, plain, monkeypatch, module, function, error):
     """In the callback, where the host would swallow it, as well as in the attention."""
     with monkeypatch.context() as patch:
-        patch.setattr(host.a1111, function, failing(error("a bug")))
+        patch.setattr(getattr(host, module), function, failing(error("a bug")))
         fails(host, error)
     assert torch.equal(host.latents(), plain)
 
@@ -166,7 +169,7 @@ def test_a_callback_of_another_extension_fails(host):
 def test_an_error_in_the_callback_surfaces_before_any_layer_runs(host, monkeypatch):
     """The host logs what a callback raises and goes on; the U-Net's call is the first that it does not guard."""
     ran = []
-    monkeypatch.setattr(host.a1111, "_make_alike", failing(Broken("in the callback")))
+    monkeypatch.setattr(host.denoising, "_make_alike", failing(Broken("in the callback")))
     hook = host.unet.time_embed.register_forward_hook(lambda *args: ran.append(1))
     try:
         with pytest.raises(Broken, match="in the callback"):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import struct
+import sys
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -573,3 +575,21 @@ def test_an_unreadable_frame(tmp_path, name):
     with pytest.raises(OSError):
         write_one(frames, tmp_path, name)
     assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("found", [None, SimpleNamespace(__version__="11.0.0")])
+@pytest.mark.parametrize("name", ["gif", "apng", "mp4"])
+def test_without_pyav_it_says_so_before_it_reads_a_frame(tmp_path, monkeypatch, found, name):
+    monkeypatch.setitem(sys.modules, "av", found)
+    with pytest.raises(ImportError, match=f"{name}: this needs PyAV 12 or later.*pip install") as caught:
+        animation.write([tmp_path / "there is no frame.png"], tmp_path, "a", ["sheet", name], fps=12)
+    assert caught.value.name == "av"
+    assert not any(tmp_path.iterdir())
+
+
+def test_without_pyav_webp_and_sheet_are_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    frames = save(tmp_path / "frames", greys([10, 200]))
+    assert len(animation.write(frames, tmp_path, "a", ["webp", "sheet"], fps=12)) == 2
+    with pytest.raises(ImportError, match="webp with interpolated frames: this needs PyAV"):
+        animation.write(frames, tmp_path, "a", ["webp", "sheet"], fps=12, interpolate=2)
