@@ -61,7 +61,12 @@ class Host:
         return [module for name, module in (unet or self.unet).named_modules() if name.endswith("attn2")]
 
     def job(
-        self, scene: Any = None, *, others: Sequence[Any] = (), later: Sequence[Any] = (), img2img: bool = False,
+        self,
+        scene: Any = None,
+        *,
+        others: Sequence[Any] = (),
+        later: Sequence[Any] = (),
+        img2img: bool = False,
         **options: Any,
     ) -> Any:
         """A job: as the API would make it. scene: the extension's argument. others, later: further extensions, whose

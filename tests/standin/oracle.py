@@ -54,7 +54,9 @@ def latents(
     schedule = sd_samplers.sigmas(steps, torch.zeros(1, dtype=model.dtype)).double()
     found = []
     for prompt, (frame, seed) in zip(prompts, pictures, strict=True):
-        picture = _Picture(model, unet, made, prompt, negative, frame, seed, size, config.total_steps(steps), cfg, skips)
+        picture = _Picture(
+            model, unet, made, prompt, negative, frame, seed, size, config.total_steps(steps), cfg, skips
+        )
         noise = picture.noise().to(model.dtype)[None].double()
         found.append(config.function(picture, noise * schedule[0], schedule, extra_args={}))
     return torch.cat(found)

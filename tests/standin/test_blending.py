@@ -171,9 +171,7 @@ def test_a_concept_that_covers_everything_is_its_prompt(host, prompt, negative, 
     host.start(torch.float64, xl)
     plain = host.latents(prompt=prompt, negative_prompt=negative, steps=3)
     for base in (f"{LONG} BREAK by the river", "x AND y:2 AND z AND w:0.1"):
-        ours = host.latents(
-            covered(prompt, negative), prompt=base, negative_prompt="ugly" if negative else "", steps=3
-        )
+        ours = host.latents(covered(prompt, negative), prompt=base, negative_prompt="ugly" if negative else "", steps=3)
         assert error(ours, plain) < 1e-12
 
 
@@ -281,7 +279,9 @@ def test_outside_the_window_the_layers_run_as_ever(host, monkeypatch, start, end
 
 
 def test_a_window_that_no_step_falls_into_changes_nothing(host):
-    assert torch.equal(host.latents(scene("green tree", blend={"start": 0.9, "end": 1.0}), steps=4), host.latents(steps=4))
+    assert torch.equal(
+        host.latents(scene("green tree", blend={"start": 0.9, "end": 1.0}), steps=4), host.latents(steps=4)
+    )
 
 
 def test_pooled_embeddings_are_blended_and_sizes_stay(host):

@@ -1,5 +1,6 @@
 """Where an animation is written, and under which name."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,13 @@ from PIL import Image
 from lib_masknoise.scene import Scene
 
 FRAMES = [Image.new("RGB", (16, 16), (value, 0, 0)) for value in (0, 90, 180)]
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
 @pytest.fixture
@@ -50,8 +58,14 @@ def test_numbers_after_the_frames_of_the_same_job(host):
     [
         ({"directories_filename_pattern": "[seed]/"}, "7/00000-7-animation.gif"),
         ({"save_to_dirs": False}, "00000-7-a red_ house_garden-animation.gif"),
-        ({"samples_filename_pattern": "[steps]x", "save_images_add_number": False}, "a red house garden/2x-animation.gif"),
-        ({"samples_filename_pattern": "[none]", "save_images_add_number": False}, "a red house garden/00000-animation.gif"),
+        (
+            {"samples_filename_pattern": "[steps]x", "save_images_add_number": False},
+            "a red house garden/2x-animation.gif",
+        ),
+        (
+            {"samples_filename_pattern": "[none]", "save_images_add_number": False},
+            "a red house garden/00000-animation.gif",
+        ),
         ({"samples_filename_pattern": "[none]"}, "a red house garden/00000-animation.gif"),
     ],
 )
@@ -76,11 +90,10 @@ def test_names_that_are_too_long_are_cut_between_signs(hand_out, sign):
     assert set(name.removeprefix("00000-").removesuffix("-animation.gif")) == {sign}
 
 
-def test_where_the_host_saves_nothing_neither_do_we(host, hand_out, monkeypatch):
-    made = []
-    monkeypatch.setattr(host.files.tempfile, "mkdtemp", lambda prefix: made.append(prefix) or str(host.folder / "tmp"))
-    assert hand_out({"do_not_save_samples": True}) == ["tmp/frames.gif"]
-    assert made == ["masknoise-"]
+def test_where_the_host_saves_nothing_neither_do_we(hand_out, temporary):
+    assert hand_out({"do_not_save_samples": True}) == []
+    (folder,) = temporary.iterdir()
+    assert folder.name.startswith("masknoise-") and [path.name for path in folder.iterdir()] == ["frames.gif"]
 
 
 def test_every_file_carries_the_scene_and_the_infotext(host, hand_out):

@@ -293,9 +293,9 @@ def test_sde_samplers_draw_the_same_noise_for_every_frame(host):
 def test_what_is_held_stands_still(host):
     """A frame's pinned locations start from the same noise."""
     starts = []
-    p = host.job(moving(3, ("gif",), {"prompt": "tree", "mask": {"kind": "split", "to": 0.5}}), batch_size=2)
-    p.scripts.scripts.append((Other(process_before_every_sampling=lambda p, noise, **_: starts.append(noise.clone())), ()))
-    host.process(p)
+    look = Other(process_before_every_sampling=lambda p, noise, **_: starts.append(noise.clone()))
+    half = {"prompt": "tree", "mask": {"kind": "split", "to": 0.5}}
+    host.run(moving(3, ("gif",), half), batch_size=2, later=[look])
     noise = torch.cat(starts)
     assert torch.equal(noise[0, ..., :3], noise[1, ..., :3]) and torch.equal(noise[0, ..., :3], noise[2, ..., :3])
     assert not torch.equal(noise[0, ..., 3:], noise[1, ..., 3:])
@@ -342,7 +342,8 @@ def test_a_tag_is_no_part_of_a_concept(host):
 
 def test_networks_in_the_hires_pass(host):
     host.run(scene("tree <lora:oak:1>"), prompt="a", hr_prompt="b <lora:brick:1>", enable_hr=True)
-    assert [sorted(names) for names in host.extra_networks.activated] == [["lora:oak:1"], ["lora:brick:1", "lora:oak:1"]]
+    first, second = host.extra_networks.activated
+    assert first == ["lora:oak:1"] and sorted(second) == ["lora:brick:1", "lora:oak:1"]
 
 
 def test_networks_that_are_switched_off_stay_off(host):

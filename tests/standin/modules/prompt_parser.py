@@ -70,9 +70,7 @@ def get_learned_conditioning(
         if prompt not in made:
             schedule = text_schedule(prompt, steps, hires_steps)
             conds = model.get_learned_conditioning(SdConditioning([text for _, text in schedule], False, *size))
-            made[prompt] = [
-                ScheduledPromptConditioning(end, _item(conds, i)) for i, (end, _) in enumerate(schedule)
-            ]
+            made[prompt] = [ScheduledPromptConditioning(end, _item(conds, i)) for i, (end, _) in enumerate(schedule)]
     return [made[prompt] for prompt in prompts]
 
 
