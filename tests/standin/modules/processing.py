@@ -214,7 +214,8 @@ def _process(p: StableDiffusionProcessing, model: Any) -> Processed:
     p.scripts.run("process", p)
     p.init()
     pictures, infotexts, latents = [], [], []
-    for p.iteration in range(p.n_iter):
+    for iteration in range(p.n_iter):
+        p.iteration = iteration
         shared.state.skipped = False
         if shared.state.interrupted:
             break
