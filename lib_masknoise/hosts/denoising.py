@@ -40,6 +40,7 @@ class Denoising:
         self._planned: list[Row] | None = None  # None outside the window: the host does as it does without us
         self._weights: Tensor | None = None
         self._cond: Any = None  # the host's own, before `_widened`
+        self._get_conds: dict[str, Any] | None = None  # what `p` itself had of that name, before ours
         self._part_count: int | None = None
         # Of the conditionings in `_planned`, which they name by id.
         self._placed: dict[tuple, LocationConditioning] = {}
@@ -63,7 +64,10 @@ class Denoising:
         """Put everything back. Safe at any time, also twice."""
         for callback in self._callbacks():
             script_callbacks.remove_callbacks_for_function(callback)
-        vars(self.p).pop("get_conds", None)
+        if self._get_conds is not None:
+            vars(self.p).pop("get_conds", None)
+            vars(self.p).update(self._get_conds)
+            self._get_conds = None
         self._unbind()
         for known in (self._placed, self._levels, self._bases):
             known.clear()
@@ -177,6 +181,7 @@ class Denoising:
 
         conds = self.sampler.sampler_extra_args
         conds["cond"] = self._widened(conds["cond"])
+        self._get_conds = {name: value for name, value in vars(self.p).items() if name == "get_conds"}
         self.p.get_conds = get_conds
 
     def _widened(self, cond: Any) -> Any:
