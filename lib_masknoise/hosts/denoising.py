@@ -98,9 +98,8 @@ class Denoising:
     def _plan(self, params: Any) -> None:
         self._planned = None
         denoiser = params.denoiser
-        start, end = self.window
         bases, negatives = self._bases_at(params, denoiser.step)
-        if start <= denoiser.step / max(denoiser.total_steps, 1) < end:
+        if self._blends(denoiser):
             concepts, concept_negatives = self.prompts.at(denoiser.step)
             positive = self.rows.positive(bases, concepts)
             negative = self.rows.negative(negatives, concept_negatives)
@@ -109,6 +108,11 @@ class Denoising:
             self._planned = [*positive, *negative]
             self._forget_others(self._planned)
         self._weights = self._guidance_weights(bases)
+
+    def _blends(self, denoiser: Any) -> bool:
+        """Whether the host's denoiser is at a step at which the scene's blending is on."""
+        start, end = self.window
+        return start <= denoiser.step / max(denoiser.total_steps, 1) < end
 
     def _bases_at(self, params: Any, step: int) -> tuple[list[Parts], list[Encoded]]:
         """The images' own prompts and negative prompts at a step, as other extensions have left them."""
