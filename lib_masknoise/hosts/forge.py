@@ -27,27 +27,17 @@ COND, UNCOND = 0, 1
 Options = dict[str, Any]
 
 
-class Pass(Denoising):
-    """What is installed in Forge during one sampling pass."""
+class Patched(Denoising):
+    """A sampling pass on a clone of the host's U-Net (or transformer) with patches of ours."""
 
     def __init__(self, *args: Any):
         super().__init__(*args)
         self._objects: Any = None
         self._own: Any = None
         self._original: Any = None
-        self._blocks: list[tuple[str, int]] = []
-        self._given_contexts: tuple[Tensor, Tensor | None]
-        self._positive: list[Row] = []
-        self._negative: list[Row] = []
-        self._parts_seen = 0
-        self._call: Any = None
-        self._given: tuple | None = None  # the layer that has our contexts and not yet used our attention
-        self._shares: tuple[Share, ...] = ()
 
-    def __deepcopy__(self, memo: dict) -> Pass:
+    def __deepcopy__(self, memo: dict) -> Patched:
         return self  # the host copies a U-Net's options, in which our patches are, for each clone
-
-    # --- The clone of the U-Net
 
     def _bind(self) -> None:
         objects = shared.sd_model.forge_objects
@@ -57,7 +47,7 @@ class Pass(Denoising):
         clone = objects.unet.clone()
         clone.add_conditioning_modifier(self._before_sampling)
         clone.model_options.setdefault("sampler_post_cfg_function", []).insert(0, self._weigh_guidance)
-        self._blocks = _blocks(clone.model.diffusion_model)
+        self._bound(clone.model.diffusion_model)
         self._objects, self._original, self._own = objects, objects.unet, clone
         objects.unet = clone
 
@@ -65,6 +55,54 @@ class Pass(Denoising):
         if self._objects is not None and self._objects.unet is self._own:
             self._objects.unet = self._original
         self._objects = self._original = self._own = None
+
+    def _before_sampling(
+        self, model: Any, x: Tensor, timestep: Tensor, uncond: Any, cond: Any, scale: float, options: Options, seed: int
+    ) -> tuple:
+        """The host's conditioning modifier, which it calls before each call of the denoiser."""
+        if self._error is not None:
+            raise self._error
+        cond, uncond, options = self._changed(x, cond, uncond, options)
+        return model, x, timestep, uncond, cond, scale, options, seed
+
+    def _weigh_guidance(self, args: Options) -> Tensor:
+        """The sum of the weights at each location scales the guidance there. Without negative prompts the host takes 0
+        for what they predict, and so do we."""
+        total = self._total_weight(args["denoised"])
+        if total is None:
+            return args["denoised"]
+        return args["uncond_denoised"] + (args["denoised"] - args["uncond_denoised"]) * total
+
+    # --- Each pass's own
+
+    def _bound(self, unet: torch.nn.Module) -> None:
+        """What is about to be patched."""
+
+    def _changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
+        """The host's conditions and model options for this call of the denoiser, with ours."""
+        raise NotImplementedError
+
+    def _total_weight(self, like: Tensor) -> Tensor | None:
+        """By how much the guidance counts: `[B, 1, h, w]`; None where it is 1 everywhere."""
+        raise NotImplementedError
+
+
+class Pass(Patched):
+    """What is installed in Forge during one sampling pass."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._blocks: list[tuple[str, int]] = []
+        self._given_contexts: tuple[Tensor, Tensor | None]
+        self._positive: list[Row] = []
+        self._negative: list[Row] = []
+        self._parts_seen = 0
+        self._call: Any = None
+        self._given: tuple | None = None  # the layer that has our contexts and not yet used our attention
+        self._shares: tuple[Share, ...] = ()
+
+    def _bound(self, unet: torch.nn.Module) -> None:
+        self._blocks = _blocks(unet)
 
     def _plan(self, params: Any) -> None:
         super()._plan(params)
@@ -77,18 +115,13 @@ class Pass(Denoising):
 
     # --- Each call of the denoiser
 
-    def _before_sampling(
-        self, model: Any, x: Tensor, timestep: Tensor, uncond: Any, cond: Any, scale: float, options: Options, seed: int
-    ) -> tuple:
-        """The host's conditioning modifier."""
-        if self._error is not None:
-            raise self._error
+    def _changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
         if self._planned is not None:
             self._check_size(tuple(x.shape[-2:]))
             options = self._patched(options)
         if self._weights is not None:
             cond = self._masked(cond, x)
-        return model, x, timestep, uncond, cond, scale, options, seed
+        return cond, uncond, options
 
     def _patched(self, options: Options) -> Options:
         """The host's model options with our patches in them."""
@@ -185,13 +218,14 @@ class Pass(Denoising):
         """`[B, parts, h, w]`."""
         return self._weights[:, 0].unflatten(0, (len(self.rows.pictures), -1)).to(x)
 
-    def _weigh_guidance(self, args: Options) -> Tensor:
-        """The sum of the weights at each location scales the guidance there. Without negative prompts the host takes 0
-        for what they predict, and so do we."""
-        if self._weights is None:
-            return args["denoised"]
-        total = self._by_part(args["denoised"]).sum(1, keepdim=True)
-        return args["uncond_denoised"] + (args["denoised"] - args["uncond_denoised"]) * total
+    def _total_weight(self, like: Tensor) -> Tensor | None:
+        return None if self._weights is None else self._by_part(like).sum(1, keepdim=True)
+
+
+def has_cross_attention(unet: torch.nn.Module) -> bool:
+    """Whether the host's model has cross-attention layers that the host lets be patched: whether it is a U-Net."""
+    blocks = getattr(unet, "input_blocks", None)
+    return blocks is not None and any(name.split(".")[-1] == "attn2" for name, _ in unet.named_modules())
 
 
 def _blocks(unet: torch.nn.Module) -> list[tuple[str, int]]:
