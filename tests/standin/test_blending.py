@@ -82,7 +82,7 @@ def test_unequal_lengths_take_one_call_where_the_host_alone_takes_two(host, call
     assert calls == [2] * 2
 
 
-@settings(max_examples=12, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))  # shrinking is slow
+@settings(max_examples=8, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))  # shrinking is slow
 @given(data=st.data())
 def test_equals_the_location_embeddings(host, data):
     """Any scene, in any pattern of calls."""
@@ -127,7 +127,7 @@ def test_equals_the_location_embeddings(host, data):
     expected = oracle.latents(
         host.model, job, [prompt] * len(pictures), negative="ugly", pictures=pictures, sampler=sampler, size=size
     )
-    assert error(ours, expected) < ROUNDED
+    assert error(ours, expected) < 1e-4  # where weights cancel, much of the maps' float32 is left
 
 
 @pytest.mark.parametrize("all_steps", [False, True])
