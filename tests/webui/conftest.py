@@ -23,9 +23,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if compare.NEAR:
         measured, what, sampler = max(compare.NEAR)
+        same = sum(not one[0] for one in compare.NEAR)
         terminalreporter.write_line(
             f"{hosts.host().name}: {len(compare.NEAR)} pairs of pictures that must be the same were at most "
-            f"{measured}/255 apart ({what}, {sampler}); {sum(not one[0] for one in compare.NEAR)} were the same bit by bit"
+            f"{measured}/255 apart ({what}, {sampler}); {same} were the same bit by bit"
         )
 
 
