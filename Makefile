@@ -67,4 +67,5 @@ clean:
 
 .venv/ready-for-tests: .venv/ready
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[cli,distributed,test]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps stable-diffusion-sdkit==2.1.5
 	touch $@

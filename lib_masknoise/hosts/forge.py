@@ -19,7 +19,7 @@ from modules import shared
 from torch import Tensor
 
 from lib_masknoise.attention import blended_attention, stack, unstack
-from lib_masknoise.hosts.denoising import Conflict, Denoising
+from lib_masknoise.hosts.denoising import Conflict, Denoising, context_of
 from lib_masknoise.hosts.rows import Row, Share, shares
 
 COND, UNCOND = 0, 1
@@ -27,26 +27,17 @@ COND, UNCOND = 0, 1
 Options = dict[str, Any]
 
 
-class Pass(Denoising):
-    """What is installed in Forge during one sampling pass."""
+class Patched(Denoising):
+    """A sampling pass on a clone of the host's U-Net (or transformer) with patches of ours."""
 
     def __init__(self, *args: Any):
         super().__init__(*args)
         self._objects: Any = None
         self._own: Any = None
         self._original: Any = None
-        self._blocks: list[tuple[str, int]] = []
-        self._positive: list[Row] = []
-        self._negative: list[Row] = []
-        self._parts_seen = 0
-        self._call: Any = None
-        self._given: tuple | None = None  # the layer that has our contexts and not yet used our attention
-        self._shares: tuple[Share, ...] = ()
 
-    def __deepcopy__(self, memo: dict) -> Pass:
+    def __deepcopy__(self, memo: dict) -> Patched:
         return self  # the host copies a U-Net's options, in which our patches are, for each clone
-
-    # --- The clone of the U-Net
 
     def _bind(self) -> None:
         objects = shared.sd_model.forge_objects
@@ -56,7 +47,7 @@ class Pass(Denoising):
         clone = objects.unet.clone()
         clone.add_conditioning_modifier(self._before_sampling)
         clone.model_options.setdefault("sampler_post_cfg_function", []).insert(0, self._weigh_guidance)
-        self._blocks = _blocks(clone.model.diffusion_model)
+        self._bound(clone.model.diffusion_model)
         self._objects, self._original, self._own = objects, objects.unet, clone
         objects.unet = clone
 
@@ -65,8 +56,57 @@ class Pass(Denoising):
             self._objects.unet = self._original
         self._objects = self._original = self._own = None
 
+    def _before_sampling(
+        self, model: Any, x: Tensor, timestep: Tensor, uncond: Any, cond: Any, scale: float, options: Options, seed: int
+    ) -> tuple:
+        """The host's conditioning modifier, which it calls before each call of the denoiser."""
+        if self._error is not None:
+            raise self._error
+        cond, uncond, options = self._changed(x, cond, uncond, options)
+        return model, x, timestep, uncond, cond, scale, options, seed
+
+    def _weigh_guidance(self, args: Options) -> Tensor:
+        """The sum of the weights at each location scales the guidance there. Without negative prompts the host takes 0
+        for what they predict, and so do we."""
+        total = self._total_weight(args["denoised"])
+        if total is None:
+            return args["denoised"]
+        return args["uncond_denoised"] + (args["denoised"] - args["uncond_denoised"]) * total
+
+    # --- Each pass's own
+
+    def _bound(self, unet: torch.nn.Module) -> None:
+        """What is about to be patched."""
+
+    def _changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
+        """The host's conditions and model options for this call of the denoiser, with ours."""
+        raise NotImplementedError
+
+    def _total_weight(self, like: Tensor) -> Tensor | None:
+        """By how much the guidance counts: `[B, 1, h, w]`; None where it is 1 everywhere."""
+        raise NotImplementedError
+
+
+class Pass(Patched):
+    """What is installed in Forge during one sampling pass."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._blocks: list[tuple[str, int]] = []
+        self._given_contexts: tuple[Tensor, Tensor | None]
+        self._positive: list[Row] = []
+        self._negative: list[Row] = []
+        self._parts_seen = 0
+        self._call: Any = None
+        self._given: tuple | None = None  # the layer that has our contexts and not yet used our attention
+        self._shares: tuple[Share, ...] = ()
+
+    def _bound(self, unet: torch.nn.Module) -> None:
+        self._blocks = _blocks(unet)
+
     def _plan(self, params: Any) -> None:
         super()._plan(params)
+        self._given_contexts = context_of(params.text_cond), context_of(params.text_uncond)
         if self._planned is not None:
             count = len(self.rows.pictures)
             parts = (len(self._planned) - (0 if params.text_uncond is None else count)) // count
@@ -75,18 +115,13 @@ class Pass(Denoising):
 
     # --- Each call of the denoiser
 
-    def _before_sampling(
-        self, model: Any, x: Tensor, timestep: Tensor, uncond: Any, cond: Any, scale: float, options: Options, seed: int
-    ) -> tuple:
-        """The host's conditioning modifier."""
-        if self._error is not None:
-            raise self._error
+    def _changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
         if self._planned is not None:
             self._check_size(tuple(x.shape[-2:]))
             options = self._patched(options)
         if self._weights is not None:
             cond = self._masked(cond, x)
-        return model, x, timestep, uncond, cond, scale, options, seed
+        return cond, uncond, options
 
     def _patched(self, options: Options) -> Options:
         """The host's model options with our patches in them."""
@@ -117,7 +152,8 @@ class Pass(Denoising):
         self._given = _layer(extra_options)
         chunks = extra_options["cond_or_uncond"]
         if chunks is not self._call:  # a new list for each call of the U-Net
-            self._call, self._shares = chunks, shares(self._rows_of(chunks, len(n)))
+            self._check_size(tuple(extra_options["original_shape"][-2:]))
+            self._call, self._shares = chunks, shares(self._rows_of(chunks, context))
         fresh = [share for share in self._shares if (id(share.conditioning), _layer(extra_options)) not in self._bases]
         if fresh:
             contexts = torch.cat([stack(self._place(share.conditioning, n)) for share in fresh], dim=1)
@@ -142,25 +178,33 @@ class Pass(Denoising):
             out[rows] = blended_attention(q[rows], self._bases[key], self._level(share, size, q))
         return out
 
-    def _rows_of(self, chunks: Sequence[int], count: int) -> list[Row]:
+    def _rows_of(self, chunks: Sequence[int], context: Tensor) -> list[Row]:
         """What the rows of a U-Net call see. The host goes through the parts of the prompts from the last to the first,
         a chunk with a row for each image at a time, in one call or in several."""
         batch = len(self.rows.pictures)
-        if count != batch * len(chunks):
+        if len(context) != batch * len(chunks):
             raise Conflict(
-                f"the U-Net was given {count} rows for {batch} images: another extension divides the prompt between "
-                "rows of its own (Forge Couple?); switch it off or MaskNoise"
+                f"the U-Net was given {len(context)} rows for {batch} images: another extension divides the prompt "
+                "between rows of its own (Forge Couple?); switch it off or MaskNoise"
             )
         parts = len(self._positive) // batch
         rows = []
-        for chunk in chunks:
-            if chunk == UNCOND:
+        for chunk, own in zip(chunks, context.split(batch), strict=True):
+            if chunk == UNCOND or self._is_negative(own):
                 rows += self._negative
             else:
                 part = parts - 1 - self._parts_seen % parts
                 rows += self._positive[part::parts]
                 self._parts_seen += 1
         return rows
+
+    def _is_negative(self, context: Tensor) -> bool:
+        """Whether a chunk that is announced as the prompt's has the negative prompt's context: self-attention guidance
+        denoises that alone once more, under the wrong name."""
+        cond, uncond = self._given_contexts
+        if uncond is None or not _begins_with(context, uncond):
+            return False
+        return not _begins_with(context, cond[:: len(cond) // len(uncond)])
 
     # --- Prompts made of parts whose guidance is added up: `a AND b:0.5`
 
@@ -174,19 +218,25 @@ class Pass(Denoising):
         """`[B, parts, h, w]`."""
         return self._weights[:, 0].unflatten(0, (len(self.rows.pictures), -1)).to(x)
 
-    def _weigh_guidance(self, args: Options) -> Tensor:
-        """The sum of the weights at each location scales the guidance there. Without negative prompts the host takes 0
-        for what they predict, and so do we."""
-        if self._weights is None:
-            return args["denoised"]
-        total = self._by_part(args["denoised"]).sum(1, keepdim=True)
-        return args["uncond_denoised"] + (args["denoised"] - args["uncond_denoised"]) * total
+    def _total_weight(self, like: Tensor) -> Tensor | None:
+        return None if self._weights is None else self._by_part(like).sum(1, keepdim=True)
+
+
+def has_cross_attention(unet: torch.nn.Module) -> bool:
+    """Whether the host's model has cross-attention layers that the host lets be patched: whether it is a U-Net."""
+    blocks = getattr(unet, "input_blocks", None)
+    return blocks is not None and any(name.split(".")[-1] == "attn2" for name, _ in unet.named_modules())
 
 
 def _blocks(unet: torch.nn.Module) -> list[tuple[str, int]]:
     """What the host calls the U-Net's blocks."""
     sides = ((name, getattr(unet, f"{name}_blocks", ())) for name in ("input", "output"))
     return [("middle", 0), *((name, number) for name, blocks in sides for number in range(len(blocks)))]
+
+
+def _begins_with(context: Tensor, known: Tensor) -> bool:
+    """Whether `[rows, T', D]` is `[rows, T, D]`, which the host may have repeated to T' tokens."""
+    return torch.equal(context[:, : known.shape[1]], known.to(context))
 
 
 def _layer(extra_options: Options) -> tuple:

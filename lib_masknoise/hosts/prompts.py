@@ -67,6 +67,7 @@ class ConceptPrompts:
 
     def encode(self, p: Any) -> None:
         """Encode everything for the pass that `p` is about to make. Raises what the host raises."""
+        self._encodings = Encodings()  # the images' own prompts may be others in every batch of a long job
         multi, single = prompt_parser.get_multicond_learned_conditioning, prompt_parser.get_learned_conditioning
         self._multiconds = [self._conds(p, multi, text, False).batch[0] for text in self.prompts]
         self._schedules = [self._conds(p, single, text, True)[0] if text else None for text in self.negatives]
@@ -75,6 +76,8 @@ class ConceptPrompts:
         size = (p.hr_upscale_to_x, p.hr_upscale_to_y) if p.is_hr_pass else (p.width, p.height)
         # One at a time: the host pads prompts that it encodes together to the longest one.
         texts = prompt_parser.SdConditioning([text], negative, *size)
+        # Forge: models that were distilled with a guidance scale have it in the conds.
+        texts.distilled_cfg_scale = getattr(p, "hr_distilled_cfg" if p.is_hr_pass else "distilled_cfg_scale", None)
         networks = p.hr_extra_network_data if p.is_hr_pass else p.extra_network_data
         steps, hires_steps = _steps(p)
         cache = self._caches.setdefault((text, negative, p.is_hr_pass), [None, None])
@@ -85,6 +88,11 @@ class ConceptPrompts:
         positive = [self._encodings.parts(parts, step) for parts in self._multiconds]
         negative = [None if one is None else self._encodings.one(active(one, step)) for one in self._schedules]
         return positive, negative
+
+    def conds_at(self, step: int) -> tuple[list[list[tuple[Any, float]]], list[Any]]:
+        """The same as the host has them: conds and weights of the prompts' parts, and conds of the negative prompts."""
+        positive = [[(active(part.schedules, step), part.weight) for part in parts] for parts in self._multiconds]
+        return positive, [None if one is None else active(one, step) for one in self._schedules]
 
     def base(self, cond: Any, uncond: Any, step: int) -> tuple[list[Parts], list[Encoded]]:
         """The same of the images' own prompts, from the host's conds of the batch."""
@@ -124,7 +132,7 @@ class Encodings:
     def one(self, cond: Any, weight: float = 1.0) -> Encoded:
         key = id(cond), weight
         if key not in self._known:
-            context, vector = (cond["crossattn"], cond["vector"]) if isinstance(cond, dict) else (cond, None)
+            context, vector = (cond["crossattn"], cond.get("vector")) if isinstance(cond, dict) else (cond, None)
             pooled = None if vector is None else vector.float().cpu()
             self._known[key] = cond, Encoded(context.detach().float().cpu(), pooled, weight)
             self._sources[id(self._known[key][1])] = context

@@ -223,12 +223,15 @@ def _check_dimensions(scene: Scene, cond: Any) -> None:
 
 
 def _pass_of_host() -> type[Denoising]:
-    """Which host this is, by what its model offers."""
-    if hasattr(shared.sd_model, "forge_objects"):
-        from lib_masknoise.hosts.forge import Pass
-    else:
+    """Which host this is and how it can blend, by what its model offers."""
+    if not hasattr(shared.sd_model, "forge_objects"):
         from lib_masknoise.hosts.a1111 import Pass
-    return Pass
+
+        return Pass
+    from lib_masknoise.hosts import forge, predictions
+
+    patchable = forge.has_cross_attention(shared.sd_model.forge_objects.unet.model.diffusion_model)
+    return forge.Pass if patchable else predictions.Pass
 
 
 @_hook

@@ -18,6 +18,7 @@ from lib_masknoise.masks import (
     coefficients,
     feather,
     level_size,
+    level_with,
     pin,
     rasterize,
     resize,
@@ -575,3 +576,16 @@ def test_coefficients_by_hand():
 def test_unknown_mode():
     with pytest.raises(ValueError, match='"interpolate" or "add"'):
         at([1.0], [1], "mix")
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 4))
+def test_the_level_with_that_many_locations(height, width, level):
+    """Whatever the latent's proportions. Levels with equally many locations have the same size."""
+    size = level_size((height, width), level)
+    assert level_with((height, width), size[0] * size[1]) == size
+
+
+@pytest.mark.parametrize("locations", [0, 5, 25, 1000])
+def test_no_level_has_other_numbers_of_locations(locations):
+    with pytest.raises(ValueError, match=f"no level of a 4×6 latent has {locations} locations"):
+        level_with((4, 6), locations)
