@@ -67,6 +67,7 @@
         element("button", {type: "button", className: "mn-button", title, onclick}, label);
 
     function setIcon(button, name, label) {
+        if (button.title === label) return;
         button.replaceChildren(icon(name));
         button.title = label;
         button.setAttribute("aria-label", label);
