@@ -251,8 +251,7 @@
         add(operations) {
             if (!operations.length || !this.allowed()) return;
             const chain = operations.reduce(link, this.active.chain);
-            const {strokes, points} = this.limits;
-            if (chain.depth > strokes || chain.points > points) {
+            if (Object.entries(chain.amounts).some(([name, amount]) => amount > this.limits[name])) {
                 this.onStatus("This layer is full: flatten it to go on painting.");
                 return;
             }

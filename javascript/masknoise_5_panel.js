@@ -594,7 +594,13 @@
             this.canvas.addEventListener("blur", () => this.pan(false));
             this.root.addEventListener("dragover", (event) => event.preventDefault());
             this.root.addEventListener("drop", (event) => this.drop(event));
-            document.addEventListener("paste", (event) => this.paste(event));
+            this.onPaste = (event) => this.paste(event);
+            document.addEventListener("paste", this.onPaste);
+        }
+
+        /** The page has taken the canvas away. */
+        close() {
+            document.removeEventListener("paste", this.onPaste);
         }
 
         pan(on) {

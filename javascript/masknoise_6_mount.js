@@ -216,6 +216,7 @@
 
         unmount() {
             clearInterval(this.timer);
+            this.panel.close();
             document.removeEventListener("pointerdown", this.flushBefore, true);
             document.removeEventListener("keydown", this.flushBefore, true);
             window.removeEventListener("pagehide", this.flushBefore);
