@@ -1,4 +1,4 @@
-"""The command line: `python -m lib_masknoise demo | render | check`."""
+"""The command line: `python -m lib_masknoise demo | render | check | ui`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"MaskNoise {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="{demo,render,check}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="{demo,render,check,ui}")
 
     demo = commands.add_parser("demo", help="render the built-in scene on the built-in model")
     demo.add_argument(
@@ -86,6 +86,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("scene", type=Path, metavar="SCENE.json")
     check.set_defaults(run=_check)
+
+    ui = commands.add_parser(
+        "ui",
+        help="paint and render in the browser",
+        description="Serve a page with the painting canvas and all settings on this machine, until Ctrl+C.",
+    )
+    ui.add_argument("--port", type=_port, metavar="P", help="to serve on (default: the first free one from 7860)")
+    ui.add_argument(
+        "--model",
+        metavar="M",
+        help="a diffusers folder or a .safetensors file (default: the built-in miniature model)",
+    )
+    ui.set_defaults(run=_ui)
     return parser
 
 
@@ -159,6 +172,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if not re.fullmatch(r"\d{1,5}", text) or not 1 <= int(text) < 2**16:
+        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {text!r}")
+    return int(text)
+
+
 def _batch(text: str) -> int | None:
     return None if text == "auto" else _positive(text)
 
@@ -180,6 +199,20 @@ def _size(text: str) -> tuple[int, int]:
 def _check(options: argparse.Namespace) -> int:
     Scene.read(options.scene)
     print(f"{options.scene}: a valid scene")
+    return 0
+
+
+def _ui(options: argparse.Namespace) -> int:
+    try:
+        from lib_masknoise.ui import page
+    except ModuleNotFoundError as error:
+        return _refuse(f"{error}: the page needs gradio and diffusers: pip install 'masknoise[cli,ui]'")
+    try:
+        page.run(options.port, options.model)
+    except (FileNotFoundError, ValueError) as error:
+        return _refuse(error)
+    except OSError as error:  # the port is taken
+        return _refuse(error, code=EXIT_FAILED)
     return 0
 
 

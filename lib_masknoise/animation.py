@@ -37,6 +37,9 @@ _PNG_KEYWORD = "Comment"
 _EXIF_IFD, _EXIF_USER_COMMENT = 0x8769, 0x9286
 _EXIF_ASCII = b"ASCII\0\0\0"
 
+_PYAV = 12  # from this version on it has what is used here
+_OF_PYAV = ("gif", "apng", "mp4")
+
 _WEBP_QUALITY = 90
 _MP4_CRF = 17  # visually lossless for H.264
 
@@ -82,6 +85,7 @@ def write(
     ValueError: no frames; frames of different sizes (names the file); an unknown or repeated format; fps or interpolate
     below 1; a stem with a folder in it; metadata with NaN or an infinity. TypeError: fps or interpolate is not an
     integer; metadata that JSON cannot hold. OSError: a frame that cannot be read or a file that cannot be written.
+    ImportError: see `require_encoders`.
     """
     paths = [frame if isinstance(frame, Image.Image) else os.fspath(frame) for frame in frames]
     if not paths:
@@ -91,6 +95,7 @@ def write(
     for name, value in (("fps", fps), ("interpolate", interpolate)):
         if value < 1:
             raise ValueError(f"{name}: expected an integer of 1 or more, got {value}")
+    require_encoders(formats, interpolate)
     if not stem or Path(stem).name != stem:
         raise ValueError(f"stem: expected a file name without a folder, got {stem!r}")
     if interpolate > 1 and len(paths) > 1:
@@ -114,6 +119,29 @@ def write(
         for target in targets:
             os.replace(Path(scratch, target.name), target)
     return targets
+
+
+def require_encoders(formats: Sequence[str], interpolate: int = 1) -> None:
+    """Raise ImportError, with what to do about it, where these formats need PyAV and there is none, or too old a one.
+
+    To be asked before the frames are rendered: `write` finds out when they are.
+    """
+    needing = [name for name in formats if name in _OF_PYAV or interpolate > 1 and name == "webp"]
+    if not needing:
+        return
+    try:
+        import av
+    except ImportError as error:
+        found = f"it cannot be imported ({error})"
+    else:
+        if int(av.__version__.split(".")[0]) >= _PYAV:
+            return
+        found = f"version {av.__version__} is installed"
+    wanted = f"{', '.join(needing)}{' with interpolated frames' if interpolate > 1 else ''}"
+    raise ImportError(
+        f'{wanted}: this needs PyAV {_PYAV} or later, but {found}; pip install "av>={_PYAV}", or choose other formats',
+        name="av",
+    )
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:

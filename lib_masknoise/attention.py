@@ -67,18 +67,37 @@ def project(
     projection of the blend only then. adapt: what the host does with a context before each of the two (hypernetworks);
     it need not be linear, and what is blended are its results.
     """
-    contexts = conditioning.contexts
-    for_keys, for_values = adapt(contexts) if adapt is not None else (contexts, contexts)
-    keys, values = (_side_by_side(_heads_first(t, heads)) for t in (to_k(for_keys), to_v(for_values)))
-    noise_keys = noise_values = offset_values = None
-    if conditioning.noise is not None:
-        profiles = conditioning.noise.tokens.T.to(keys).expand(heads, -1, -1)  # [heads, T, R]
+    stacked = stack(conditioning)
+    if adapt is None:
+        return unstack(conditioning, to_k(stacked), to_v(stacked), heads)
+    count = conditioning.contexts.shape[:2].numel()
+    adapted = (torch.cat([t, stacked[:, count:]], dim=1) for t in adapt(stacked[:, :count]))
+    keys, values = (to(t) for to, t in zip((to_k, to_v), adapted, strict=True))
+    return unstack(conditioning, keys, values, heads)
+
+
+def stack(conditioning: LocationConditioning) -> Tensor:
+    """Everything of a conditioning that a layer projects, as one context `[1, M, D]`: the basis contexts one after the
+    other, the noise's directions, the offset's directions."""
+    parts = [conditioning.contexts.flatten(0, 1)]
+    parts += [noise.directions for noise in (conditioning.noise, conditioning.offset) if noise is not None]
+    return torch.cat(parts)[None]
+
+
+def unstack(conditioning: LocationConditioning, keys: Tensor, values: Tensor, heads: int) -> Basis:
+    """The basis from what a layer has made of `stack(conditioning)`: keys and values `[1, M, heads·d]`."""
+    count, tokens = conditioning.contexts.shape[:2]
+    noise, offset = conditioning.noise, conditioning.offset
+    sizes = [count * tokens, *(0 if part is None else len(part.directions) for part in (noise, offset))]
+    (keys, noise_keys, _), (values, noise_values, offset_values) = keys[0].split(sizes), values[0].split(sizes)
+    keys, values = (_side_by_side(_heads_first(t.unflatten(0, (count, tokens)), heads)) for t in (keys, values))
+    if noise is None:
+        noise_keys = noise_values = None
+    else:
+        profiles = noise.tokens.T.to(keys).expand(heads, -1, -1)  # [heads, T, R]
         keys, values = (torch.cat([t, profiles], dim=2) for t in (keys, values))
-        directions = conditioning.noise.directions[None]  # [1, R, D]
-        noise_keys, noise_values = (_heads_first(to(directions), heads)[0] for to in (to_k, to_v))
-    if conditioning.offset is not None:
-        offset_values = to_v(conditioning.offset.directions)
-    return Basis(heads, len(contexts), keys, values, noise_keys, noise_values, offset_values)
+        noise_keys, noise_values = (_heads_first(t[None], heads)[0] for t in (noise_keys, noise_values))
+    return Basis(heads, count, keys, values, noise_keys, noise_values, None if offset is None else offset_values)
 
 
 def blended_attention(q: Tensor, basis: Basis, level: Level, scale: float | None = None) -> Tensor:

@@ -258,14 +258,43 @@ def condition_negative(
     negatives: one for each of `keyframes.negatives(scene)` (without keyframes: one for each concept); None where that
     is empty. The rest as for `condition`.
     """
+    scene, encoded = _with_negatives(scene, negatives)
+    maps = keyframes.weight_maps(scene, size, frames, total)
+    a = _coefficients(scene, "negative", encoded, maps, frames, total)
+    return _blend(scene, a, [base, *(one for one in encoded if one is not None)])
+
+
+def prediction_weights(
+    scene: Scene,
+    name: str,
+    encoded: Sequence[Encoded | None],
+    size: tuple[int, int],
+    frames: Sequence[float] = (0,),
+    total: int = 1,
+) -> Tensor:
+    """By how much each prompt's prediction counts at every location, where a host can blend predictions only:
+    `[B, 1 + J, H, W]` for the base and the J of `encoded` that are not None; B = 1 where no frame differs.
+
+    They add up to 1 everywhere: predictions have no norm to spare, and the base makes up what the concepts leave. In
+    the additive mode that is `p_0 + Σ_j a_j (p_j − p_0)`. name: "prompt" or "negative"; encoded: as for `condition` or
+    `condition_negative`.
+    """
+    if name == "negative":
+        scene, encoded = _with_negatives(scene, encoded)
+    # The arc from one prompt to the next keeps the length of contexts; of predictions, it would add to the weight.
+    scene = scene.copy(update={"blend": scene.blend.copy(update={"preserve_norm": True})})
+    maps = keyframes.weight_maps(scene, size, frames, total)
+    concepts = _coefficients(scene, name, encoded, maps, frames, total)[:, 1:]
+    return torch.cat([1.0 - concepts.sum(1, keepdim=True), concepts], dim=1)
+
+
+def _with_negatives(scene: Scene, negatives: Sequence[Encoded | None]) -> tuple[Scene, list[Encoded | None]]:
+    """The scene with those concepts only that have a negative prompt, and their negative prompts."""
     remaining = iter(negatives)
     own = [[next(remaining) for _ in keyframes.texts(concept, "negative")] for concept in scene.concepts]
     chosen = [i for i, encoded in enumerate(own) if any(one is not None for one in encoded)]
     scene = scene.copy(update={"concepts": tuple(scene.concepts[i] for i in chosen)})
-    encoded = [one for i in chosen for one in own[i]]
-    maps = keyframes.weight_maps(scene, size, frames, total)
-    a = _coefficients(scene, "negative", encoded, maps, frames, total)
-    return _blend(scene, a, [base, *(one for one in encoded if one is not None)])
+    return scene, [one for i in chosen for one in own[i]]
 
 
 def unblended(base: Encoded) -> LocationConditioning:

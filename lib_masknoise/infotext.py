@@ -28,7 +28,12 @@ from lib_masknoise.scene import MAX_CONCEPTS, MAX_IMAGE_BYTES, VERSION, Problem,
 KEY = "MaskNoise"
 MASKS = "MaskNoise masks"
 
-NOTES = ("MaskNoise frame", "MaskNoise animation", "MaskNoise error")
+FRAME, FILES, ERROR, BLENDING = NOTES = (
+    "MaskNoise frame",
+    "MaskNoise files",
+    "MaskNoise error",
+    "MaskNoise blending",
+)
 """Keys by which a host says what became of a scene. They are no part of it."""
 
 

@@ -51,10 +51,13 @@ def write(
 
     Returns the summary. An interrupt (Ctrl+C) ends the sampling: the frames made so far are kept, the animations are
     written of what there is, and the summary says so. Raises PlanChanged where `resume` meets another render,
-    FileNotFoundError and ValueError where the model or the settings do not fit, OSError where a file cannot be written
-    or the cluster is lost: every frame announced by then is whole.
+    FileNotFoundError and ValueError where the model or the settings do not fit, ImportError where the animation
+    cannot be encoded, OSError where a file cannot be written or the cluster is lost: every frame announced by then is
+    whole.
     """
     start = time.monotonic()
+    if scene.animation.frames > 1:
+        animation.require_encoders(scene.animation.formats, scene.animation.interpolate)
     frames_folder = folder / "frames"
     plan = Plan.resumed(scene, settings, folder) if resume else Plan.of(scene, settings)
     frames_folder.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,12 @@ the image's border stays hard: there is nothing beyond it to pass into.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +25,15 @@ from torch import Tensor
 
 from .scene import (
     EllipseMask,
+    Filter,
     GradientMask,
     ImageMask,
     Mask,
+    Operation,
     RectMask,
     Scene,
     SplitMask,
+    Stamp,
     Stroke,
     StrokesMask,
     decode_picture,
@@ -325,10 +332,76 @@ _PAIRS = 256
 
 
 def _draw_strokes(mask: StrokesMask, size: Size) -> Array:
-    canvas = np.zeros(size)
-    for stroke in mask.strokes:
-        _paint(canvas, stroke)
+    if max(size) > _REMEMBERED_SIDE:
+        return _apply_all(np.zeros(size), mask.strokes)
+    keys = _prefix_keys(size, mask.strokes)
+    known, canvas = _remembered(keys, size)
+    _apply_all(canvas, mask.strokes[known:])
+    if known < len(keys):
+        _remember(keys[-1], canvas.copy())
     return canvas
+
+
+def _apply_all(canvas: Array, operations: Sequence[Operation]) -> Array:
+    for operation in operations:
+        _APPLY[type(operation)](canvas, operation)
+    return canvas
+
+
+# While one paints, each preview has the strokes of the last one and one more: small maps are remembered by what was
+# painted on them, and only what is new is drawn. The same strokes are the same map, whoever painted them.
+_REMEMBERED_SIDE = 256
+_REMEMBERED_MAPS = 64
+_memory: OrderedDict[bytes, Array] = OrderedDict()
+_memory_lock = threading.Lock()
+
+
+def _prefix_keys(size: Size, operations: Sequence[Operation]) -> list[bytes]:
+    """A key for the first operation, the first two, …"""
+    digest = hashlib.blake2b(repr(size).encode(), digest_size=16)
+    keys = []
+    for operation in operations:
+        digest.update(repr(operation).encode())
+        keys.append(digest.digest())
+    return keys
+
+
+def _remembered(keys: list[bytes], size: Size) -> tuple[int, Array]:
+    """How many operations the longest remembered beginning has, and a copy of its map."""
+    with _memory_lock:
+        for i in range(len(keys), 0, -1):
+            if keys[i - 1] in _memory:
+                _memory.move_to_end(keys[i - 1])
+                return i, _memory[keys[i - 1]].copy()
+    return 0, np.zeros(size)
+
+
+def _remember(key: bytes, canvas: Array) -> None:
+    with _memory_lock:
+        _memory[key] = canvas
+        while len(_memory) > _REMEMBERED_MAPS:
+            _memory.popitem(last=False)
+
+
+def _stamp(canvas: Array, stamp: Stamp) -> None:
+    """Paint a whole mask on ``canvas`` in place, composed as a stroke is."""
+    _compose(canvas, rasterize(stamp.mask, canvas.shape).numpy() * stamp.opacity, stamp.erase)
+
+
+def _filter(canvas: Array, filter: Filter) -> None:
+    """Change everything painted so far, in place: invert is 1 − m, blur that of ``feather``."""
+    if filter.filter == "invert":
+        canvas[:] = 1 - canvas
+    else:
+        canvas[:] = feather(torch.from_numpy(canvas), filter.amount).numpy()
+
+
+def _compose(canvas: Array, covered: Array, erase: bool) -> None:
+    """Painting m ← m + c (1 − m), erasing m ← m (1 − c), in place."""
+    if erase:
+        canvas *= 1 - covered
+    else:
+        canvas += covered * (1 - canvas)
 
 
 def _paint(canvas: Array, stroke: Stroke) -> None:
@@ -342,6 +415,9 @@ def _paint(canvas: Array, stroke: Stroke) -> None:
     from r. A pixel gets the mean of f over one pixel's width across the stroke (which smooths hard edges); of
     several segments the best covering one counts, times opacity: c. Strokes are composed in their order,
     painting m ← m + c (1 − m), erasing m ← m (1 − c).
+
+    A stroke with a flow φ below 1 is made of dabs R/4 apart along the polyline instead, the first at its first point;
+    each covers φ f of what the others have left: c = opacity · (1 − Π (1 − φ f)).
     """
     height, width = canvas.shape
     points = np.array([point[:2] for point in stroke.points]) * (width, height)
@@ -355,17 +431,38 @@ def _paint(canvas: Array, stroke: Stroke) -> None:
     right, bottom = np.minimum(np.ceil(points.max(0) + reach), (width, height)).astype(int)
     tiles = np.zeros((-(-(bottom - top) // _TILE), -(-(right - left) // _TILE), _TILE, _TILE), np.float32)
     points, radii = (points - (left, top)).astype(np.float32), radii.astype(np.float32)
-    for first in range(0, len(points) - 1, _SEGMENTS):
-        run = slice(first, first + _SEGMENTS + 1)
-        _cover(tiles, points[run], radii[run], stroke.hardness)
-
-    covered = tiles.swapaxes(1, 2).reshape(tiles.shape[0] * _TILE, -1)[: bottom - top, : right - left]
-    covered *= stroke.opacity
-    window = canvas[top:bottom, left:right]
-    if stroke.erase:
-        window *= 1 - covered
+    if stroke.flow < 1:
+        covered = _dabbed((bottom - top, right - left), points, radii, stroke, min(height, width))
     else:
-        window += covered * (1 - window)
+        for first in range(0, len(points) - 1, _SEGMENTS):
+            run = slice(first, first + _SEGMENTS + 1)
+            _cover(tiles, points[run], radii[run], stroke.hardness)
+        covered = tiles.swapaxes(1, 2).reshape(tiles.shape[0] * _TILE, -1)[: bottom - top, : right - left]
+    covered *= stroke.opacity
+    _compose(canvas[top:bottom, left:right], covered, stroke.erase)
+
+
+_DABS_PER_RADIUS = 4
+
+
+def _dabbed(size: Size, points: Array, radii: Array, stroke: Stroke, shorter: int) -> Array:
+    """1 − Π (1 − φ f) over the dabs of a stroke with flow, float32 ``size``: points [n, 2] and radii [n] in pixels;
+    shorter: the image's shorter side."""
+    lengths = np.hypot(*np.diff(points, axis=0).T).astype(np.float64)
+    along = np.concatenate([[0.0], lengths.cumsum()])
+    spacing = stroke.radius * shorter / _DABS_PER_RADIUS
+    places = np.arange(0, along[-1] + _TINY, spacing)
+    x, y, r = (np.interp(places, along, values) for values in (*points.T, radii))
+    free = np.ones(size, np.float32)
+    for cx, cy, radius in zip(x, y, r, strict=True):
+        left, top = (max(math.floor(c - radius - 1), 0) for c in (cx, cy))
+        right, bottom = (min(math.ceil(c + radius + 1), n) for c, n in ((cx, size[1]), (cy, size[0])))
+        if left < right and top < bottom:
+            columns = np.arange(left, right, dtype=np.float32)[None, :] + np.float32(0.5 - cx)
+            rows = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - cy)
+            distance = np.sqrt(columns * columns + rows * rows)
+            free[top:bottom, left:right] *= 1 - stroke.flow * _coverage(distance, np.float32(radius), stroke.hardness)
+    return 1 - free
 
 
 def _cover(tiles: Array, points: Array, radii: Array, hardness: float) -> None:
@@ -427,6 +524,8 @@ def _coverage(distance: Array, radius: Array, hardness: float) -> Array:
     near = distance - 0.5
     return np.clip(integral(distance + 0.5) - np.sign(near) * integral(np.abs(near)), 0, 1)
 
+
+_APPLY: dict[type, Callable[[Array, Any], None]] = {Stroke: _paint, Stamp: _stamp, Filter: _filter}
 
 _DRAW: dict[type[Mask], Callable[..., Array]] = {
     RectMask: _draw_rect,

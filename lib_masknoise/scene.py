@@ -38,6 +38,9 @@ MAX_KEYFRAMES = 1000
 MAX_PROMPTS = 16
 MAX_STROKES = 10_000
 MAX_POINTS = 100_000
+MAX_STAMPS = 1000
+MAX_FILTERS = 200
+MAX_FLOW_LENGTH = 10_000
 MAX_IMAGE_BYTES = 16 * 2**20
 MAX_IMAGE_SIDE = 4096
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
@@ -497,45 +500,118 @@ class Stroke(Part):
     radius: float = _bounded(0.05, 0.0005, 1.0, "Brush radius, as a fraction of the image's shorter side.")
     hardness: float = _bounded(0.5, 0.0, 1.0, "The fraction of the radius that is fully covered.")
     opacity: float = _bounded(1.0, 0.0, 1.0, "How much one stroke covers at most.")
+    flow: float = _bounded(
+        1.0, 0.01, 1.0, "How much one dab of the brush covers: below 1, going over a place again covers more of it."
+    )
     erase: bool = pydantic.Field(False, description="Whether the stroke takes away instead of adding.")
 
 
+AnyShape = Union[RectMask, SplitMask, EllipseMask, GradientMask, ImageMask]  # noqa: UP007
+
+
+class Stamp(Part):
+    """A whole shape or picture, painted like a stroke."""
+
+    mask: AnyShape = pydantic.Field(..., discriminator="kind", description="What is painted: any mask but strokes.")
+    opacity: float = _bounded(1.0, 0.0, 1.0, "How much it covers at most.")
+    erase: bool = pydantic.Field(False, description="Whether it takes away instead of adding.")
+
+    @pydantic.validator("mask", pre=True)
+    def _by_kind(cls, value: Any) -> Mask:
+        return _mask(value, AnyShape)
+
+
+class Filter(Part):
+    """A change of everything painted before it."""
+
+    filter: str = pydantic.Field(..., enum=["invert", "blur"], description="What is done.")
+    amount: float = _bounded(
+        0.05, 0.0, 1.0, "Of a blur: the width that a hard edge gets, as a fraction of the image's shorter side."
+    )
+
+
+Operation = Union[Stroke, Stamp, Filter]  # noqa: UP007
+
+
+def _operation(value: Any) -> Any:
+    """The entry of a strokes mask that a mapping describes: ``mask`` or ``filter`` says which it is, else it is a
+    stroke."""
+    if isinstance(value, Stroke | Stamp | Filter):
+        return value
+    if not isinstance(value, Mapping):
+        raise TypeError(f"expected an object, got {_shown(value)}")
+    return (Stamp if "mask" in value else Filter if "filter" in value else Stroke).validate(value)
+
+
 class StrokesMask(Mask):
-    """Brush strokes, painted one after the other on an empty mask."""
+    """Brush strokes, shapes and filters, applied one after the other to an empty mask."""
 
     class Config:
         schema_extra = _kind_required
 
     kind: Literal["strokes"] = "strokes"
-    strokes: tuple[Stroke, ...] = pydantic.Field((), maxItems=MAX_STROKES, description="In the order painted.")
+    strokes: tuple[Operation, ...] = pydantic.Field((), maxItems=MAX_STROKES, description="In the order painted.")
 
     @pydantic.validator("strokes", pre=True)
-    def _few_enough(cls, value: Any) -> Any:
-        """Count before looking at each point: a request must not cost more than the limit allows."""
-        if isinstance(value, list | tuple):
-            points = (stroke.get("points") for stroke in value if isinstance(stroke, Mapping))
-            total = sum(len(path) for path in points if isinstance(path, list | tuple))
-            if total > MAX_POINTS:
-                raise ValueError(f"expected at most {MAX_POINTS:,} points in all, got {total:,}")
+    def _by_entry(cls, value: tuple[Any, ...]) -> tuple[Operation, ...]:
+        """Count before looking at each entry: a request must not cost more than the limits allow."""
+        _list(value, 0, MAX_STROKES)
+        _check_amounts([entry for entry in value if isinstance(entry, Mapping)])
+        entries, wrong = [], []
+        for i, entry in enumerate(value):
+            try:
+                entries.append(_operation(entry))
+            except (ValidationError, TypeError) as error:
+                wrong.append(ErrorWrapper(error, (i,)))
+        if wrong:
+            raise ValidationError(wrong, cls)
+        return tuple(entries)
+
+    @pydantic.validator("strokes")
+    def _short_enough(cls, value: tuple[Operation, ...]) -> tuple[Operation, ...]:
+        """A stroke with flow is drawn dab by dab, at four to a radius."""
+        length = sum(_radii(stroke) for stroke in value if isinstance(stroke, Stroke) and stroke.flow < 1)
+        if length > MAX_FLOW_LENGTH:
+            raise ValueError(
+                f"expected strokes with a flow below 1 to be at most {MAX_FLOW_LENGTH:,} radii long in all, "
+                f"got {length:,.0f}"
+            )
         return value
+
+
+def _check_amounts(entries: list[Mapping[str, Any]]) -> None:
+    paths = (entry.get("points") for entry in entries)
+    counts = {
+        "points": (sum(len(path) for path in paths if isinstance(path, list | tuple)), MAX_POINTS),
+        "shapes and pictures": (sum("mask" in entry for entry in entries), MAX_STAMPS),
+        "filters": (sum("filter" in entry for entry in entries), MAX_FILTERS),
+    }
+    for name, (count, most) in counts.items():
+        if count > most:
+            raise ValueError(f"expected at most {most:,} {name} in all, got {count:,}")
+
+
+def _radii(stroke: Stroke) -> float:
+    """A stroke's length in brush radii, on a square image."""
+    return sum(math.dist(a[:2], b[:2]) for a, b in itertools.pairwise(stroke.points)) / stroke.radius
 
 
 AnyMask = Union[RectMask, SplitMask, EllipseMask, GradientMask, ImageMask, StrokesMask]  # noqa: UP007
-_MASKS: dict[str, type[Mask]] = {mask.__fields__["kind"].default: mask for mask in get_args(AnyMask)}
 
 
-def _mask(value: Any) -> Mask:
+def _mask(value: Any, allowed: Any = AnyMask) -> Mask:
     """The mask that a mapping describes, by its kind (a mask passes as it is)."""
-    if isinstance(value, Mask):
+    if isinstance(value, get_args(allowed)):
         return value
     if not isinstance(value, Mapping):
         raise TypeError(f"expected an object, got {_shown(value)}")
+    kinds: dict[str, type[Mask]] = {mask.__fields__["kind"].default: mask for mask in get_args(allowed)}
     kind = value.get("kind", "rect")
     try:
-        _Rule(str, choices=tuple(_MASKS)).check(kind)
+        _Rule(str, choices=tuple(kinds)).check(kind)
     except ValueError as error:
         raise ValidationError([ErrorWrapper(error, "kind")], Mask) from None
-    return _MASKS[kind].validate(value)
+    return kinds[kind].validate(value)
 
 
 def _frame() -> Any:

@@ -10,6 +10,7 @@ from modules.ui_components import InputAccordion
 
 from lib_masknoise import api
 from lib_masknoise.hosts import webui, xyz
+from lib_masknoise.hosts.prompts import token_count
 from lib_masknoise.presets import Presets
 from lib_masknoise.ui import accordions
 
@@ -24,13 +25,13 @@ class Script(scripts.Script):
         return False if is_img2img else scripts.AlwaysVisible
 
     def ui(self, is_img2img: bool) -> list[Any]:
-        built = accordions.build(self.elem_id, enable=InputAccordion, presets=PRESETS)
+        built = accordions.build(self.elem_id, enable=InputAccordion, presets=PRESETS, token_counter=token_count)
         self.infotext_fields = webui.paste_fields(built.inputs)
         self.paste_field_names = webui.paste_names()
         return built.inputs
 
     def before_process(self, p: Any, *values: Any) -> None:
-        webui.before_process(p, values)
+        webui.before_process(p, values, PRESETS)
 
     def process(self, p: Any, *values: Any) -> None:
         webui.process(p)

@@ -12,7 +12,7 @@ from typing import Any
 from modules import images, shared
 from PIL import Image
 
-from lib_masknoise import animation
+from lib_masknoise import animation, infotext
 from lib_masknoise.scene import Scene
 
 SHOWN = (".gif", ".webp", ".png")  # what a gallery of images can play; an MP4 is named beside it
@@ -44,7 +44,7 @@ def hand_out(p: Any, processed: Any, scene: Scene, frames: Sequence[Image.Image]
         interpolate=options.interpolate,
         loop=len(frames) == total and not options.rubber_band and all(m is None or m.loop for m in motions),
     )
-    p.extra_generation_params["MaskNoise files"] = "; ".join(path.name for path in written)
+    p.extra_generation_params[infotext.FILES] = "; ".join(path.name for path in written)
     for path in written:
         _add(p, processed, path, frames[0], info)
 

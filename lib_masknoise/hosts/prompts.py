@@ -6,6 +6,7 @@ Imports `modules`, which A1111, Forge and their kin share.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -76,6 +77,8 @@ class ConceptPrompts:
         size = (p.hr_upscale_to_x, p.hr_upscale_to_y) if p.is_hr_pass else (p.width, p.height)
         # One at a time: the host pads prompts that it encodes together to the longest one.
         texts = prompt_parser.SdConditioning([text], negative, *size)
+        # Forge: models that were distilled with a guidance scale have it in the conds.
+        texts.distilled_cfg_scale = getattr(p, "hr_distilled_cfg" if p.is_hr_pass else "distilled_cfg_scale", None)
         networks = p.hr_extra_network_data if p.is_hr_pass else p.extra_network_data
         steps, hires_steps = _steps(p)
         cache = self._caches.setdefault((text, negative, p.is_hr_pass), [None, None])
@@ -87,10 +90,15 @@ class ConceptPrompts:
         negative = [None if one is None else self._encodings.one(active(one, step)) for one in self._schedules]
         return positive, negative
 
+    def conds_at(self, step: int) -> tuple[list[list[tuple[Any, float]]], list[Any]]:
+        """The same as the host has them: conds and weights of the prompts' parts, and conds of the negative prompts."""
+        positive = [[(active(part.schedules, step), part.weight) for part in parts] for parts in self._multiconds]
+        return positive, [None if one is None else active(one, step) for one in self._schedules]
+
     def base(self, cond: Any, uncond: Any, step: int) -> tuple[list[Parts], list[Encoded]]:
         """The same of the images' own prompts, from the host's conds of the batch."""
         positive = [self._encodings.parts(parts, step) for parts in cond.batch]
-        return positive, [self._encodings.one(active(one, step)) for one in uncond]
+        return positive, [self._encodings.one(active(one, step)) for one in uncond or ()]  # Forge: none at CFG 1
 
     def as_given(self, encoded: Encoded, context: Tensor) -> Encoded:
         """What a row of the host's contexts `[T', D]` holds: the prompt as it was encoded (with T ≤ T' tokens), or what
@@ -125,7 +133,7 @@ class Encodings:
     def one(self, cond: Any, weight: float = 1.0) -> Encoded:
         key = id(cond), weight
         if key not in self._known:
-            context, vector = (cond["crossattn"], cond["vector"]) if isinstance(cond, dict) else (cond, None)
+            context, vector = (cond["crossattn"], cond.get("vector")) if isinstance(cond, dict) else (cond, None)
             pooled = None if vector is None else vector.float().cpu()
             self._known[key] = cond, Encoded(unmarked(context).detach().float().cpu(), pooled, weight)
             self._sources[id(self._known[key][1])] = context
@@ -160,6 +168,14 @@ def _steps(p: Any) -> tuple[int, int | None]:
     if p.is_hr_pass:
         return p.firstpass_steps, total(p.hr_sampler_name or p.sampler_name, p.hr_second_pass_steps or p.steps)
     return total(p.sampler_name, p.steps), None
+
+
+def token_count(text: str) -> str:
+    """A prompt's tokens as the host counts them beside its own prompt: "12/75", "" where it cannot yet."""
+    from modules.ui import update_token_counter  # the user interface is loaded after the scripts
+
+    shown = re.search(r"\d+/\d+", update_token_counter(text, 20, []))
+    return shown[0] if shown else ""
 
 
 def size_embedding_width(sd_model: Any) -> int:

@@ -18,10 +18,13 @@ from fastapi import HTTPException
 from modules import shared
 from modules.processing import StableDiffusionProcessingTxt2Img
 
-from lib_masknoise import axes, infotext
-from lib_masknoise.hosts import a1111, files
+from lib_masknoise import animation, axes, infotext
+from lib_masknoise.hosts import files, xyz
+from lib_masknoise.hosts.denoising import Denoising
 from lib_masknoise.hosts.prompts import ConceptPrompts, network_tags
 from lib_masknoise.hosts.rows import Picture, Rows
+from lib_masknoise.noise.feature import parse_dimensions
+from lib_masknoise.presets import PresetError, Presets
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.ui import inputs
 
@@ -47,6 +50,8 @@ class Job:
     complete: list[int] = field(default_factory=list)
     """Which of the images finished so far are whole: sampled to the end, not interrupted or skipped."""
     finished: int = 0
+    moved: torch.Tensor | None = None
+    """The noise that has the visual noise in it already."""
 
     @property
     def total(self) -> int:
@@ -77,6 +82,8 @@ def _stop(p: Any, error: Exception) -> None:
     """Raise an error at the host's next step that it does not guard."""
     if isinstance(error, SceneError):
         error = Refused(error.problems)
+    elif isinstance(error, ImportError | PresetError):
+        error = Refused([Problem("", str(error))])
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise error
@@ -87,15 +94,18 @@ def _stop(p: Any, error: Exception) -> None:
         p.sampler.launch_sampling = stop
 
 
-def before_process(p: Any, values: Sequence[Any]) -> None:
-    """Read the request and refuse it where it is wrong. values: the script's arguments (`ui.inputs`)."""
+def before_process(p: Any, values: Sequence[Any], presets: Presets) -> None:
+    """Read the request and refuse it where it is wrong. values: the script's arguments (`ui.inputs`). presets: those
+    that an X/Y/Z plot may name."""
     p.masknoise = None
     if not isinstance(p, StableDiffusionProcessingTxt2Img):
         return  # another extension (ADetailer) lets its own passes run with the job's scripts
     try:
-        scene = _requested(p, values)
+        scene = axes.override(inputs.read(values), xyz.overrides(p), presets.load)
         if scene is None or not scene.enabled:
             return
+        if scene.animation.frames > 1:
+            animation.require_encoders(scene.animation.formats, scene.animation.interpolate)
         p.masknoise = job = Job(scene, ConceptPrompts(scene))
         if job.animated:
             p.n_iter = -(-job.total // p.batch_size)
@@ -107,24 +117,14 @@ def before_process(p: Any, values: Sequence[Any]) -> None:
         _stop(p, error)
 
 
-def _requested(p: Any, values: Sequence[Any]) -> Scene | None:
-    scene = inputs.read(values)
-    overrides = getattr(p, "masknoise_overrides", {})
-    if not overrides:
-        return scene
-    if scene is None and "preset" not in overrides:
-        names = ", ".join(overrides)
-        raise SceneError((Problem(names, "an X/Y/Z axis varies it, but MaskNoise is switched off"),))
-    return axes.override(scene or Scene.parse({}), overrides)
-
-
 @_hook
 def process(p: Any, job: Job) -> None:
     """The host has made its lists of prompts and seeds: one entry for each frame, and the infotext."""
-    for key, value in infotext.write(job.scene).items():
-        p.extra_generation_params[key] = value
+    # A new mapping: the cells of an X/Y/Z plot share theirs, and this one may lack a key that the last one had.
+    others = {key: value for key, value in p.extra_generation_params.items() if not key.startswith(infotext.KEY)}
+    p.extra_generation_params = {**others, **infotext.write(job.scene)}
     if job.animated:
-        p.extra_generation_params["MaskNoise frame"] = lambda p, index, **_: str(p.iteration * p.batch_size + index)
+        p.extra_generation_params[infotext.FRAME] = lambda p, index, **_: str(p.iteration * p.batch_size + index)
         _share_between_frames(p, job.total)
     for entry in job.prompts.networks:
         p.comment(f"MaskNoise: <{entry}:…> in a concept's prompt acts on the whole image")
@@ -179,7 +179,9 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
     if job.scene.neutral:
         return
     rows = Rows(job.scene, _pictures(p, job), job.total, tuple(noise.shape[-2:]))
-    noise.copy_(rows.visual(noise))
+    if noise is not job.moved:  # Forge calls the hook twice for the hires pass
+        noise.copy_(rows.visual(noise))
+        job.moved = noise
     if job.animated:
         first = p.iteration * p.batch_size
         shared.state.textinfo = f"MaskNoise: frames {first + 1}–{first + len(p.seeds)} of {job.total}"
@@ -195,14 +197,41 @@ def _pictures(p: Any, job: Job) -> list[Picture]:
 def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:
     """Have the sampler sample with the conditioning. What is installed lasts as long as its `launch_sampling` runs."""
     sampler = p.sampler
+    vars(sampler).pop("launch_sampling", None)  # Forge calls the hook twice for the hires pass
     launch = sampler.launch_sampling
 
     def launch_sampling(steps: int, sample: Callable[[], Any]) -> Any:
+        _check_dimensions(job.scene, sampler.sampler_extra_args["cond"])
         job.prompts.encode(p)
-        with a1111.Pass(p, rows, job.prompts, sampler):
+        with _pass_of_host()(p, rows, job.prompts, sampler):
             return launch(steps, sample)
 
     sampler.launch_sampling = launch_sampling
+
+
+def _check_dimensions(scene: Scene, cond: Any) -> None:
+    """Whether the model has the dimensions that the feature noise is for. cond: the host's, of the batch."""
+    if not scene.noise.feature.strength:
+        return
+    path = "noise.feature.dimensions"
+    context = cond.batch[0][0].schedules[0].cond
+    width = (context["crossattn"] if isinstance(context, dict) else context).shape[-1]
+    try:
+        parse_dimensions(scene.noise.feature.dimensions, width)
+    except ValueError as error:
+        raise Refused([Problem(path, str(error).removeprefix(f"{path}: "))]) from None
+
+
+def _pass_of_host() -> type[Denoising]:
+    """Which host this is and how it can blend, by what its model offers."""
+    if not hasattr(shared.sd_model, "forge_objects"):
+        from lib_masknoise.hosts.a1111 import Pass
+
+        return Pass
+    from lib_masknoise.hosts import forge, predictions
+
+    patchable = forge.has_cross_attention(shared.sd_model.forge_objects.unet.model.diffusion_model)
+    return forge.Pass if patchable else predictions.Pass
 
 
 @_hook
@@ -222,7 +251,7 @@ def postprocess(p: Any, job: Job, processed: Any) -> None:
     try:
         files.hand_out(p, processed, job.scene, frames, job.total)
     except Exception as error:  # the frames must not be lost over it
-        p.extra_generation_params["MaskNoise error"] = f"the animation was not written: {error}"
+        p.extra_generation_params[infotext.ERROR] = f"the animation was not written: {error}"
         p.comment(f"MaskNoise: the animation was not written: {error}")
         processed.comments += f"MaskNoise: the animation was not written: {error}\n"
 

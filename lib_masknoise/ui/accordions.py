@@ -1,40 +1,287 @@
-"""The accordions: one component for each control."""
+"""The accordions of MaskNoise: every control of a scene, the painting canvas, previews and presets.
+
+Built by the WebUIs' script and by `python -m lib_masknoise ui` alike, with gradio 3.41 and 4. Building changes nothing
+outside the components it makes: hosts build several times. The canvas itself is JavaScript (``javascript/``); it finds
+its place and its hidden fields by the element ids that `_place` writes into the page.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import html
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import gradio as gr
 
-from lib_masknoise.controls import Control
-from lib_masknoise.ui import inputs
+from lib_masknoise import preview
+from lib_masknoise.controls import ADD_SCALE, Control, control
+from lib_masknoise.scene import MAX_CONCEPTS, MAX_POINTS, MAX_STROKES, Scene, SceneError
+from lib_masknoise.ui import inputs, live
+
+ElemId = Callable[[str], str]
+
+HIDDEN = "masknoise-hidden"
+QUIET = {"queue": False, "show_progress": "hidden", "api_name": False}
+"""How events run that answer at once: beside the queue in which jobs wait, with no spinner over what they update."""
+
+SCENE_HELP = "For the API: a whole scene, an object or its JSON text, instead of all other arguments; else empty."
+
+
+class Presets(Protocol):
+    """What is needed of `lib_masknoise.presets.Presets`."""
+
+    def names(self) -> list[str]: ...
+
+    def load(self, name: str) -> Scene: ...
+
+    def save(self, name: str, scene: Scene, overwrite: bool = True) -> Any: ...
+
+    def delete(self, name: str) -> None: ...
 
 
 @dataclass(frozen=True)
 class Accordions:
-    """inputs: the components whose values make a job, in the order of `inputs.defaults()`."""
+    """``inputs``: the components of a job's values, in the order of `inputs.defaults`."""
 
     inputs: list[Any]
 
 
-def build(elem_id: Callable[[str], str], *, enable: Any = None, presets: Any = None) -> Accordions:
-    scene = gr.Textbox("", label="Scene", visible=False, elem_id=elem_id("scene"))
-    with enable(False, label="MaskNoise", elem_id=elem_id("enabled")) as enabled:
-        painting = gr.Textbox(inputs.NO_PAINTING, label="Painting", elem_id=elem_id("painting"))
-        controls = [_component(entry, elem_id(entry.path.replace(".", "_"))) for entry in inputs.SHOWN]
-    return Accordions([scene, enabled, painting, *controls])
+def build(
+    elem_id: ElemId,
+    *,
+    enable: Callable[..., AbstractContextManager] | None = None,
+    presets: Presets | None = None,
+    token_counter: Callable[[str], str] | None = None,
+    tab: str = "txt2img",
+) -> Accordions:
+    """Build all accordions inside the current gradio block.
+
+    elem_id: makes an element id, unique in the page, of a name. enable: makes the outer accordion, a context manager
+    that gives the component whose value says whether the extension is on (the WebUIs' `InputAccordion`); a plain
+    accordion with a checkbox when None. presets: the saved scenes; without them there is no preset row. token_counter:
+    a prompt's tokens as text ("12/75"). tab: the page's tab, whose width, height and gallery the canvas follows.
+    """
+    with (enable or plain_enable)(value=False, label="MaskNoise", elem_id=elem_id("enabled")) as enabled:
+        scene = gr.Textbox(value="", label="Scene", info=SCENE_HELP, visible=False, elem_id=elem_id("scene"))
+        painting = _hidden("Painting", elem_id("painting"), inputs.NO_PAINTING)
+        parts = _Parts(elem_id)
+        with gr.Accordion("Concepts", open=True, elem_id=elem_id("concepts")):
+            gr.HTML(_place(elem_id, tab))
+            preview_place = gr.HTML("", elem_id=elem_id("preview"), elem_classes=["masknoise-preview"])
+            _blend(parts)
+        _noise(parts)
+        _motion(parts)
+        shown = [scene, enabled, painting, *(parts.made[entry.path] for entry in inputs.SHOWN)]
+        _connect_preview(elem_id, shown, preview_place, token_counter)
+        _json_text(elem_id, shown)
+        if presets is not None:
+            _preset_row(elem_id, shown, presets)
+    return Accordions(shown)
+
+
+@contextmanager
+def plain_enable(value: bool, label: str, elem_id: str) -> Iterator[Any]:
+    """An accordion with a checkbox in it, where the host has no accordion that is one."""
+    with gr.Accordion(label, open=True):
+        yield gr.Checkbox(value=value, label=label, elem_id=elem_id)
+
+
+def _hidden(label: str, elem_id: str, value: str = "") -> Any:
+    """A text field that is in the page, unlike an invisible one in some versions of gradio, but not seen."""
+    return gr.Textbox(value=value, label=label, elem_id=elem_id, elem_classes=[HIDDEN])
+
+
+def _place(elem_id: ElemId, tab: str) -> str:
+    """Where the canvas goes, and what it must know."""
+    weight = control("concepts[].weight")
+    config = {
+        "tab": tab,
+        **{name: elem_id(name) for name in ("painting", "request", "reply", "refresh")},
+        "controls": [elem_id(_name(entry)) for entry in inputs.SHOWN],
+        "size": [f"{tab}_width", f"{tab}_height"],
+        "gallery": f"#{tab}_gallery img",
+        "colours": preview.COLOURS,
+        "weight": {"low": weight.low, "high": weight.high, "step": weight.step},
+        "limits": {"concepts": MAX_CONCEPTS, "strokes": MAX_STROKES, "points": MAX_POINTS},
+    }
+    return f'<div class="masknoise-canvas" data-config="{html.escape(json.dumps(config))}"></div>'
+
+
+# --- Controls
+
+
+def _name(entry: Control) -> str:
+    return entry.path.replace(".", "_")
+
+
+class _Parts:
+    """Makes the components of controls and remembers them by path."""
+
+    def __init__(self, elem_id: ElemId) -> None:
+        self.elem_id = elem_id
+        self.made: dict[str, Any] = {}
+
+    def row(self, *paths: str) -> None:
+        with gr.Row():
+            for path in paths:
+                entry = control(path)
+                self.made[path] = _component(entry, self.elem_id(_name(entry)))
 
 
 def _component(entry: Control, elem_id: str) -> Any:
-    common = dict(label=entry.label, info=entry.help, elem_id=elem_id)
-    if entry.numeric:
-        return gr.Slider(entry.low, entry.high, entry.default, step=entry.step, **common)
+    """The component of one control: name, bounds, choices and tooltip from the table."""
+    common = {"label": entry.label, "info": entry.help, "elem_id": elem_id}
     if isinstance(entry.default, bool):
-        return gr.Checkbox(entry.default, **common)
+        return gr.Checkbox(value=entry.default, **common)
     if isinstance(entry.default, tuple):
-        return gr.CheckboxGroup(list(entry.choices), value=list(entry.default), **common)
+        return gr.CheckboxGroup(choices=list(entry.choices), value=list(entry.default), **common)
     if entry.choices:
-        return gr.Dropdown(list(entry.choices), value=entry.default, **common)
-    return gr.Textbox(entry.default, **common)
+        return gr.Dropdown(choices=list(entry.choices), value=entry.default, **common)
+    if entry.path == "noise.seed":  # no slider has room for 2^63 values
+        return gr.Number(value=entry.default, precision=0, **common)
+    if entry.numeric:
+        return gr.Slider(minimum=entry.low, maximum=entry.high, step=entry.step, value=entry.default, **common)
+    return gr.Textbox(value=entry.default, lines=1, max_lines=1, **common)
+
+
+def _blend(parts: _Parts) -> None:
+    parts.row("blend.mode", "blend.scale", "blend.feather")
+    parts.row("blend.start", "blend.end", "blend.preserve_norm")
+    mode, scale = parts.made["blend.mode"], parts.made["blend.scale"]
+    mode.input(_usual_scale, [mode], [scale], **QUIET)
+
+
+def _usual_scale(mode: str) -> float:
+    return ADD_SCALE if mode == "add" else control("blend.scale").default
+
+
+def _noise(parts: _Parts) -> None:
+    with gr.Accordion("Noise", open=False, elem_id=parts.elem_id("noise")):
+        parts.row("noise.visual.strength", "noise.concept.strength", "noise.feature.strength")
+        parts.row("noise.exponent", "noise.seed")
+        parts.row("noise.concept.rank", "noise.concept.size")
+        parts.row("noise.feature.dimensions", "noise.feature.size")
+
+
+def _motion(parts: _Parts) -> None:
+    with gr.Accordion("Motion & animation", open=False, elem_id=parts.elem_id("motion")):
+        parts.row("motion.kind", "motion.cycles", "motion.loop")
+        parts.row("motion.phase", "motion.momentum")
+        parts.row("animation.frames", "animation.fps", "animation.interpolate")
+        parts.row("animation.formats", "animation.rubber_band")
+
+
+# --- Previews
+
+
+def _connect_preview(
+    elem_id: ElemId, shown: Sequence[Any], place: Any, token_counter: Callable[[str], str] | None
+) -> None:
+    """The canvas fills the request and presses the button; the answer is for the page and for the canvas."""
+    request = _hidden("Preview request", elem_id("request"))
+    reply = _hidden("Preview reply", elem_id("reply"))
+    button = gr.Button("Refresh preview", elem_id=elem_id("refresh"), elem_classes=[HIDDEN])
+
+    def refresh(*values: Any) -> tuple[str, str]:
+        *job, asked = values
+        return live.answer(job, asked, token_counter)
+
+    button.click(refresh, [*shown, request], [place, reply], **QUIET)
+
+
+# --- The scene as text
+
+
+def _json_text(elem_id: ElemId, shown: Sequence[Any]) -> None:
+    with gr.Accordion("Scene JSON", open=False, elem_id=elem_id("json")):
+        text = gr.Textbox(
+            label="Scene as JSON",
+            info="Everything above as one text: for files, the command line and the API. Paste another one to use it.",
+            lines=8,
+            max_lines=24,
+            show_copy_button=True,
+            elem_id=elem_id("json_text"),
+        )
+        with gr.Row():
+            read = gr.Button("Show current scene", elem_id=elem_id("json_show"))
+            use = gr.Button("Apply this scene", elem_id=elem_id("json_apply"))
+        message = gr.HTML("", elem_id=elem_id("json_message"), elem_classes=["masknoise-preview"])
+        read.click(_scene_text, list(shown), [text, message], **QUIET)
+        use.click(_apply_text, [text], [*shown, message], **QUIET)
+
+
+def _scene_text(*values: Any) -> tuple[Any, str]:
+    try:
+        scene = live.scene_of(values)
+    except SceneError as error:
+        return gr.update(), live.problem_list(error.problems)
+    return scene.to_json(indent=2), ""
+
+
+def _apply_text(text: str) -> list[Any]:
+    try:
+        scene = Scene.parse(text)
+    except SceneError as error:
+        return [*_unchanged(), live.problem_list(error.problems)]
+    return [*inputs.show(scene), "Applied."]
+
+
+def _unchanged() -> list[Any]:
+    return [gr.update() for _ in inputs.defaults()]
+
+
+# --- Presets
+
+
+def _preset_row(elem_id: ElemId, shown: Sequence[Any], presets: Presets) -> None:
+    with gr.Accordion("Presets", open=False, elem_id=elem_id("presets")):
+        with gr.Row():
+            chosen = gr.Dropdown(choices=presets.names(), value=None, label="Preset", elem_id=elem_id("preset"))
+            name = gr.Textbox(label="Save as", max_lines=1, elem_id=elem_id("preset_name"))
+        with gr.Row():
+            load, save, delete, refresh = (
+                gr.Button(label, elem_id=elem_id(f"preset_{label.split()[0].lower()}"))
+                for label in ("Load preset", "Save preset", "Delete preset", "Refresh presets")
+            )
+        message = gr.HTML("", elem_id=elem_id("preset_message"), elem_classes=["masknoise-preview"])
+    shelf = _Shelf(presets)
+    load.click(shelf.load, [chosen], [*shown, message], **QUIET)
+    save.click(shelf.save, [name, *shown], [chosen, message], **QUIET)
+    delete.click(shelf.delete, [chosen], [chosen, message], **QUIET)
+    refresh.click(shelf.refresh, [chosen], [chosen, message], **QUIET)
+
+
+class _Shelf:
+    """The preset row's events: what each returns for its components, problems as text."""
+
+    def __init__(self, presets: Presets) -> None:
+        self.presets = presets
+
+    def load(self, name: str | None) -> list[Any]:
+        try:
+            return [*inputs.show(self.presets.load(name or "")), f"Loaded {html.escape(name)}."]
+        except (ValueError, OSError) as error:
+            return [*_unchanged(), live.failure(error)]
+
+    def save(self, name: str, *values: Any) -> tuple[Any, str]:
+        try:
+            self.presets.save(name, live.scene_of(values))
+        except (ValueError, OSError) as error:
+            return gr.update(), live.failure(error)
+        return self._choices(name), f"Saved {html.escape(name)}."
+
+    def delete(self, name: str | None) -> tuple[Any, str]:
+        try:
+            self.presets.delete(name or "")
+        except (ValueError, OSError) as error:
+            return gr.update(), live.failure(error)
+        return self._choices(None), f"Deleted {html.escape(name)}."
+
+    def refresh(self, name: str | None) -> tuple[Any, str]:
+        return self._choices(name if name in self.presets.names() else None), ""
+
+    def _choices(self, value: str | None) -> Any:
+        return gr.update(choices=self.presets.names(), value=value)

@@ -1,6 +1,7 @@
 """The command line's words: what needs no model."""
 
 import json
+import sys
 
 import pytest
 
@@ -79,3 +80,20 @@ def test_no_command_is_refused():
     with pytest.raises(SystemExit) as error:
         main([])
     assert error.value.code == 2
+
+
+def test_ui_without_gradio_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    for name in [name for name in sys.modules if name.startswith("lib_masknoise.ui.")]:
+        monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delattr(f"{name}", raising=False)
+    assert main(["ui"]) == 2
+    assert "pip install 'masknoise[cli,ui]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "x", "-1"])
+def test_ui_refuses_what_is_no_port(port, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["ui", "--port", port])
+    assert stop.value.code == 2
+    assert "expected a port" in capsys.readouterr().err

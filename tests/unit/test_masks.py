@@ -12,11 +12,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lib_masknoise import masks
 from lib_masknoise.masks import (
     _ellipse_distance,
     coefficients,
     feather,
     level_size,
+    level_with,
     pin,
     rasterize,
     resize,
@@ -245,6 +247,79 @@ def test_strokes_are_composed_in_their_order():
 def test_a_stroke_does_not_add_to_itself():
     once, twice = [[0.2, 0.5], [0.8, 0.5]], [[0.2, 0.5], [0.8, 0.5], [0.2, 0.5]]
     torch.testing.assert_close(brush((50, 50), *once, opacity=0.5), brush((50, 50), *twice, opacity=0.5))
+
+
+def painted(size, *operations) -> torch.Tensor:
+    return draw(size, "strokes", strokes=list(operations))
+
+
+@quick
+@given(shapes.filter(lambda shape: shape["kind"] != "strokes"), small_sizes)
+def test_a_shape_among_strokes_is_that_shape(shape, size):
+    assert torch.equal(painted(size, {"mask": shape}), draw(size, **shape))
+
+
+def test_shapes_are_composed_as_strokes_are():
+    base = {"mask": {}, "opacity": 0.5}
+    assert painted((4, 4), base, {"mask": {"right": 0.5}, "opacity": 0.4})[0].tolist() == pytest.approx(
+        [0.7, 0.7, 0.5, 0.5]
+    )
+    assert painted((4, 4), base, {"mask": {"right": 0.5}, "erase": True})[0].tolist() == [0, 0, 0.5, 0.5]
+
+
+def test_filters_change_what_came_before_them():
+    left, bottom = {"mask": {"right": 0.5}}, {"mask": {"top": 0.5}}
+    inverted = painted((4, 4), left, {"filter": "invert"}, bottom)
+    assert inverted[0].tolist() == [0, 0, 1, 1] and inverted[3].tolist() == [1, 1, 1, 1]
+    blurred = painted((64, 64), left, {"filter": "blur", "amount": 0.25})
+    torch.testing.assert_close(blurred, feather(painted((64, 64), left), 0.25))
+
+
+def test_flow_builds_up_where_a_stroke_goes_again():
+    style = {"radius": 0.2, "hardness": 1, "flow": 0.1}
+    there = brush((100, 100), [0.2, 0.5], [0.8, 0.5], **style)
+    and_back = brush((100, 100), [0.2, 0.5], [0.8, 0.5], [0.2, 0.5], **style)
+    # A dab each quarter of the radius, each as wide as eight of these steps: 8 or 9 dabs reach a place, then 16 to 18.
+    assert 1 - 0.9**7.5 < there[50, 50] < 1 - 0.9**9.5
+    assert 1 - 0.9**15.5 < and_back[50, 50] < 1 - 0.9**18.5
+
+
+def test_flow_reaches_at_most_the_opacity_and_a_single_dab_is_the_brush():
+    many = brush((60, 60), *[[0.5, 0.5], [0.55, 0.5]] * 40, radius=0.2, flow=0.5, opacity=0.6)
+    assert many.max() == pytest.approx(0.6, abs=1e-3)
+    one, plain = (brush((60, 60), [0.4, 0.6], radius=0.2, **more) for more in ({"flow": 0.5}, {}))
+    torch.testing.assert_close(one, 0.5 * plain, atol=1e-6, rtol=0)
+
+
+def test_flow_keeps_its_look_at_other_sizes():
+    points = [[0.1, 0.2], [0.9, 0.3], [0.2, 0.8]]
+    large, small = (brush(size, *points, radius=0.1, flow=0.2) for size in ((256, 256), (64, 64)))
+    assert (resize(large, (64, 64)) - small).abs().mean() < 0.003
+
+
+@quick
+@given(st.lists(st.sampled_from("abcde"), max_size=8), st.integers(0, 8))
+def test_what_is_remembered_changes_no_map(names, first):
+    """In any order of requests, with beginnings known and unknown, a map is that of all operations drawn anew."""
+    entries = {
+        "a": {"points": [[0.2, 0.3], [0.8, 0.6]], "radius": 0.2},
+        "b": {"points": [[0.7, 0.3]], "radius": 0.3, "erase": True},
+        "c": {"mask": {"kind": "ellipse"}, "opacity": 0.5},
+        "d": {"filter": "invert"},
+        "e": {"filter": "blur", "amount": 0.3},
+    }
+    operations = [entries[name] for name in names]
+    painted((20, 20), *operations[:first])
+    seen = painted((20, 20), *operations)
+    masks._memory.clear()
+    assert torch.equal(painted((20, 20), *operations), seen)
+
+
+def test_no_more_is_remembered_than_a_few_small_maps():
+    for i in range(100):
+        painted((8, 8), {"points": [[i / 100, 0.5]]})
+    painted((257, 257), {"points": [[0.5, 0.5]]})
+    assert len(masks._memory) <= 64 and all(max(one.shape) <= 256 for one in masks._memory.values())
 
 
 def test_tiles_and_runs_do_not_show():
@@ -501,3 +576,16 @@ def test_coefficients_by_hand():
 def test_unknown_mode():
     with pytest.raises(ValueError, match='"interpolate" or "add"'):
         at([1.0], [1], "mix")
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 4))
+def test_the_level_with_that_many_locations(height, width, level):
+    """Whatever the latent's proportions. Levels with equally many locations have the same size."""
+    size = level_size((height, width), level)
+    assert level_with((height, width), size[0] * size[1]) == size
+
+
+@pytest.mark.parametrize("locations", [0, 5, 25, 1000])
+def test_no_level_has_other_numbers_of_locations(locations):
+    with pytest.raises(ValueError, match=f"no level of a 4×6 latent has {locations} locations"):
+        level_with((4, 6), locations)

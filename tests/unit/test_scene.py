@@ -19,9 +19,11 @@ from lib_masknoise.controls import CONTROLS
 from lib_masknoise.scene import (
     MAX_IMAGE_BYTES,
     AnyMask,
+    Filter,
     Problem,
     Scene,
     SceneError,
+    Stamp,
     Stroke,
     StrokesMask,
     decode_picture,
@@ -65,8 +67,18 @@ def of_kind(kind: str, **fields) -> st.SearchStrategy:
 
 strokes = st.fixed_dictionaries(
     {"points": st.lists(st.lists(unit, min_size=2, max_size=3), min_size=1, max_size=4)},
-    optional={"radius": st.floats(0.0005, 1), "hardness": unit, "opacity": unit, "erase": st.booleans()},
+    optional={
+        "radius": st.floats(0.001, 1),
+        "hardness": unit,
+        "opacity": unit,
+        "flow": st.floats(0.01, 1),
+        "erase": st.booleans(),
+    },
 )
+filters = st.fixed_dictionaries({"filter": st.sampled_from(["invert", "blur"])}, optional={"amount": unit})
+shape_masks = st.one_of(st.just({}), of_kind("ellipse", x=unit), of_kind("gradient", smooth=st.booleans()))
+stamps = st.fixed_dictionaries({"mask": shape_masks}, optional={"opacity": unit, "erase": st.booleans()})
+operations = st.one_of(strokes, filters, stamps)
 masks = st.one_of(
     st.just({}),
     of_kind("rect", left=st.floats(0, 0.5), right=st.floats(0.5, 1), bottom=unit, feather=unit),
@@ -77,7 +89,7 @@ masks = st.one_of(
     ),
     of_kind("ellipse", x=unit, rx=st.floats(0.001, 2), angle=st.floats(-360, 360)),
     of_kind("gradient", shape=st.sampled_from(["linear", "radial"]), smooth=st.booleans()),
-    of_kind("strokes", strokes=st.lists(strokes, max_size=3)),
+    of_kind("strokes", strokes=st.lists(operations, max_size=3)),
     of_kind("image", invert=st.booleans()).map(lambda mask: {**mask, "data": text(picture())}),
 )
 
@@ -224,7 +236,7 @@ def test_documentation_names_every_field_of_every_mask(mask):
     section = re.search(rf"^### {kind}\n(.*?)^##", DOCS.read_text("utf-8"), re.S | re.M)[1]
     fields = {field.alias for field in mask.__fields__.values()} - {"kind"}
     if mask is StrokesMask:
-        fields |= set(Stroke.__fields__)
+        fields |= {*Stroke.__fields__, *Stamp.__fields__, *Filter.__fields__}
     assert fields <= set(re.findall(r"`(\w+)`", section))
 
 
@@ -385,7 +397,48 @@ def test_strokes_are_counted_before_they_are_read():
     assert problems(many(2, 50_001)) == {
         "concepts[0].mask.strokes": "expected at most 100,000 points in all, got 100,002"
     }
+    for no_list, shown in (({}, "an object"), ("", '""'), (None, "null")):
+        scene = {"concepts": [{"mask": {"kind": "strokes", "strokes": no_list}}]}
+        assert problems(scene) == {"concepts[0].mask.strokes": f"expected a list, got {shown}"}
     assert problems(many(10_001, 1)) == {"concepts[0].mask.strokes": "expected at most 10,000 entries, got 10,001"}
+
+
+def test_operations_are_checked_one_by_one():
+    entries = [
+        {"mask": {"kind": "strokes", "strokes": []}},
+        {"mask": {"kind": "ellipse", "rx": 9}, "opacity": 2},
+        {"filter": "sharpen"},
+        {"filter": "blur", "amount": -1, "strength": 1},
+        {"points": [[0, 0]], "flow": 0},
+        7,
+    ]
+    assert problems({"concepts": [{"mask": {"kind": "strokes", "strokes": entries}}]}) == {
+        "concepts[0].mask.strokes[0].mask.kind": 'expected "rect", "split", "ellipse", "gradient" or "image", '
+        'got "strokes"',
+        "concepts[0].mask.strokes[1].mask.rx": "expected a number from 0.001 to 2, got 9",
+        "concepts[0].mask.strokes[1].opacity": "expected a number from 0 to 1, got 2",
+        "concepts[0].mask.strokes[2].filter": 'expected "invert" or "blur", got "sharpen"',
+        "concepts[0].mask.strokes[3].amount": "expected a number from 0 to 1, got -1",
+        "concepts[0].mask.strokes[3].strength": "unknown field; expected one of filter, amount",
+        "concepts[0].mask.strokes[4].flow": "expected a number from 0.01 to 1, got 0",
+        "concepts[0].mask.strokes[5]": "expected an object, got 7",
+    }
+
+
+@pytest.mark.parametrize(
+    "entries, message",
+    [
+        ([{"mask": {}}] * 1001, "expected at most 1,000 shapes and pictures in all, got 1,001"),
+        ([{"filter": "blur"}] * 201, "expected at most 200 filters in all, got 201"),
+        (
+            [{"points": [[0, 0], [1, 0]] * 10, "radius": 0.001, "flow": 0.5}],
+            "expected strokes with a flow below 1 to be at most 10,000 radii long in all, got 19,000",
+        ),
+    ],
+)
+def test_costly_operations_are_limited(entries, message):
+    mask = {"kind": "strokes", "strokes": entries}
+    assert problems({"concepts": [{"mask": mask}]}) == {"concepts[0].mask.strokes": message}
 
 
 def test_error_reads_and_travels():

@@ -1,0 +1,318 @@
+/*
+ * What a painter can do to a document: commands, tools' settings, and the maps of all layers. Knows no page.
+ */
+(() => {
+    "use strict";
+    const MaskNoise = (window.MaskNoise ??= {});
+    const {History, NotYet, Pictures, Rasters, layerOf, link, newId, parse, serialise, withLayer} = MaskNoise;
+
+    const SIDES = [256, 1024]; // pixels: the longer side of the maps at least and at most
+    const AT_ONCE = 24; // operations drawn without waiting for the next picture frame
+    const BUDGET = 8; // milliseconds of drawing in one picture frame
+
+    const VIEW = {visible: true, locked: false, opacity: 0.65};
+
+    /** `limits` are the library's; `onChange(what)` hears "document", "view", "tool" and "maps", `onStatus(text)` what
+     *  a painter should know. */
+    class Editor {
+        constructor({limits, onChange, onStatus}) {
+            this.limits = limits;
+            this.onChange = onChange;
+            this.onStatus = onStatus;
+            this.history = new History({layers: [], rest: {}});
+            this.activeId = null;
+            this.views = new Map();
+            this.tool = {
+                name: "brush",
+                size: 0.06,
+                hardness: 0.5,
+                opacity: 1,
+                flow: 1,
+                pressure: true,
+                gradient: "linear",
+                erase: false,
+            };
+            this.pictures = new Pictures(() => this.onChange("maps"));
+            this.jobs = new Map();
+            this.setSize(512, 512);
+        }
+
+        // --- What there is
+
+        get document() {
+            return this.history.now;
+        }
+
+        get layers() {
+            return this.document.layers;
+        }
+
+        get active() {
+            return this.layers.find((layer) => layer.id === this.activeId) ?? null;
+        }
+
+        get text() {
+            return serialise(this.document);
+        }
+
+        view(layer) {
+            if (!this.views.has(layer.id)) this.views.set(layer.id, {...VIEW});
+            return this.views.get(layer.id);
+        }
+
+        /** The size of the picture in pixels; maps have its shape. */
+        setSize(width, height) {
+            if (width === this.width && height === this.height) return;
+            [this.width, this.height] = [width, height];
+            const longer = Math.max(width, height);
+            const scale = Math.min(Math.max(longer, SIDES[0]), SIDES[1]) / longer;
+            const size = [width, height].map((n) => Math.max(1, Math.round(n * scale)));
+            this.rasters = new Rasters(...size, this.pictures.get);
+            this.jobs.clear();
+            this.onChange("maps");
+        }
+
+        // --- Maps
+
+        /** A layer's map, or null while it is being drawn (`pump` draws; "maps" is announced when one is done). */
+        mapOf(layer) {
+            const map = this.rasters.ready(layer.chain);
+            if (map) return map;
+            if (!this.jobs.has(layer.chain)) this.jobs.set(layer.chain, this.rasters.draw(layer.chain));
+            this.advance(layer.chain, AT_ONCE);
+            return this.rasters.ready(layer.chain) ?? null;
+        }
+
+        /** Draw some operations of a chain. */
+        advance(chain, count) {
+            try {
+                for (let i = 0; i < count; i++) if (this.jobs.get(chain)?.next().done) this.jobs.delete(chain);
+            } catch (error) {
+                this.jobs.delete(chain); // a picture that is not there yet: asked for again when it is
+                if (!(error instanceof NotYet)) this.fail(chain, error);
+            }
+        }
+
+        /** What cannot be drawn is shown empty, and said once. */
+        fail(chain, error) {
+            this.rasters.keep(chain, MaskNoise.raster.newMap(this.rasters.width, this.rasters.height));
+            this.onStatus(`A mask cannot be shown: ${error.message}`);
+        }
+
+        /** Go on drawing for a moment; returns whether anything is left. The active layer comes first. */
+        pump() {
+            const wanted = new Set(this.layers.map((layer) => layer.chain));
+            for (const chain of this.jobs.keys()) if (!wanted.has(chain)) this.jobs.delete(chain);
+            const end = performance.now() + BUDGET;
+            let finished = false;
+            while (this.jobs.size && performance.now() < end) {
+                const first = this.jobs.has(this.active?.chain) ? this.active.chain : this.jobs.keys().next().value;
+                this.advance(first, 4);
+                finished ||= !this.jobs.has(first);
+            }
+            if (finished) this.onChange("maps");
+            return this.jobs.size > 0;
+        }
+
+        // --- Steps
+
+        edit(document, kind = null) {
+            this.history.push(document, kind);
+            this.settle();
+            this.onChange("document");
+        }
+
+        /** Replace everything by a painting's text, as one step that can be undone. Throws where it is none. */
+        load(text) {
+            const document = parse(text);
+            this.history.push(document);
+            this.settle();
+            this.onChange("document");
+        }
+
+        /** Begin with a painting's text: nothing before it can be undone. Throws where it is none. */
+        start(text) {
+            this.history.reset(parse(text));
+            this.settle();
+        }
+
+        settle() {
+            if (!this.active) this.activeId = this.layers[0]?.id ?? null;
+        }
+
+        undo() {
+            this.history.undo();
+            this.settle();
+            this.onChange("document");
+        }
+
+        redo() {
+            this.history.redo();
+            this.settle();
+            this.onChange("document");
+        }
+
+        select(id) {
+            this.activeId = id;
+            this.onChange("view");
+        }
+
+        setView(layer, change) {
+            Object.assign(this.view(layer), change);
+            this.onChange("view");
+        }
+
+        setTool(change) {
+            Object.assign(this.tool, change);
+            this.onChange("tool");
+        }
+
+        // --- Concepts
+
+        get full() {
+            return this.layers.length >= this.limits.concepts;
+        }
+
+        /** Add concepts, given as in a scene, at the end; the first of them becomes the active one. */
+        addConcepts(concepts) {
+            const room = this.limits.concepts - this.layers.length;
+            if (concepts.length > room) {
+                this.onStatus(`There can be ${this.limits.concepts} concepts at most.`);
+                return;
+            }
+            const added = concepts.map(layerOf);
+            this.activeId = added[0].id;
+            this.edit({...this.document, layers: [...this.layers, ...added]});
+        }
+
+        addConcept() {
+            this.addConcepts([{prompt: "", mask: {kind: "strokes", strokes: []}}]);
+        }
+
+        /** Replace all concepts' masks by those of a split; concepts that lack are added, prompts are kept. */
+        arrange(masks) {
+            const layers = masks.map((mask, i) => {
+                const {chain} = layerOf({mask});
+                const old = this.layers[i];
+                return old ? {...old, chain} : {id: newId(), fields: {prompt: ""}, chain};
+            });
+            this.edit({...this.document, layers: [...layers, ...this.layers.slice(masks.length)]});
+        }
+
+        duplicate(layer) {
+            if (this.full) return this.onStatus(`There can be ${this.limits.concepts} concepts at most.`);
+            const copy = {...layer, id: newId()};
+            this.views.set(copy.id, {...this.view(layer)});
+            this.activeId = copy.id;
+            const at = this.layers.indexOf(layer) + 1;
+            this.edit({...this.document, layers: [...this.layers.slice(0, at), copy, ...this.layers.slice(at)]});
+        }
+
+        remove(layer) {
+            const at = this.layers.indexOf(layer);
+            const layers = this.layers.filter((one) => one !== layer);
+            if (layer.id === this.activeId) this.activeId = (layers[at] ?? layers.at(-1))?.id ?? null;
+            this.edit({...this.document, layers});
+        }
+
+        move(layer, by) {
+            const from = this.layers.indexOf(layer);
+            const to = from + by;
+            if (to < 0 || to >= this.layers.length) return;
+            const layers = [...this.layers];
+            layers.splice(to, 0, ...layers.splice(from, 1));
+            this.edit({...this.document, layers});
+        }
+
+        setField(layer, name, value) {
+            const fields = {...layer.fields, [name]: value};
+            this.edit(withLayer(this.document, layer.id, {fields}), `${layer.id} ${name}`);
+        }
+
+        // --- Painting
+
+        /** Why the active layer cannot be painted on now; "" where it can. */
+        get refusal() {
+            const layer = this.active;
+            if (!layer) return "Add a concept to paint on.";
+            if (this.view(layer).locked) return "This layer is locked.";
+            if (!this.view(layer).visible) return "This layer is hidden.";
+            if (!this.mapOf(layer)) return "This layer is still being drawn.";
+            return "";
+        }
+
+        allowed() {
+            const {refusal} = this;
+            if (refusal) this.onStatus(refusal);
+            return !refusal;
+        }
+
+        /** Add operations to the active layer as one step. */
+        add(operations) {
+            if (!operations.length || !this.allowed()) return;
+            const chain = operations.reduce(link, this.active.chain);
+            const {strokes, points} = this.limits;
+            if (chain.depth > strokes || chain.points > points) {
+                this.onStatus("This layer is full: flatten it to go on painting.");
+                return;
+            }
+            this.replaceChain(chain);
+        }
+
+        replaceChain(chain) {
+            this.edit(withLayer(this.document, this.activeId, {chain}));
+        }
+
+        clear() {
+            if (this.active?.chain && this.allowed()) this.replaceChain(null);
+        }
+
+        invert() {
+            this.add([{filter: "invert"}]);
+        }
+
+        blur(amount) {
+            this.add([{filter: "blur", amount}]);
+        }
+
+        /** Make the active layer's mask a picture: data is a PNG, JPEG or WebP image as a data URL. */
+        setPicture(data) {
+            if (this.active && this.allowed()) this.replaceChain(layerOf({mask: {kind: "image", data}}).chain);
+        }
+
+        /** Make a picture of all that was painted on the active layer. */
+        flatten() {
+            if (this.active?.chain && this.allowed()) this.setPicture(MaskNoise.pngOf(this.mapOf(this.active)));
+        }
+
+        fill(x, y, erase) {
+            const map = this.mapOf(this.active);
+            const region = MaskNoise.raster.flood(map, x, y);
+            const data = MaskNoise.pngOf(region);
+            const whole = region.data.every((value) => value === 1);
+            const mask = whole ? {kind: "rect"} : {kind: "image", data};
+            const operation = erase ? {mask, erase} : {mask};
+            this.add([operation]);
+        }
+
+        get radius() {
+            return this.tool.size / 2;
+        }
+    }
+
+    /** A map as a grey PNG, a data URL; 8 bits a pixel. */
+    function pngOf(map) {
+        const canvas = document.createElement("canvas");
+        [canvas.width, canvas.height] = [map.width, map.height];
+        const context = canvas.getContext("2d");
+        const pixels = context.createImageData(map.width, map.height);
+        for (let i = 0; i < map.data.length; i++) {
+            pixels.data.fill(Math.round(map.data[i] * 255), 4 * i, 4 * i + 3);
+            pixels.data[4 * i + 3] = 255;
+        }
+        context.putImageData(pixels, 0, 0);
+        return canvas.toDataURL("image/png");
+    }
+
+    Object.assign(MaskNoise, {Editor, pngOf});
+})();

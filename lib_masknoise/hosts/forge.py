@@ -1,0 +1,244 @@
+"""The Forge host: a location conditioning inside Forge and its kin (`backend`: Forge, Neo; `ldm_patched`: reForge,
+Classic), for one sampling pass.
+
+The host offers patches of its U-Net's attention, on a clone of the U-Net. Two of them together make the exact blended
+attention: the attn2 patch hands the layer our basis contexts to project in place of the prompt's, and the attn2 replace
+patch, which gets the projected queries, keys and values, attends with them. Nothing of the host's modules is touched,
+so its memory management, casts and merged or online LoRA are its own.
+
+A conditioning modifier, which the host calls before each denoiser call, switches the patches on and off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from modules import shared
+from torch import Tensor
+
+from lib_masknoise.attention import blended_attention, stack, unstack
+from lib_masknoise.hosts.denoising import Conflict, Denoising, context_of
+from lib_masknoise.hosts.rows import Row, Share, shares
+
+COND, UNCOND = 0, 1
+
+Options = dict[str, Any]
+
+
+class Patched(Denoising):
+    """A sampling pass on a clone of the host's U-Net (or transformer) with patches of ours."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._objects: Any = None
+        self._own: Any = None
+        self._original: Any = None
+
+    def __deepcopy__(self, memo: dict) -> Patched:
+        return self  # the host copies a U-Net's options, in which our patches are, for each clone
+
+    def _bind(self) -> None:
+        objects = shared.sd_model.forge_objects
+        if objects is self._objects and objects.unet is self._own:
+            return
+        self._unbind()
+        clone = objects.unet.clone()
+        clone.add_conditioning_modifier(self._before_sampling)
+        clone.model_options.setdefault("sampler_post_cfg_function", []).insert(0, self._weigh_guidance)
+        self._bound(clone.model.diffusion_model)
+        self._objects, self._original, self._own = objects, objects.unet, clone
+        objects.unet = clone
+
+    def _unbind(self) -> None:
+        if self._objects is not None and self._objects.unet is self._own:
+            self._objects.unet = self._original
+        self._objects = self._original = self._own = None
+
+    def _before_sampling(
+        self, model: Any, x: Tensor, timestep: Tensor, uncond: Any, cond: Any, scale: float, options: Options, seed: int
+    ) -> tuple:
+        """The host's conditioning modifier, which it calls before each call of the denoiser."""
+        if self._error is not None:
+            raise self._error
+        cond, uncond, options = self._changed(x, cond, uncond, options)
+        return model, x, timestep, uncond, cond, scale, options, seed
+
+    def _weigh_guidance(self, args: Options) -> Tensor:
+        """The sum of the weights at each location scales the guidance there. Without negative prompts the host takes 0
+        for what they predict, and so do we."""
+        total = self._total_weight(args["denoised"])
+        if total is None:
+            return args["denoised"]
+        return args["uncond_denoised"] + (args["denoised"] - args["uncond_denoised"]) * total
+
+    # --- Each pass's own
+
+    def _bound(self, unet: torch.nn.Module) -> None:
+        """What is about to be patched."""
+
+    def _changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
+        """The host's conditions and model options for this call of the denoiser, with ours."""
+        raise NotImplementedError
+
+    def _total_weight(self, like: Tensor) -> Tensor | None:
+        """By how much the guidance counts: `[B, 1, h, w]`; None where it is 1 everywhere."""
+        raise NotImplementedError
+
+
+class Pass(Patched):
+    """What is installed in Forge during one sampling pass."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._blocks: list[tuple[str, int]] = []
+        self._given_contexts: tuple[Tensor, Tensor | None]
+        self._positive: list[Row] = []
+        self._negative: list[Row] = []
+        self._parts_seen = 0
+        self._call: Any = None
+        self._given: tuple | None = None  # the layer that has our contexts and not yet used our attention
+        self._shares: tuple[Share, ...] = ()
+
+    def _bound(self, unet: torch.nn.Module) -> None:
+        self._blocks = _blocks(unet)
+
+    def _plan(self, params: Any) -> None:
+        super()._plan(params)
+        self._given_contexts = context_of(params.text_cond), context_of(params.text_uncond)
+        if self._planned is not None:
+            count = len(self.rows.pictures)
+            parts = (len(self._planned) - (0 if params.text_uncond is None else count)) // count
+            self._positive, self._negative = self._planned[: parts * count], self._planned[parts * count :]
+        self._parts_seen, self._call, self._given = 0, None, None
+
+    # --- Each call of the denoiser
+
+    def _changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
+        if self._planned is not None:
+            self._check_size(tuple(x.shape[-2:]))
+            options = self._patched(options)
+        if self._weights is not None:
+            cond = self._masked(cond, x)
+        return cond, uncond, options
+
+    def _patched(self, options: Options) -> Options:
+        """The host's model options with our patches in them."""
+        transformer = dict(options.get("transformer_options", {}))
+        taken = transformer.get("patches_replace", {}).get("attn2", {})
+        if taken:
+            patch = next(iter(taken.values()))
+            raise Conflict(
+                f"the cross-attention is taken by another extension ({getattr(patch, '__module__', patch)}), an "
+                "IP-Adapter or Regional Prompter for one: switch it off or MaskNoise"
+            )
+        patches = dict(transformer.get("patches", {}))
+        patches["attn2_patch"] = [*patches.get("attn2_patch", []), self._give_contexts]
+        replace = {**transformer.get("patches_replace", {}), "attn2": dict.fromkeys(self._blocks, self._attend)}
+        return {**options, "transformer_options": {**transformer, "patches": patches, "patches_replace": replace}}
+
+    # --- Each cross-attention layer
+
+    def _give_contexts(
+        self, n: Tensor, context: Tensor, value: Tensor, extra_options: Options
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The attn2 patch: what the layer is to project, `[1, M, D]`, in place of its context."""
+        if self._given:
+            raise Conflict(
+                f"the host did not use our attention in block {self._given}: another extension has replaced it; switch "
+                "it off or MaskNoise"
+            )
+        self._given = _layer(extra_options)
+        chunks = extra_options["cond_or_uncond"]
+        if chunks is not self._call:  # a new list for each call of the U-Net
+            self._check_size(tuple(extra_options["original_shape"][-2:]))
+            self._call, self._shares = chunks, shares(self._rows_of(chunks, context))
+        fresh = [share for share in self._shares if (id(share.conditioning), _layer(extra_options)) not in self._bases]
+        if fresh:
+            contexts = torch.cat([stack(self._place(share.conditioning, n)) for share in fresh], dim=1)
+        else:
+            contexts = n.new_zeros(1, 1, context.shape[-1])  # everything is projected already
+        return n, contexts, contexts
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, extra_options: Options) -> Tensor:
+        """The attn2 replace patch: queries `[rows, h·w, heads·d]`, keys and values `[1, M, heads·d]`."""
+        self._given = None
+        heads, size = extra_options["n_heads"], self._size(q.shape[1])
+        out = torch.empty_like(q)
+        start = 0
+        for share in self._shares:
+            key = id(share.conditioning), _layer(extra_options)
+            if key not in self._bases:
+                placed = self._place(share.conditioning, q)
+                stop = start + stack(placed).shape[1]
+                self._bases[key] = unstack(placed, k[:, start:stop], v[:, start:stop], heads)
+                start = stop
+            rows = list(share.rows)
+            out[rows] = blended_attention(q[rows], self._bases[key], self._level(share, size, q))
+        return out
+
+    def _rows_of(self, chunks: Sequence[int], context: Tensor) -> list[Row]:
+        """What the rows of a U-Net call see. The host goes through the parts of the prompts from the last to the first,
+        a chunk with a row for each image at a time, in one call or in several."""
+        batch = len(self.rows.pictures)
+        if len(context) != batch * len(chunks):
+            raise Conflict(
+                f"the U-Net was given {len(context)} rows for {batch} images: another extension divides the prompt "
+                "between rows of its own (Forge Couple?); switch it off or MaskNoise"
+            )
+        parts = len(self._positive) // batch
+        rows = []
+        for chunk, own in zip(chunks, context.split(batch), strict=True):
+            if chunk == UNCOND or self._is_negative(own):
+                rows += self._negative
+            else:
+                part = parts - 1 - self._parts_seen % parts
+                rows += self._positive[part::parts]
+                self._parts_seen += 1
+        return rows
+
+    def _is_negative(self, context: Tensor) -> bool:
+        """Whether a chunk that is announced as the prompt's has the negative prompt's context: self-attention guidance
+        denoises that alone once more, under the wrong name."""
+        cond, uncond = self._given_contexts
+        if uncond is None or not _begins_with(context, uncond):
+            return False
+        return not _begins_with(context, cond[:: len(cond) // len(uncond)])
+
+    # --- Prompts made of parts whose guidance is added up: `a AND b:0.5`
+
+    def _masked(self, cond: list[Options], x: Tensor) -> list[Options]:
+        """The host averages the parts, each with its mask: `Σ_k w_k cond_k / Σ_k w_k`. Strengths that add up to 1 keep
+        it from scaling the guidance."""
+        weights = self._by_part(x)
+        return [{**one, "mask": weights[:, k], "strength": 1.0 / len(cond)} for k, one in enumerate(cond)]
+
+    def _by_part(self, x: Tensor) -> Tensor:
+        """`[B, parts, h, w]`."""
+        return self._weights[:, 0].unflatten(0, (len(self.rows.pictures), -1)).to(x)
+
+    def _total_weight(self, like: Tensor) -> Tensor | None:
+        return None if self._weights is None else self._by_part(like).sum(1, keepdim=True)
+
+
+def has_cross_attention(unet: torch.nn.Module) -> bool:
+    """Whether the host's model has cross-attention layers that the host lets be patched: whether it is a U-Net."""
+    blocks = getattr(unet, "input_blocks", None)
+    return blocks is not None and any(name.split(".")[-1] == "attn2" for name, _ in unet.named_modules())
+
+
+def _blocks(unet: torch.nn.Module) -> list[tuple[str, int]]:
+    """What the host calls the U-Net's blocks."""
+    sides = ((name, getattr(unet, f"{name}_blocks", ())) for name in ("input", "output"))
+    return [("middle", 0), *((name, number) for name, blocks in sides for number in range(len(blocks)))]
+
+
+def _begins_with(context: Tensor, known: Tensor) -> bool:
+    """Whether `[rows, T', D]` is `[rows, T, D]`, which the host may have repeated to T' tokens."""
+    return torch.equal(context[:, : known.shape[1]], known.to(context))
+
+
+def _layer(extra_options: Options) -> tuple:
+    """Which cross-attention layer of the U-Net it is."""
+    return (*extra_options["block"], extra_options.get("block_index", 0))

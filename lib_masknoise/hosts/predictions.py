@@ -1,0 +1,189 @@
+"""Forge and its kin with models that have no cross-attention to patch (Flux, SD 3, Chroma): what is blended are the
+predictions, for one sampling pass.
+
+The host averages what it predicts for any number of conditions, each with a mask. A conditioning modifier, which it
+calls before each denoiser call, adds a condition for each concept to that of the prompt, with the concept's weight at
+each location for a mask; likewise on the negative side. The weights add up to 1, so that what comes out is
+`Σ_j a_j(ℓ) pred_j(ℓ)`, at the price of an evaluation of the model for each concept.
+
+The host's own conds are what is compiled, so that whatever a model wants in them (pooled embeddings, distilled
+guidance) is there. Concept and feature noise live in what a cross-attention sees and have no place here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from modules import shared
+from torch import Tensor
+
+from lib_masknoise import infotext
+from lib_masknoise.conditioning import NEGLIGIBLE, Encoded, prediction_weights
+from lib_masknoise.hosts.denoising import Conflict
+from lib_masknoise.hosts.forge import Options, Patched
+
+Weighted = tuple[Options, Tensor]
+"""A condition of the host, and how much what it predicts counts at each location of each image: `[B, h, w]`."""
+
+
+class Pass(Patched):
+    """What is installed in Forge during one sampling pass of a model without cross-attention."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._step: int | None = None  # None outside the window: the host does as it does without us
+        self._total: Tensor | None = None
+        self._known: dict[str, tuple[list[Encoded | None], Tensor]] = {}
+
+    def __enter__(self) -> Pass:
+        self._say()
+        return super().__enter__()
+
+    def _say(self) -> None:
+        """What this model cannot do."""
+        model = type(shared.sd_model.forge_objects.unet.model.diffusion_model).__name__
+        noise = self.rows.scene.noise
+        missing = " and ".join(kind for kind in ("concept", "feature") if getattr(noise, kind).strength)
+        if self.rows.scene.concepts:
+            self.p.extra_generation_params[infotext.BLENDING] = "predictions"
+            self.p.comment(
+                f"MaskNoise: {model} has no cross-attention, so predictions are blended instead of contexts: "
+                "a step takes one evaluation of the model for each concept and one for the prompt"
+            )
+        if missing:
+            self.p.extra_generation_params[infotext.BLENDING] = f"predictions, without {missing} noise"
+            self.p.comment(f"MaskNoise: no {missing} noise, which needs a model with cross-attention; this is {model}")
+
+    # --- Before each call of the denoiser
+
+    def _plan(self, params: Any) -> None:
+        self._step = params.denoiser.step if self._inside(params.denoiser) else None
+
+    def _changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
+        self._total = None
+        if not self.rows.scene.concepts or (self._step is None and self._part_count is None):
+            return cond, uncond, options
+        self._check_size(tuple(x.shape[-2:]))
+        if len(cond) != (self._part_count or 1) or len(uncond or [None]) != 1 or any("mask" in one for one in cond):
+            raise Conflict(
+                "the prompt is divided already by another extension (Forge Couple?); switch it off or MaskNoise"
+            )
+        positive = _needed(self._positive(cond))
+        negative = _needed(self._negative(uncond)) if uncond else []
+        total = sum(weight for _, weight in positive)
+        if not torch.allclose(total, torch.ones(())):
+            self._total = total[:, None]
+        several = max(len(positive), len(negative)) > 1
+        cond, uncond = (
+            _with_masks(entries, x, several) if entries else host
+            for entries, host in ((positive, cond), (negative, uncond))
+        )
+        return cond, uncond, options
+
+    def _positive(self, cond: Sequence[Options]) -> list[Weighted]:
+        """The parts of the prompts, and those of every concept's prompt; each counts by its own weight too."""
+        own = torch.tensor([[part.weight for part in parts] for parts in self._parts()])[..., None, None]
+        if self._step is None:
+            whole = torch.ones(len(own), *self.rows.size)
+            return [(one, whole * own[:, k]) for k, one in enumerate(cond)]
+        encoded = [parts[0] for parts in self.prompts.at(self._step)[0]]
+        weights = self._weights_of("prompt", encoded)
+        entries = [(one, weights[:, 0] * own[:, k]) for k, one in enumerate(cond)]
+        for j, parts in enumerate(self.prompts.conds_at(self._step)[0], start=1):
+            entries += [(_like(cond[0], one, len(own)), weights[:, j] * weight) for one, weight in parts]
+        return entries
+
+    def _negative(self, uncond: Sequence[Options]) -> list[Weighted]:
+        if self._step is None:
+            return []
+        weights = self._weights_of("negative", self.prompts.at(self._step)[1])
+        conds = [one for one in self.prompts.conds_at(self._step)[1] if one is not None]
+        own = [_like(uncond[0], one, len(weights)) for one in conds]
+        return [(one, weights[:, j]) for j, one in enumerate([uncond[0], *own])]
+
+    def _parts(self) -> list[list[Any]]:
+        """The host's parts of each image's prompt, as many of each as it denoises (`_widened`)."""
+        widened = []
+        for parts in self._cond.batch:
+            silent = [_Silent] * ((self._part_count or len(parts)) - len(parts))
+            widened.append([*parts, *silent])
+        return widened
+
+    def _weights_of(self, name: str, encoded: list[Encoded | None]) -> Tensor:
+        """`prediction_weights` of the batch, `[B, 1 + J, h, w]`, for as long as the prompts stay the same."""
+        known, weights = self._known.get(name, ([], None))
+        if weights is None or any(a is not b for a, b in zip(known, encoded, strict=True)):
+            frames = [picture.frame for picture in self.rows.pictures]
+            weights = prediction_weights(
+                self.rows.scene, name, encoded, self.rows.size, frames, self.rows.total
+            ).expand(len(frames), -1, -1, -1)
+            self._known[name] = encoded, weights
+        return weights
+
+    def _total_weight(self, like: Tensor) -> Tensor | None:
+        return None if self._total is None else self._total.to(like)
+
+
+class _Silent:
+    """A part that a prompt does not have: the host repeats the first one in its place."""
+
+    weight = 0.0
+
+
+def _needed(entries: list[Weighted]) -> list[Weighted]:
+    """Without those that count nowhere: each costs an evaluation of the model."""
+    needed = [(one, weight) for one, weight in entries if bool((weight.abs() > NEGLIGIBLE).any())]
+    return needed or entries[:1]
+
+
+def _with_masks(entries: list[Weighted], x: Tensor, several: bool) -> list[Options]:
+    """The host's average over its conditions is `Σ mask pred / Σ mask`; strengths that add up to 1 keep it from scaling
+    the guidance."""
+    masked = []
+    for one, weight in entries:
+        one = {**one, "mask": weight.to(x), "strength": 1.0 / len(entries)}
+        if several:
+            conds = one["model_conds"]
+            one["model_conds"] = {**conds, "c_crossattn": _not_repeated(conds["c_crossattn"])}
+        masked.append(one)
+    return masked
+
+
+def _like(entry: Options, cond: Any, count: int) -> Options:
+    """The host's condition of a prompt, for `count` images, that differs from another in the prompt only (not in the
+    ControlNet, the inpainting mask, …)."""
+    if isinstance(cond, dict):
+        rows = {key: value[None].expand(count, *value.shape) for key, value in cond.items()}
+    else:
+        rows = cond[None].expand(count, *cond.shape)
+    (own,) = _compile()(rows)
+    return {**entry, **own, "model_conds": {**entry["model_conds"], **own["model_conds"]}}
+
+
+def _compile() -> Any:
+    """The host's function from conds to conditions."""
+    try:
+        from backend.sampling.condition import compile_conditions
+    except ImportError:
+        from modules_forge.forge_sampler import cond_from_a1111_to_patched_ldm as compile_conditions
+    return compile_conditions
+
+
+def _not_repeated(cond: Any) -> Any:
+    """A condition's text. To evaluate texts of different lengths together, the host repeats the shorter one, which
+    changes nothing in cross-attention; where text and image attend together, it would count twice."""
+    return _class_of_same_length(type(cond))(cond.cond)
+
+
+@functools.cache
+def _class_of_same_length(kind: type) -> type:
+    if hasattr(kind, "masknoise_same_length"):
+        return kind
+
+    def can_concat(self: Any, other: Any) -> bool:
+        return self.cond.shape == other.cond.shape
+
+    return type(kind.__name__, (kind,), {"can_concat": can_concat, "masknoise_same_length": True})

@@ -1,0 +1,287 @@
+"""`python -m lib_masknoise ui`: a small txt2img page with the same accordions and canvas, on the diffusers host."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import queue
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lib_masknoise import animation
+from lib_masknoise.hosts import diffusers as host
+from lib_masknoise.scene import Scene, SceneError
+from lib_masknoise.ui import accordions, inputs, live
+
+ROOT = Path(__file__).resolve().parents[2]
+TAB = "txt2img"
+SHOWN_FRAMES = 48  # in the gallery: the newest ones of a long animation
+BATCH = 4
+CHUNK_TOKENS = host.CHUNK_TOKENS
+
+GALLERY = {"label": "Frames", "columns": 4, "object_fit": "contain", "height": 260}
+FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # those of gradio are fetched
+
+
+class Stopped(Exception):
+    """The stop button was pressed."""
+
+
+class Studio:
+    """A pipeline, one job at a time, and which sessions want theirs to stop."""
+
+    def __init__(self, pipe: Any, folder: Path) -> None:
+        self.pipe = pipe
+        self.folder = folder
+        self._busy = threading.Lock()
+        self._stops: dict[str, threading.Event] = {}
+
+    def stop(self, session: str) -> None:
+        if session in self._stops:
+            self._stops[session].set()
+
+    def render(self, session: str, scene: Scene, options: dict[str, Any]) -> Iterator[host.Progress | host.Frame]:
+        """Steps and finished frames as they come. Raises what the sampling raises, and Stopped.
+
+        The sampling runs in a thread of its own: it reports its steps by calling back, a page wants them one by one.
+        """
+        stop = self._stops[session] = threading.Event()
+        events: queue.Queue[Any] = queue.Queue()
+
+        def on_step(progress: host.Progress) -> None:
+            if stop.is_set():
+                raise Stopped
+            events.put(progress)
+
+        def work() -> None:
+            try:
+                with self._busy:
+                    for frame in host.render(self.pipe, scene, **options, batch_size=BATCH, on_step=on_step):
+                        events.put(frame)
+                events.put(None)
+            except BaseException as error:  # whatever it is, the page is where it must be said
+                events.put(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while (event := events.get()) is not None:
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+        finally:
+            stop.set()  # also where the page has gone away
+            thread.join()
+            self._stops.pop(session, None)
+
+    def session_folder(self, session: str) -> Path:
+        """An empty folder for a session's pictures."""
+        folder = self.folder / session
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def tokens(self, prompt: str) -> str:
+        count = len(self.pipe.tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids)
+        return f"{count}/{CHUNK_TOKENS * max(1, -(-count // CHUNK_TOKENS))}"
+
+
+def create(pipe: Any, folder: Path, presets: Any = None) -> gr.Blocks:
+    """The page. folder: for the pictures it shows."""
+    studio = Studio(pipe, folder)
+    theme = gr.themes.Default(**FONTS)
+    with gr.Blocks(title="MaskNoise", theme=theme, analytics_enabled=False) as page:
+        with gr.Row():
+            with gr.Column(scale=3):
+                settings, buttons = _settings(pipe)
+            with gr.Column(scale=2):
+                outputs = _outputs()
+        made = accordions.build(_elem_id, enable=_enabled, presets=presets, token_counter=studio.tokens, tab=TAB)
+        _connect(studio, settings, buttons, outputs, made.inputs)
+        _load_script(page)
+    return page
+
+
+def run(port: int | None, model: str | None = None) -> None:
+    """Serve the page until it is interrupted."""
+    from lib_masknoise.presets import Presets
+
+    pipe = host.load_pipeline(model)
+    with tempfile.TemporaryDirectory(prefix="masknoise-") as folder:
+        page = create(pipe, Path(folder), Presets(Path.home() / ".masknoise" / "presets"))
+        page.queue().launch(server_name="127.0.0.1", server_port=port, show_api=False, allowed_paths=[folder])
+
+
+def _elem_id(name: str) -> str:
+    return f"masknoise_{name}"
+
+
+@contextmanager
+def _enabled(value: bool, label: str, elem_id: str) -> Iterator[Any]:
+    """The outer accordion, switched on: this page is there for nothing else."""
+    plain: Callable[..., AbstractContextManager] = accordions.plain_enable
+    with plain(value=True, label=label, elem_id=elem_id) as enabled:
+        yield enabled
+
+
+# --- Components
+
+
+def _settings(pipe: Any) -> tuple[list[Any], tuple[Any, Any]]:
+    height, width = host._default_size(pipe)
+    prompt = gr.Textbox(
+        label="Prompt", info="The base: what fills the places no mask covers.", lines=2, elem_id="txt2img_prompt"
+    )
+    negative = gr.Textbox(label="Negative prompt", lines=1, elem_id="txt2img_neg_prompt")
+    with gr.Row():
+        width = gr.Slider(64, 1024, value=width, step=8, label="Width", elem_id="txt2img_width")
+        height = gr.Slider(64, 1024, value=height, step=8, label="Height", elem_id="txt2img_height")
+    with gr.Row():
+        steps = gr.Slider(1, 100, value=20, step=1, label="Steps", elem_id="txt2img_steps")
+        guidance = gr.Slider(1, 15, value=4, step=0.5, label="Guidance", elem_id="txt2img_cfg_scale")
+        seed = gr.Number(value=0, precision=0, label="Seed", elem_id="txt2img_seed")
+    with gr.Row():
+        generate = gr.Button("Generate", variant="primary", elem_id="txt2img_generate")
+        stop = gr.Button("Stop", elem_id="txt2img_interrupt")
+    return [prompt, negative, width, height, steps, guidance, seed], (generate, stop)
+
+
+def _outputs() -> list[Any]:
+    progress = gr.HTML(
+        _bar("Nothing generated yet.", 0), elem_id="txt2img_progress", elem_classes=["masknoise-progress"]
+    )
+    film = gr.HTML("", elem_id="txt2img_film", elem_classes=["masknoise-film"])
+    gallery = gr.Gallery(elem_id="txt2img_gallery", **GALLERY)
+    files = gr.File(label="Files", file_count="multiple", interactive=False, visible=False, elem_id="txt2img_files")
+    return [progress, film, gallery, files]
+
+
+def _connect(studio: Studio, settings: list, buttons: tuple, outputs: list, job: list) -> None:
+    generate, stop = buttons
+
+    # A page's own token: it says which job its stop button means. (A request has none in gradio 3.)
+    session = gr.State(lambda: uuid.uuid4().hex)
+
+    def start(token: str, *values: Any) -> Iterator[list[Any]]:
+        count = len(settings)
+        yield from _generate(studio, token, values[:count], values[count:])
+
+    generate.click(start, [session, *settings, *job], outputs, show_progress="hidden", api_name=False)
+    stop.click(studio.stop, [session], None, queue=False, api_name=False)
+
+
+def _load_script(page: gr.Blocks) -> None:
+    """What a WebUI does with an extension's `javascript/` and `style.css`, in a page that has no room for either."""
+    scripts = [path.read_text("utf-8") for path in sorted((ROOT / "javascript").glob("masknoise*.js"))]
+    style = (ROOT / "style.css").read_text("utf-8")
+    code = f"""() => {{
+        const make = (tag, textContent) => Object.assign(document.createElement(tag), {{textContent}});
+        const add = (tag, text) => document.head.append(make(tag, text));
+        add("style", {json.dumps(style)});
+        for (const text of {json.dumps(scripts)}) add("script", text);
+    }}"""
+    name = "js" if int(gr.__version__.split(".")[0]) >= 4 else "_js"
+    page.load(None, None, None, **{name: code})
+
+
+# --- Generating
+
+
+def _generate(studio: Studio, session: str, settings: Sequence[Any], job: Sequence[Any]) -> Iterator[list[Any]]:
+    """What the progress, the film, the gallery and the files show, again and again until the job is done."""
+    prompt, negative, width, height, steps, guidance, seed = settings
+    unchanged = gr.update()
+    try:
+        scene = inputs.read(job) or Scene.parse({"enabled": False})
+    except SceneError as error:
+        yield [live.problem_list(error.problems), unchanged, unchanged, unchanged]
+        return
+    options = {
+        "prompt": prompt,
+        "negative_prompt": negative,
+        "seed": int(seed),
+        "steps": int(steps),
+        "size": (int(height), int(width)),
+        "guidance_scale": float(guidance),
+    }
+    folder, paths = studio.session_folder(session), []
+    yield [_bar("Starting…", 0), "", [], gr.update(visible=False)]
+    try:
+        for event in studio.render(session, scene, options):
+            if isinstance(event, host.Progress):
+                yield [_progress(event), unchanged, unchanged, unchanged]
+            else:
+                paths.append(_save(event, folder))
+                film = _picture(paths[-1], f"frame {len(paths)}")
+                yield [unchanged, film, [str(path) for path in paths[-SHOWN_FRAMES:]], unchanged]
+        words = "Done."
+    except Stopped:
+        words = "Stopped."
+    except Exception as error:
+        yield [live.failure(error), unchanged, unchanged, unchanged]
+        return
+    yield _finished(words, scene, paths, folder)
+
+
+def _finished(words: str, scene: Scene, paths: list[Path], folder: Path) -> list[Any]:
+    shown = [str(path) for path in paths[-SHOWN_FRAMES:]]
+    if len(paths) < 2:
+        film = _picture(paths[0], "the picture") if paths else ""
+        return [_bar(words, bool(paths)), film, shown, gr.update(visible=False)]
+    try:
+        files = _animate(scene, paths, folder)
+    except (ImportError, ValueError, OSError) as error:
+        return [live.failure(error), gr.update(), shown, gr.update(visible=False)]
+    bar = _bar(f"{words} {len(paths)} of {scene.animation.frames} frames.", len(paths) / scene.animation.frames)
+    moving = next((path for path in files if path.suffix in (".gif", ".webp", ".png")), None)
+    film = _picture(moving, "the animation") if moving else gr.update()
+    return [bar, film, shown, gr.update(value=[str(path) for path in files], visible=True)]
+
+
+def _animate(scene: Scene, paths: list[Path], folder: Path) -> list[Path]:
+    settings = scene.animation
+    return animation.write(
+        paths,
+        folder / "animation",
+        "masknoise",
+        settings.formats,
+        settings.fps,
+        settings.rubber_band,
+        {"scene": scene.to_dict(defaults=False)},
+        interpolate=settings.interpolate,
+        loop=scene.motion.loop,
+    )
+
+
+def _save(frame: host.Frame, folder: Path) -> Path:
+    path = folder / f"{int(frame.index):05}.png"
+    frame.image.save(path)
+    return path
+
+
+def _progress(event: host.Progress) -> str:
+    first, last = event.done + 1, event.done + event.batch
+    which = f"frame {first}" if first == last else f"frames {first} to {last}"
+    return _bar(f"Sampling {which} of {event.total}: {event.fraction:.0%}", event.frames / event.total)
+
+
+def _bar(words: str, fraction: float) -> str:
+    words = html.escape(words)
+    return (
+        f'<p role="status">{words}</p><progress max="1" value="{float(fraction):.3f}" aria-label="Progress"></progress>'
+    )
+
+
+def _picture(path: Path, words: str) -> str:
+    kind = path.suffix[1:]
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img src="data:image/{kind};base64,{data}" alt="{html.escape(words)}">'
