@@ -150,10 +150,17 @@ def _share_between_frames(p: Any, total: int) -> None:
 def before_process_batch(p: Any, job: Job, prompts: list[str]) -> None:
     """The host is about to read extra networks off the prompts: add the concepts', which act on the whole image."""
     if job.animated and p.iteration == 0:
-        # An extension whose `process` came after ours may have given every frame another prompt (Dynamic Prompts).
+        # An extension whose `process` came after ours may have given every frame another prompt and seed (Dynamic
+        # Prompts), and the host has taken the first batch's from there.
         _share_between_frames(p, job.total)
+        seeds = list(p.seeds), list(p.subseeds)
         prompts[:] = p.all_prompts[: len(prompts)]
-        p.negative_prompts[:] = p.all_negative_prompts[: len(prompts)]
+        for name in ("negative_prompts", "seeds", "subseeds"):
+            getattr(p, name)[:] = getattr(p, f"all_{name}")[: len(prompts)]
+        if (p.seeds, p.subseeds) != seeds:
+            rng = p.rng
+            options = rng.subseed_strength, rng.seed_resize_from_h, rng.seed_resize_from_w
+            p.rng = type(rng)(rng.shape, p.seeds, p.subseeds, *options)
     if job.prompts.networks and not p.disable_extra_networks:
         prompts[:] = [text + network_tags(job.prompts.networks, _networks_of([text])) for text in prompts]
 
