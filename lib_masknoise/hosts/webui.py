@@ -108,6 +108,9 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets) -> None:
             animation.require_encoders(scene.animation.formats, scene.animation.interpolate)
         p.masknoise = job = Job(scene, ConceptPrompts(scene))
         if job.animated:
+            if isinstance(p.prompt, list):
+                wanted = "expected 1, as every image has a prompt of its own (script Prompt matrix)"
+                raise SceneError((Problem("animation.frames", wanted),))
             p.n_iter = -(-job.total // p.batch_size)
             p.do_not_save_grid = True  # the contact sheet is one of the animation's formats
             # Otherwise SDE samplers draw other noise for every frame, and what is held would move.
