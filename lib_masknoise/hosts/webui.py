@@ -50,6 +50,8 @@ class Job:
     complete: list[int] = field(default_factory=list)
     """Which of the images finished so far are whole: sampled to the end, not interrupted or skipped."""
     finished: int = 0
+    sampled: bool = False
+    """Whether a sampling pass has begun with the scene in it."""
     moved: torch.Tensor | None = None
     """The noise that has the visual noise in it already."""
 
@@ -211,6 +213,7 @@ def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:
     launch = sampler.launch_sampling
 
     def launch_sampling(steps: int, sample: Callable[[], Any]) -> Any:
+        job.sampled = True
         _check_dimensions(job.scene, sampler.sampler_extra_args["cond"])
         job.prompts.encode(p)
         with _pass_of_host()(p, rows, job.prompts, sampler):
@@ -247,6 +250,11 @@ def _pass_of_host() -> type[Denoising]:
 @_hook
 def postprocess_image(p: Any, job: Job) -> None:
     """An image is finished. The host also finishes those of an interrupted batch, which are half sampled."""
+    if not (job.sampled or job.scene.neutral):
+        # Too late to stop the job; at least nobody has to wonder about the picture.
+        error = "the scene had no effect: another extension samples in a way of its own (DemoFusion for one)"
+        p.extra_generation_params["MaskNoise error"] = error
+        p.comment(f"MaskNoise: {error}; switch it off or MaskNoise")
     if not (shared.state.interrupted or shared.state.skipped):
         job.complete.append(job.finished)
     job.finished += 1
