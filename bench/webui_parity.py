@@ -1,6 +1,6 @@
 """The same pictures from a running WebUI and from diffusers: how far apart, plain and with a scene.
 
-    python bench/webui_parity.py [--url URL] [--checkpoint textures] [--steps 12] [--seeds 3]
+    python bench/webui_parity.py [--url URL] [--checkpoint textures] [--steps 20] [--seeds 3]
 
 The WebUI needs the built-in model as a single file. Both sides start from the same noise (the WebUI's setting "Random
 number generator source" is put to CPU). A sampler's two implementations differ; the plain rows say by how much, and
@@ -41,7 +41,7 @@ SCENES = {"plain": {"enabled": False}, "two concepts": SPLIT, "two concepts, thr
 # The WebUI's sampler and schedule, and the scheduler of diffusers that is meant to be the same.
 SAMPLERS = {
     ("DDIM", "Automatic"): (DDIMScheduler, {"timestep_spacing": "leading", "steps_offset": 1}),
-    ("Euler", "Automatic"): (EulerDiscreteScheduler, {"interpolation_type": "log_linear"}),
+    ("Euler", "Automatic"): (EulerDiscreteScheduler, {"timestep_spacing": "linspace"}),
     ("DPM++ 2M", "Karras"): (DPMSolverMultistepScheduler, {"use_karras_sigmas": True, "final_sigmas_type": "zero"}),
 }
 
@@ -74,7 +74,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:7860")
     parser.add_argument("--checkpoint", help="the WebUI's name of the built-in model; its current one when left out")
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=20, help="a divisor of 1000: else the WebUI's DDIM takes one more")
     parser.add_argument("--seeds", type=int, default=3)
     return parser.parse_args()
 
