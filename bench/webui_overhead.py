@@ -2,10 +2,11 @@
 
     python bench/webui_overhead.py [--url URL] [--checkpoint sd15] [--size 256] [--steps 2] [--rounds 5]
 
-The WebUI must run on this machine, with nothing else to do. Every round does each job once, in turn, and what is
-compared is always of the same round; a first round, uncounted, loads the model. Time is user and system seconds of the
-server's process: the whole job's (prompts, decoding and all) divided by its steps. `--without` leaves jobs out; those
-that start with "Regional Prompter" need that extension.
+The WebUI must run on this machine, with nothing else to do. Every round does each job in turn, every second round in
+the other order, and what is compared is always of the same round; a first job, uncounted, loads the model. Time is user
+and system seconds of the server's process. A step is the difference of two jobs, one with `--steps` more steps than the
+other, by these steps; a pass is what a job of 20 steps takes by these two, prompts, masks and decoding included.
+`--without` leaves jobs out; those that start with "Regional Prompter" need that extension.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `bench`, which no installation includes
 
@@ -35,6 +37,7 @@ NOISES = {
     "noise": {"visual": {"strength": 0.5}, "concept": {"strength": 0.5}, "feature": {"strength": 0.5}},
     "motion": {"kind": "circle"},
 }
+PASS = 20
 SHORT, LONG = "a meadow", ", ".join(["a meadow with flowers"] * 28)  # 75 and 150 tokens with the padding
 REGIONS = " BREAK ".join(NAMES)
 
@@ -60,48 +63,57 @@ JOBS = {
 def main() -> None:
     options = _options()
     settings = {"sd_model_checkpoint": options.checkpoint} if options.checkpoint else {}
-    job = {"width": options.size, "height": options.size, "steps": options.steps, "sampler_name": "Euler", "seed": 1}
+    job = {"width": options.size, "height": options.size, "sampler_name": "Euler", "seed": 1}
     job |= {"cfg_scale": 7, "override_settings": settings, "override_settings_restore_afterwards": False}
     webui = WebUI(options.url, job)
     process = webui.process()
     jobs = {name: of_name for name, of_name in JOBS.items() if name not in options.without}
-    rounds: list[dict[str, tuple[float, float]]] = []
-    for i in range(options.rounds + 1):
-        times = {}
-        for name, (_, fields) in jobs.items() if i else list(jobs.items())[:1]:
-            times[name] = _timed(process, lambda fields=fields: webui.images(**fields), options.steps)
-            cpu, wall = times[name]
-            load = os.getloadavg()[0]
-            print(f"round {i}: {name}: CPU {cpu:.2f} s, wall {wall:.2f} s a step; load {load:.1f}", flush=True)
-        if i:
-            rounds.append(times)
-            if options.out:
-                options.out.write_text(json.dumps(rounds))
-            _report(jobs, rounds)
+    webui.images(SHORT, steps=1)
+    rounds: list[dict[str, Cost]] = []
+    for i in range(options.rounds):
+        names = list(jobs)[:: -1 if i % 2 else 1]
+        costs = {name: _cost(webui, process, jobs[name][1], options.steps) for name in names}
+        rounds.append(costs)
+        for name in names:
+            print(f"round {i + 1}: {name}: {costs[name]}; load {os.getloadavg()[0]:.1f}", flush=True)
+        if options.out:
+            options.out.write_text(json.dumps(rounds))
+        _report(jobs, rounds)
 
 
-def _timed(process, job, steps: int) -> tuple[float, float]:
-    """CPU and wall seconds a step."""
+class Cost(NamedTuple):
+    """CPU and wall seconds of one more step, and CPU seconds of a job of PASS steps."""
 
+    cpu: float
+    wall: float
+    whole: float
+
+
+def _cost(webui: WebUI, process: Any, fields: dict, steps: int) -> Cost:
     def now() -> tuple[float, float]:
         times = process.cpu_times()
         return times.user + times.system, time.monotonic()
 
-    start = now()
-    job()
-    end = now()
-    return (end[0] - start[0]) / steps, (end[1] - start[1]) / steps
+    def job(count: int) -> tuple[float, float]:
+        start = now()
+        webui.images(**fields, steps=count)
+        end = now()
+        return end[0] - start[0], end[1] - start[1]
+
+    one, more = job(1), job(1 + steps)
+    cpu, wall = ((m - o) / steps for o, m in zip(one, more, strict=True))
+    return Cost(cpu, wall, one[0] + (PASS - 1) * cpu)
 
 
-def _report(jobs: dict, rounds: list[dict[str, tuple[float, float]]]) -> None:
-    print(f"\n{len(rounds)} rounds\n| job | CPU s a step | against plain: median | lowest – highest | wall, median |")
+def _report(jobs: dict, rounds: list[dict[str, Cost]]) -> None:
+    print(f"\n{len(rounds)} rounds\n| job | step, CPU s | against plain: step | lowest – highest | {PASS}-step job |")
     print("|---|---|---|---|---|")
     for name, (plain, _) in jobs.items():
-        cpu, wall = ([of[name][kind] / of[plain][kind] for of in rounds] for kind in (0, 1))
-        seconds = statistics.median(of[name][0] for of in rounds)
+        step, whole = ([getattr(of[name], k) / getattr(of[plain], k) for of in rounds] for k in ("cpu", "whole"))
+        seconds = statistics.median(of[name].cpu for of in rounds)
         print(
-            f"| {name} | {seconds:.2f} | {statistics.median(cpu):.3f} | {min(cpu):.3f} – {max(cpu):.3f} "
-            f"| {statistics.median(wall):.2f} |",
+            f"| {name} | {seconds:.2f} | {statistics.median(step):.3f} | {min(step):.3f} – {max(step):.3f} "
+            f"| {statistics.median(whole):.3f} |",
             flush=True,
         )
 
