@@ -130,6 +130,12 @@
             this.onChange("document");
         }
 
+        /** Begin with a painting's text: nothing before it can be undone. Throws where it is none. */
+        start(text) {
+            this.history.reset(parse(text));
+            this.settle();
+        }
+
         settle() {
             if (!this.active) this.activeId = this.layers[0]?.id ?? null;
         }

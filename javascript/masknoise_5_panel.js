@@ -408,7 +408,7 @@
                 onStatus: (text) => this.say(text),
                 onChange: (what) => {
                     this.update(what);
-                    if (what === "document") onEdit();
+                    if (what === "document") onEdit(this.editor.history.kind !== null);
                     if (what === "view" || what === "tool") onViewChange();
                 },
             });
@@ -535,6 +535,7 @@
             if (!this.editor.active) this.editor.addConcept();
             if (!this.editor.allowed()) return;
             try {
+                (await createImageBitmap(file)).close(); // refuses what is no picture, whatever its name says
                 const small = file.size <= LARGEST_FILE && ACCEPT.includes(file.type);
                 this.editor.setPicture(small ? await dataUrl(file) : await this.shrunk(file));
                 this.say(small ? "Mask imported." : "Mask imported, made smaller to fit.");

@@ -12,8 +12,9 @@
     MaskNoise.instances = new Map();
 
     const CHECK = 250; // milliseconds between looks at fields that change without an event
-    const WRITE = 40; // milliseconds after a change: long paintings are not written for every letter of a prompt
-    const PATIENCE = 8000; // milliseconds until an unanswered preview counts as lost
+    const WRITE = 60; // milliseconds after a letter of a prompt, or any change of a long painting
+    const LONG = 300_000; // characters of a painting that is not written at once
+    const PATIENCE = 60_000; // milliseconds until an unanswered preview counts as lost
     const EMPTY = "{}";
 
     const app = () => (typeof gradioApp === "function" ? gradioApp() : document);
@@ -25,6 +26,10 @@
         field.dispatchEvent(new Event("input", {bubbles: true}));
     }
 
+    /** Run something when gradio has taken over what was just filled in: it does so in a microtask. A timer would wait
+     *  for the next picture frame, which is what the user waits for. */
+    const soon = (work) => Promise.resolve().then(() => Promise.resolve()).then(work);
+
     /** A mounted canvas: one tab's. */
     class Mounted {
         constructor(root, config) {
@@ -33,7 +38,7 @@
             this.storage = `masknoise/${config.tab}`;
             this.panel = new MaskNoise.Panel(root, {
                 config,
-                onEdit: () => this.edited(),
+                onEdit: (typing) => this.edited(typing),
                 onViewChange: () => this.storeView(),
                 lastImage: () => this.lastImage(),
             });
@@ -57,10 +62,11 @@
 
         // --- The painting
 
-        edited() {
+        edited(typing) {
             this.dirty = true;
             clearTimeout(this.writing);
-            this.writing = setTimeout(() => this.write(), WRITE);
+            if (!typing && (this.text?.length ?? 0) < LONG) this.write();
+            else this.writing = setTimeout(() => this.write(), WRITE);
         }
 
         write() {
@@ -95,8 +101,7 @@
             this.text = now;
             const text = now === EMPTY && kept ? kept : now;
             try {
-                this.panel.editor.load(text);
-                this.panel.editor.history.reset(this.panel.editor.document);
+                this.panel.editor.start(text);
                 this.restoreView();
             } catch {
                 this.panel.say("What was painted before cannot be read.");
@@ -178,8 +183,7 @@
             const {width, height, layers} = this.panel.editor;
             const prompts = [...new Set(layers.map((layer) => layer.fields.prompt ?? ""))];
             fill(byId(this.config.request).querySelector("textarea"), JSON.stringify({tick: this.asked, width, height, prompts}));
-            // gradio reads its fields a moment after their event
-            setTimeout(() => button.click(), 0);
+            soon(() => button.click());
             this.listen();
         }
 

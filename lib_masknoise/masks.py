@@ -11,7 +11,10 @@ the image's border stays hard: there is nothing beyond it to pass into.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +29,7 @@ from .scene import (
     GradientMask,
     ImageMask,
     Mask,
+    Operation,
     RectMask,
     Scene,
     SplitMask,
@@ -328,10 +332,55 @@ _PAIRS = 256
 
 
 def _draw_strokes(mask: StrokesMask, size: Size) -> Array:
-    canvas = np.zeros(size)
-    for operation in mask.strokes:
+    if max(size) > _REMEMBERED_SIDE:
+        return _apply_all(np.zeros(size), mask.strokes)
+    keys = _prefix_keys(size, mask.strokes)
+    known, canvas = _remembered(keys, size)
+    _apply_all(canvas, mask.strokes[known:])
+    if known < len(keys):
+        _remember(keys[-1], canvas.copy())
+    return canvas
+
+
+def _apply_all(canvas: Array, operations: Sequence[Operation]) -> Array:
+    for operation in operations:
         _APPLY[type(operation)](canvas, operation)
     return canvas
+
+
+# While one paints, each preview has the strokes of the last one and one more: small maps are remembered by what was
+# painted on them, and only what is new is drawn. The same strokes are the same map, whoever painted them.
+_REMEMBERED_SIDE = 256
+_REMEMBERED_MAPS = 64
+_memory: OrderedDict[bytes, Array] = OrderedDict()
+_memory_lock = threading.Lock()
+
+
+def _prefix_keys(size: Size, operations: Sequence[Operation]) -> list[bytes]:
+    """A key for the first operation, the first two, …"""
+    digest = hashlib.blake2b(repr(size).encode(), digest_size=16)
+    keys = []
+    for operation in operations:
+        digest.update(repr(operation).encode())
+        keys.append(digest.digest())
+    return keys
+
+
+def _remembered(keys: list[bytes], size: Size) -> tuple[int, Array]:
+    """How many operations the longest remembered beginning has, and a copy of its map."""
+    with _memory_lock:
+        for i in range(len(keys), 0, -1):
+            if keys[i - 1] in _memory:
+                _memory.move_to_end(keys[i - 1])
+                return i, _memory[keys[i - 1]].copy()
+    return 0, np.zeros(size)
+
+
+def _remember(key: bytes, canvas: Array) -> None:
+    with _memory_lock:
+        _memory[key] = canvas
+        while len(_memory) > _REMEMBERED_MAPS:
+            _memory.popitem(last=False)
 
 
 def _stamp(canvas: Array, stamp: Stamp) -> None:

@@ -555,6 +555,7 @@ class StrokesMask(Mask):
     @pydantic.validator("strokes", pre=True)
     def _by_entry(cls, value: tuple[Any, ...]) -> tuple[Operation, ...]:
         """Count before looking at each entry: a request must not cost more than the limits allow."""
+        _list(value, 0, MAX_STROKES)
         _check_amounts([entry for entry in value if isinstance(entry, Mapping)])
         entries, wrong = [], []
         for i, entry in enumerate(value):

@@ -43,14 +43,16 @@ class Pass(Denoising):
         if unet is self._unet:
             return
         self._unbind()
+        # First of all, so that what is wrong with a refiner surfaces at its call and not as a plain picture.
+        self._unet = unet
+        self._hook = unet.register_forward_pre_hook(self._before_unet, with_kwargs=True)
         layers = [module for name, module in unet.named_modules() if name.endswith("attn2") and hasattr(module, "to_q")]
         if not layers:
             raise Conflict(f"{type(unet).__name__} has no cross-attention layers: expected Stable Diffusion 1, 2 or XL")
         for layer in layers:
             if "forward" in vars(layer):
                 raise Conflict(_taken(layer.forward))
-        self._unet, self._layers = unet, layers
-        self._hook = unet.register_forward_pre_hook(self._before_unet, with_kwargs=True)
+        self._layers = layers
         for layer in layers:
             layer.forward = functools.partial(self._attend, layer)
 

@@ -40,6 +40,7 @@ class Denoising:
         self._planned: list[Row] | None = None  # None outside the window: the host does as it does without us
         self._weights: Tensor | None = None
         self._cond: Any = None  # the host's own, before `_widened`
+        self._get_conds: dict[str, Any] | None = None  # what `p` itself had of that name, before ours
         self._part_count: int | None = None
         # Of the conditionings in `_planned`, which they name by id.
         self._placed: dict[tuple, LocationConditioning] = {}
@@ -63,7 +64,10 @@ class Denoising:
         """Put everything back. Safe at any time, also twice."""
         for callback in self._callbacks():
             script_callbacks.remove_callbacks_for_function(callback)
-        vars(self.p).pop("get_conds", None)
+        if self._get_conds is not None:
+            vars(self.p).pop("get_conds", None)
+            vars(self.p).update(self._get_conds)
+            self._get_conds = None
         self._unbind()
         for known in (self._placed, self._levels, self._bases):
             known.clear()
@@ -99,7 +103,7 @@ class Denoising:
         self._planned = None
         denoiser = params.denoiser
         bases, negatives = self._bases_at(params, denoiser.step)
-        if self._blends(denoiser):
+        if self._inside(denoiser):
             concepts, concept_negatives = self.prompts.at(denoiser.step)
             positive = self.rows.positive(bases, concepts)
             negative = self.rows.negative(negatives, concept_negatives)
@@ -109,15 +113,18 @@ class Denoising:
             self._forget_others(self._planned)
         self._weights = self._guidance_weights(bases)
 
-    def _blends(self, denoiser: Any) -> bool:
-        """Whether the host's denoiser is at a step at which the scene's blending is on."""
+    def _inside(self, denoiser: Any) -> bool:
+        """Whether a call of the denoiser is one of those that the scene is for."""
         start, end = self.window
-        return start <= denoiser.step / max(denoiser.total_steps, 1) < end
+        position = denoiser.step / max(denoiser.total_steps, 1)
+        if position >= 1:  # DPM adaptive calls it more often than announced: that belongs to the end
+            return start < end == 1
+        return start <= position < end
 
     def _bases_at(self, params: Any, step: int) -> tuple[list[Parts], list[Encoded]]:
         """The images' own prompts and negative prompts at a step, as other extensions have left them."""
         bases, negatives = self.prompts.base(self._cond, self.sampler.sampler_extra_args["uncond"], step)
-        rows = iter(_context(params.text_cond))
+        rows = iter(context_of(params.text_cond))
         given = []
         for parts in bases:
             count = self._part_count or len(parts)
@@ -126,7 +133,7 @@ class Denoising:
             given.append(self.rows.widened(parts, count))
         if params.text_uncond is None:
             return given, []  # Forge at CFG 1
-        rows = _context(params.text_uncond)
+        rows = context_of(params.text_uncond)
         return given, [self.prompts.as_given(one, row) for one, row in zip(negatives, rows, strict=True)]
 
     def _forget_others(self, rows: Sequence[Row]) -> None:
@@ -174,6 +181,7 @@ class Denoising:
 
         conds = self.sampler.sampler_extra_args
         conds["cond"] = self._widened(conds["cond"])
+        self._get_conds = {name: value for name, value in vars(self.p).items() if name == "get_conds"}
         self.p.get_conds = get_conds
 
     def _widened(self, cond: Any) -> Any:
@@ -203,8 +211,8 @@ class Denoising:
         return torch.stack(maps)[:, None]
 
 
-def _context(cond: Any) -> Tensor:
-    """`[rows, T, D]` of the host's conds of a step, which are a dictionary for SDXL."""
+def context_of(cond: Any) -> Tensor | None:
+    """`[rows, T, D]` of the host's conds of a step, which are a dictionary for SDXL; None of None."""
     return cond["crossattn"] if isinstance(cond, dict) else cond
 
 
@@ -212,7 +220,7 @@ def _make_alike(params: Any) -> None:
     """Prompt and negative prompt with equally many tokens: the host then makes one U-Net call for both."""
     if params.text_uncond is None:
         return
-    cond, uncond = padded_alike(_context(params.text_cond), _context(params.text_uncond))
+    cond, uncond = padded_alike(context_of(params.text_cond), context_of(params.text_uncond))
     if isinstance(params.text_cond, dict):
         params.text_cond["crossattn"], params.text_uncond["crossattn"] = cond, uncond
     else:

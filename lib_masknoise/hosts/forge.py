@@ -19,7 +19,7 @@ from modules import shared
 from torch import Tensor
 
 from lib_masknoise.attention import blended_attention, stack, unstack
-from lib_masknoise.hosts.denoising import Conflict, Denoising
+from lib_masknoise.hosts.denoising import Conflict, Denoising, context_of
 from lib_masknoise.hosts.rows import Row, Share, shares
 
 COND, UNCOND = 0, 1
@@ -93,6 +93,7 @@ class Pass(Patched):
     def __init__(self, *args: Any):
         super().__init__(*args)
         self._blocks: list[tuple[str, int]] = []
+        self._given_contexts: tuple[Tensor, Tensor | None]
         self._positive: list[Row] = []
         self._negative: list[Row] = []
         self._parts_seen = 0
@@ -105,6 +106,7 @@ class Pass(Patched):
 
     def _plan(self, params: Any) -> None:
         super()._plan(params)
+        self._given_contexts = context_of(params.text_cond), context_of(params.text_uncond)
         if self._planned is not None:
             count = len(self.rows.pictures)
             parts = (len(self._planned) - (0 if params.text_uncond is None else count)) // count
@@ -150,7 +152,8 @@ class Pass(Patched):
         self._given = _layer(extra_options)
         chunks = extra_options["cond_or_uncond"]
         if chunks is not self._call:  # a new list for each call of the U-Net
-            self._call, self._shares = chunks, shares(self._rows_of(chunks, len(n)))
+            self._check_size(tuple(extra_options["original_shape"][-2:]))
+            self._call, self._shares = chunks, shares(self._rows_of(chunks, context))
         fresh = [share for share in self._shares if (id(share.conditioning), _layer(extra_options)) not in self._bases]
         if fresh:
             contexts = torch.cat([stack(self._place(share.conditioning, n)) for share in fresh], dim=1)
@@ -175,25 +178,33 @@ class Pass(Patched):
             out[rows] = blended_attention(q[rows], self._bases[key], self._level(share, size, q))
         return out
 
-    def _rows_of(self, chunks: Sequence[int], count: int) -> list[Row]:
+    def _rows_of(self, chunks: Sequence[int], context: Tensor) -> list[Row]:
         """What the rows of a U-Net call see. The host goes through the parts of the prompts from the last to the first,
         a chunk with a row for each image at a time, in one call or in several."""
         batch = len(self.rows.pictures)
-        if count != batch * len(chunks):
+        if len(context) != batch * len(chunks):
             raise Conflict(
-                f"the U-Net was given {count} rows for {batch} images: another extension divides the prompt between "
-                "rows of its own (Forge Couple?); switch it off or MaskNoise"
+                f"the U-Net was given {len(context)} rows for {batch} images: another extension divides the prompt "
+                "between rows of its own (Forge Couple?); switch it off or MaskNoise"
             )
         parts = len(self._positive) // batch
         rows = []
-        for chunk in chunks:
-            if chunk == UNCOND:
+        for chunk, own in zip(chunks, context.split(batch), strict=True):
+            if chunk == UNCOND or self._is_negative(own):
                 rows += self._negative
             else:
                 part = parts - 1 - self._parts_seen % parts
                 rows += self._positive[part::parts]
                 self._parts_seen += 1
         return rows
+
+    def _is_negative(self, context: Tensor) -> bool:
+        """Whether a chunk that is announced as the prompt's has the negative prompt's context: self-attention guidance
+        denoises that alone once more, under the wrong name."""
+        cond, uncond = self._given_contexts
+        if uncond is None or not _begins_with(context, uncond):
+            return False
+        return not _begins_with(context, cond[:: len(cond) // len(uncond)])
 
     # --- Prompts made of parts whose guidance is added up: `a AND b:0.5`
 
@@ -221,6 +232,11 @@ def _blocks(unet: torch.nn.Module) -> list[tuple[str, int]]:
     """What the host calls the U-Net's blocks."""
     sides = ((name, getattr(unet, f"{name}_blocks", ())) for name in ("input", "output"))
     return [("middle", 0), *((name, number) for name, blocks in sides for number in range(len(blocks)))]
+
+
+def _begins_with(context: Tensor, known: Tensor) -> bool:
+    """Whether `[rows, T', D]` is `[rows, T, D]`, which the host may have repeated to T' tokens."""
+    return torch.equal(context[:, : known.shape[1]], known.to(context))
 
 
 def _layer(extra_options: Options) -> tuple:

@@ -60,7 +60,7 @@ class Pass(Patched):
     # --- Before each call of the denoiser
 
     def _plan(self, params: Any) -> None:
-        self._step = params.denoiser.step if self._blends(params.denoiser) else None
+        self._step = params.denoiser.step if self._inside(params.denoiser) else None
 
     def _changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
         self._total = None

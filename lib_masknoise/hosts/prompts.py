@@ -89,7 +89,7 @@ class ConceptPrompts:
         return positive, negative
 
     def conds_at(self, step: int) -> tuple[list[list[tuple[Any, float]]], list[Any]]:
-        """The same as the host has them: conds and weights of the prompts' parts, and the negative prompts' conds."""
+        """The same as the host has them: conds and weights of the prompts' parts, and conds of the negative prompts."""
         positive = [[(active(part.schedules, step), part.weight) for part in parts] for parts in self._multiconds]
         return positive, [None if one is None else active(one, step) for one in self._schedules]
 

@@ -23,6 +23,7 @@ from lib_masknoise.hosts import files, xyz
 from lib_masknoise.hosts.denoising import Denoising
 from lib_masknoise.hosts.prompts import ConceptPrompts, network_tags
 from lib_masknoise.hosts.rows import Picture, Rows
+from lib_masknoise.noise.feature import parse_dimensions
 from lib_masknoise.presets import PresetError, Presets
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.ui import inputs
@@ -200,11 +201,25 @@ def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:
     launch = sampler.launch_sampling
 
     def launch_sampling(steps: int, sample: Callable[[], Any]) -> Any:
+        _check_dimensions(job.scene, sampler.sampler_extra_args["cond"])
         job.prompts.encode(p)
         with _pass_of_host()(p, rows, job.prompts, sampler):
             return launch(steps, sample)
 
     sampler.launch_sampling = launch_sampling
+
+
+def _check_dimensions(scene: Scene, cond: Any) -> None:
+    """Whether the model has the dimensions that the feature noise is for. cond: the host's, of the batch."""
+    if not scene.noise.feature.strength:
+        return
+    path = "noise.feature.dimensions"
+    context = cond.batch[0][0].schedules[0].cond
+    width = (context["crossattn"] if isinstance(context, dict) else context).shape[-1]
+    try:
+        parse_dimensions(scene.noise.feature.dimensions, width)
+    except ValueError as error:
+        raise Refused([Problem(path, str(error).removeprefix(f"{path}: "))]) from None
 
 
 def _pass_of_host() -> type[Denoising]:

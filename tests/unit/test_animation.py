@@ -593,3 +593,30 @@ def test_without_pyav_webp_and_sheet_are_written(tmp_path, monkeypatch):
     assert len(animation.write(frames, tmp_path, "a", ["webp", "sheet"], fps=12)) == 2
     with pytest.raises(ImportError, match="webp with interpolated frames: this needs PyAV"):
         animation.write(frames, tmp_path, "a", ["webp", "sheet"], fps=12, interpolate=2)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_images_in_memory_are_frames_too(tmp_path, name):
+    """As a WebUI has them: the same file as from files of them, also where both kinds are mixed."""
+    images = half_still(5)
+    paths = save(tmp_path, images)
+    held = [Image.fromarray(image) for image in images]
+    expected = write_one(paths, tmp_path / "files", name).read_bytes()
+    assert write_one(held, tmp_path / "memory", name).read_bytes() == expected
+    assert write_one([*held[:2], *paths[2:]], tmp_path / "mixed", name).read_bytes() == expected
+    assert [np.asarray(image).tolist() for image in held] == [image.tolist() for image in images]
+
+
+def test_images_in_memory_may_be_played_several_times(tmp_path):
+    """Back and forth, interpolated, in several formats: none is consumed."""
+    held = [Image.fromarray(image) for image in half_still(4, 40, 40)]
+    paths = animation.write(held, tmp_path, "moving", EVERY, 12, rubber_band=True, interpolate=2)
+    assert [len(play(path)) for path in paths[:-1]] == [12] * 4
+
+
+def test_images_in_memory_of_other_sizes_and_modes(tmp_path):
+    with pytest.raises(ValueError):
+        write_one([Image.new("RGB", (8, 8)), Image.new("RGB", (8, 9))], tmp_path, "gif")
+    path = write_one([Image.new("RGBA", (8, 8), (200, 0, 0, 0)), Image.new("L", (8, 8), 50)], tmp_path, "apng")
+    assert [frame[0, 0].tolist() for frame in play(path)] == [[200, 0, 0], [50, 50, 50]]
+    assert list(tmp_path.iterdir()) == [path]

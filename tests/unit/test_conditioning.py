@@ -20,9 +20,9 @@ HALF = {"kind": "split", "axis": "x", "from": 0, "to": 0.5}
 OTHER_HALF = {"kind": "split", "axis": "x", "from": 0.5, "to": 1}
 
 
-def encoded(value: float, length: int = 3, pooled: float | None = None) -> Encoded:
+def encoded(value: float, length: int = 3, pooled: float | None = None, weight: float = 1.0) -> Encoded:
     tokens = torch.randn(length, DIM, generator=torch.Generator().manual_seed(int(value * 10)))
-    return Encoded(tokens + value, None if pooled is None else torch.full((2,), pooled))
+    return Encoded(tokens + value, None if pooled is None else torch.full((2,), pooled), weight)
 
 
 def scene(*concepts: dict, **parts) -> Scene:
@@ -119,3 +119,59 @@ def test_the_norm_factor_restores_the_mean_norm(rows):
     bounded = target > 8 * blended
     assert torch.allclose((factor * blended)[~bounded], target[~bounded], rtol=1e-6, atol=1e-9)
     assert (factor[bounded & (target > 0)] == 8).all()
+
+
+def test_weights_of_guidance_are_blended_like_the_contexts():
+    c = condition(scene({"mask": HALF, "weight": 0.5}), encoded(0), [encoded(1, weight=3.0)], SIZE, seed=0)
+    assert torch.equal(c.weight, torch.tensor([2.0] * 4 + [1.0] * 4).expand(1, 4, 8))
+
+
+def test_equal_weights_are_theirs_in_the_additive_mode_too():
+    """Its coefficients add up to more than 1."""
+    added = scene({"mask": HALF}, blend={"mode": "add", "scale": 0.5})
+    c = condition(added, encoded(0, weight=2.0), [encoded(1, weight=2.0)], SIZE, seed=0)
+    assert torch.equal(c.weight, torch.full((1, 4, 8), 2.0))
+    other = condition(added, encoded(0, weight=2.0), [encoded(1, weight=1.0)], SIZE, seed=0)
+    assert torch.equal(other.weight, torch.tensor([1.5] * 4 + [2.0] * 4).expand(1, 4, 8))
+
+
+def test_no_weights_where_every_prompt_counts_once():
+    assert condition(scene({"mask": HALF}), encoded(0), [encoded(1)], SIZE, seed=0).weight is None
+    assert condition_negative(scene({"mask": HALF}), encoded(0), [encoded(1)], SIZE).weight is None
+
+
+def test_a_prompt_that_covers_nothing_has_no_weight_in_the_image():
+    """It leaves the basis; its weight is none of the others' business."""
+    nowhere = {"mask": {"kind": "strokes", "strokes": []}}
+    c = condition(scene(nowhere), encoded(0), [encoded(1, weight=3.0)], SIZE, seed=0)
+    assert torch.equal(c.weight, torch.ones(1, 4, 8))
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=5))
+def test_rows_of_a_level_can_be_picked(rows):
+    moving = scene(
+        {"mask": HALF},
+        {"mask": {"kind": "rect", "top": 0.5}, "keyframes": [{"frame": 0, "weight": 0}, {"frame": 3, "weight": 1}]},
+        blend={"preserve_norm": True},
+        noise={"concept": {"strength": 1, "rank": 2}, "feature": {"strength": 1, "dimensions": "1"}},
+        motion={"kind": "circle"},
+    )
+    c = condition(moving, encoded(0), [encoded(1), encoded(2, 5)], SIZE, seed=0, frames=[0, 1, 2], total=4)
+    level = c.level((2, 4))
+    picked = level.pick(rows)
+    for name in ("coefficients", "noise", "offset", "factor", "bias"):
+        whole, part = getattr(level, name), getattr(picked, name)
+        assert len(whole) == 3 and torch.equal(part, whole[rows])
+    assert picked.plain == level.plain and picked.rows == len(rows)
+
+
+def test_picking_all_rows_or_of_shared_maps_copies_nothing():
+    c = condition(scene({"mask": HALF}), encoded(0), [encoded(1)], SIZE, seed=0)
+    level = c.level(SIZE)
+    assert level.rows == 1 and level.pick([0, 0, 0]) is level
+    noisy = scene({"mask": HALF}, noise={"concept": {"strength": 1, "rank": 2}}, motion={"kind": "circle"})
+    level = condition(noisy, encoded(0), [encoded(1)], SIZE, seed=0, frames=[0, 1], total=4).level(SIZE)
+    assert level.pick((0, 1)) is level
+    picked = level.pick((1,))
+    assert picked.coefficients is level.coefficients, "all frames share them"
+    assert torch.equal(picked.noise, level.noise[1:])

@@ -12,11 +12,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lib_masknoise import masks
 from lib_masknoise.masks import (
     _ellipse_distance,
     coefficients,
     feather,
     level_size,
+    level_with,
     pin,
     rasterize,
     resize,
@@ -295,6 +297,31 @@ def test_flow_keeps_its_look_at_other_sizes():
     assert (resize(large, (64, 64)) - small).abs().mean() < 0.003
 
 
+@quick
+@given(st.lists(st.sampled_from("abcde"), max_size=8), st.integers(0, 8))
+def test_what_is_remembered_changes_no_map(names, first):
+    """In any order of requests, with beginnings known and unknown, a map is that of all operations drawn anew."""
+    entries = {
+        "a": {"points": [[0.2, 0.3], [0.8, 0.6]], "radius": 0.2},
+        "b": {"points": [[0.7, 0.3]], "radius": 0.3, "erase": True},
+        "c": {"mask": {"kind": "ellipse"}, "opacity": 0.5},
+        "d": {"filter": "invert"},
+        "e": {"filter": "blur", "amount": 0.3},
+    }
+    operations = [entries[name] for name in names]
+    painted((20, 20), *operations[:first])
+    seen = painted((20, 20), *operations)
+    masks._memory.clear()
+    assert torch.equal(painted((20, 20), *operations), seen)
+
+
+def test_no_more_is_remembered_than_a_few_small_maps():
+    for i in range(100):
+        painted((8, 8), {"points": [[i / 100, 0.5]]})
+    painted((257, 257), {"points": [[0.5, 0.5]]})
+    assert len(masks._memory) <= 64 and all(max(one.shape) <= 256 for one in masks._memory.values())
+
+
 def test_tiles_and_runs_do_not_show():
     """Against every segment at every pixel, over more points than are taken at once."""
     generator = np.random.default_rng(3)
@@ -549,3 +576,16 @@ def test_coefficients_by_hand():
 def test_unknown_mode():
     with pytest.raises(ValueError, match='"interpolate" or "add"'):
         at([1.0], [1], "mix")
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 4))
+def test_the_level_with_that_many_locations(height, width, level):
+    """Whatever the latent's proportions. Levels with equally many locations have the same size."""
+    size = level_size((height, width), level)
+    assert level_with((height, width), size[0] * size[1]) == size
+
+
+@pytest.mark.parametrize("locations", [0, 5, 25, 1000])
+def test_no_level_has_other_numbers_of_locations(locations):
+    with pytest.raises(ValueError, match=f"no level of a 4×6 latent has {locations} locations"):
+        level_with((4, 6), locations)

@@ -397,6 +397,9 @@ def test_strokes_are_counted_before_they_are_read():
     assert problems(many(2, 50_001)) == {
         "concepts[0].mask.strokes": "expected at most 100,000 points in all, got 100,002"
     }
+    for no_list, shown in (({}, "an object"), ("", '""'), (None, "null")):
+        scene = {"concepts": [{"mask": {"kind": "strokes", "strokes": no_list}}]}
+        assert problems(scene) == {"concepts[0].mask.strokes": f"expected a list, got {shown}"}
     assert problems(many(10_001, 1)) == {"concepts[0].mask.strokes": "expected at most 10,000 entries, got 10,001"}
 
 

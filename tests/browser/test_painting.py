@@ -1,0 +1,448 @@
+"""From pointer events to the scene, and back from the scene to the canvas."""
+
+import base64
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib_masknoise.masks import rasterize
+from lib_masknoise.scene import Scene
+from tests.browser.painter import EDITOR, MOUNTED, Painter
+from tools.small_model.patch_classifier import CONCEPTS, PatchClassifier
+
+
+def mask_of(concept: dict, size: tuple[int, int]) -> np.ndarray:
+    return rasterize(Scene.parse({"concepts": [concept]}).concepts[0].mask, size).numpy()
+
+
+def drawn(painter: Painter, index: int = 0) -> np.ndarray:
+    values, width, height = painter.map(index)
+    return np.array(values).reshape(height, width)
+
+
+def difference(painter: Painter, index: int = 0) -> float:
+    """The mean difference between the canvas and the library, in 255ths."""
+    shown = drawn(painter, index)
+    return 255 * np.abs(shown - mask_of(painter.concepts[index], shown.shape)).mean()
+
+
+# --- Painting
+
+
+def test_a_stroke_becomes_points_of_the_picture(painter):
+    painter.add_concept("an ocean")
+    painter.brush(size=0.2, hardness=0.8)
+    painter.drag((0.2, 0.3), (0.8, 0.3), (0.8, 0.7))
+    (concept,) = painter.concepts
+    assert concept["prompt"] == "an ocean"
+    (stroke,) = concept["mask"]["strokes"]
+    assert stroke["radius"] == 0.1 and stroke["hardness"] == 0.8 and "erase" not in stroke
+    # Simplified to its corners, a pixel or so of the window off at most.
+    corners = np.array([point for point in stroke["points"]])
+    np.testing.assert_allclose(corners[[0, -1]], [[0.2, 0.3], [0.8, 0.7]], atol=0.004)
+    assert len(corners) <= 6 and np.abs(corners - [0.8, 0.3]).max(1).min() < 0.004
+    assert difference(painter) < 0.1
+    assert painter.page.inner_text(".mn-tokens") == "2/75"
+
+
+def test_pictures_follow_what_is_painted(painter):
+    """Two concepts painted with the mouse, one picture: the classifier finds each where it was painted."""
+    painter.set_number("txt2img_width", 256)
+    painter.page.wait_for_function(f"{EDITOR}.width === 256")
+    for prompt, x in (("an ocean", 0.2), ("lava", 0.8)):
+        painter.add_concept(prompt)
+        painter.brush(size=1, hardness=0.9)
+        painter.drag((x, 0), (x, 1))
+    painter.page.fill("#txt2img_prompt textarea", "a wheat field")
+    found = {"ocean": [], "lava": []}
+    classifier = PatchClassifier()
+    for seed in range(2):
+        painter.set_number("txt2img_seed", seed)
+        assert "Done" in painter.generate()
+        labels = classifier.grid_probs(np.asarray(picture(painter))).argmax(-1)
+        for concept, name in zip(painter.concepts, found, strict=True):
+            core = mask_of(concept, labels.shape) > 0.98
+            found[name] += (labels[core] == CONCEPTS.index(name)).tolist()
+    assert min(len(hits) for hits in found.values()) >= 2 * 40
+    assert np.mean([hit for hits in found.values() for hit in hits]) >= 0.95
+
+
+def picture(painter: Painter) -> Image.Image:
+    url = painter.page.locator("#txt2img_film img").get_attribute("src")
+    return Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB")
+
+
+def test_canvas_and_library_agree_on_random_strokes(painter):
+    """Everything the canvas can draw, at random, at three shapes of picture."""
+    rng = np.random.default_rng(5)
+    for size in ((128, 128), (512, 512), (384, 256)):
+        concept = {"prompt": "", "mask": {"kind": "strokes", "strokes": random_operations(rng, 40)}}
+        painter.js(f"{EDITOR}.load({json.dumps(json.dumps({'concepts': [concept]}))})")
+        painter.set_number("txt2img_width", size[1])
+        painter.set_number("txt2img_height", size[0])
+        painter.page.wait_for_function(f"{EDITOR}.width === {size[1]} && {EDITOR}.height === {size[0]}")
+        shown = drawn(painter)
+        assert 0.05 < shown.mean() < 0.98 and shown.std() > 0.05
+        assert difference(painter) < 2 / 10
+
+
+def random_operations(rng: np.random.Generator, count: int) -> list[dict]:
+    """Strokes mostly, shapes, pictures and filters, in no order."""
+    entries = [{"mask": {"kind": "image", "data": random_picture(rng)}, "opacity": 0.5}]
+    for i in range(count):
+        points = rng.uniform(0, 1, (rng.integers(1, 8), 2 + i % 2)).round(5).tolist()
+        style = {"radius": rng.uniform(0.003, 0.2), "hardness": rng.uniform(0, 1), "opacity": rng.uniform(0.2, 1)}
+        if i % 3 == 0:
+            style["flow"] = rng.uniform(0.05, 0.9)
+        entries.append({"points": points, **style, "erase": bool(rng.uniform() < 0.4)})
+    a, b = np.sort(rng.uniform(0, 1, (2, 2)), 0).round(4).tolist()
+    shapes = [
+        {"kind": "rect", "left": a[0], "top": a[1], "right": b[0], "bottom": b[1], "feather": 0.1},
+        {"kind": "split", "axis": "y", "from": a[1], "to": b[1], "feather": 0.2},
+        {"kind": "ellipse", "x": a[0], "y": b[1], "rx": 0.2, "ry": 0.1, "angle": 30, "feather": 0.02},
+        {"kind": "gradient", "shape": "radial", "from": a, "to": b},
+        {"kind": "gradient", "from": b, "to": a, "smooth": False},
+    ]
+    entries += [{"mask": shape, "opacity": 0.6, "erase": i % 2 == 1} for i, shape in enumerate(shapes)]
+    entries += [{"filter": "invert"}, {"filter": "blur", "amount": 0.03}]
+    return [entries[i] for i in rng.permutation(len(entries))]
+
+
+def random_picture(rng: np.random.Generator) -> str:
+    return data_url(Image.fromarray(rng.integers(0, 256, (24, 40), np.uint8)).resize((200, 120)))
+
+
+def data_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+@pytest.mark.parametrize(
+    "key, operation",
+    [
+        ("l", {"points": [[0.2, 0.2], [0.7, 0.6]], "radius": 0.05, "hardness": 0.5}),
+        ("r", {"mask": {"kind": "rect", "left": 0.2, "top": 0.2, "right": 0.7, "bottom": 0.6, "feather": 0.2}}),
+        ("o", {"mask": {"kind": "ellipse", "x": 0.45, "y": 0.4, "rx": 0.25, "ry": 0.2, "feather": 0.2}}),
+        ("g", {"mask": {"kind": "gradient", "shape": "linear", "from": [0.2, 0.2], "to": [0.7, 0.6]}}),
+    ],
+)
+def test_shapes_are_dragged(painter, key, operation):
+    painter.add_concept()
+    painter.brush(size=0.1, hardness=0.5)
+    painter.tool(key)
+    painter.drag((0.2, 0.2), (0.7, 0.6))
+    (made,) = painter.concepts[0]["mask"]["strokes"]
+    assert flat(made) == pytest.approx(flat(operation), abs=0.004)
+
+
+def flat(value, path="") -> dict:
+    """Numbers by path, so that they can be compared with a tolerance."""
+    if isinstance(value, dict | list):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for key, part in pairs for k, v in flat(part, f"{path}/{key}").items()}
+    return {path: value if isinstance(value, int | float) else hash(value)}
+
+
+def test_shift_constrains_and_alt_subtracts(painter):
+    painter.add_concept()
+    painter.tool("r")
+    painter.page.keyboard.down("Shift")
+    painter.page.keyboard.down("Alt")
+    painter.drag((0.2, 0.2), (0.5, 0.3))
+    painter.page.keyboard.up("Alt")
+    painter.page.keyboard.up("Shift")
+    (made,) = painter.concepts[0]["mask"]["strokes"]
+    assert made["erase"] is True
+    assert made["mask"]["bottom"] == pytest.approx(0.5, abs=0.004)
+
+
+def test_fill_stops_at_the_outline(painter):
+    painter.add_concept()
+    painter.brush(size=0.06, hardness=1)
+    painter.drag((0.3, 0.3), (0.7, 0.3), (0.7, 0.7), (0.3, 0.7), (0.3, 0.3))
+    painter.tool("f")
+    painter.drag((0.5, 0.5))
+    mask = mask_of(painter.concepts[0], (100, 100))
+    assert mask[35:65, 35:65].min() > 0.95 and mask[:25].max() == 0 and mask[:, 76:].max() == 0
+    assert difference(painter) < 0.2
+
+
+def test_erasing_clearing_inverting_and_blurring(painter):
+    painter.add_concept()
+    painter.brush(size=0.4, hardness=1)
+    painter.drag((0.5, 0.5))
+    painter.tool("e")
+    painter.brush(size=0.1)
+    painter.drag((0.5, 0.5))
+    mask = mask_of(painter.concepts[0], (100, 100))
+    assert mask[50, 50] == 0 and mask[50, 62] == 1 and mask[50, 75] == 0
+    painter.button("Invert").click()
+    assert mask_of(painter.concepts[0], (100, 100))[50, 50] == 1
+    painter.button("Blur").click()
+    assert painter.concepts[0]["mask"]["strokes"][-1] == {"filter": "blur", "amount": 0.05}
+    assert difference(painter) < 0.1
+    painter.button("Clear").click()
+    assert painter.concepts[0]["mask"] == {"kind": "strokes", "strokes": []}
+
+
+def test_a_stroke_that_leaves_the_picture_and_comes_back(painter):
+    painter.add_concept()
+    painter.brush(size=0.1, hardness=1)
+    painter.page.keyboard.press("0")
+    painter.drag((0.5, 0.2), (1.01, 0.2), (1.01, 0.8), (0.5, 0.8))
+    mask = mask_of(painter.concepts[0], (100, 100))
+    assert mask[20, 60:].min() == 1 and mask[80, 60:].min() == 1 and mask[30:70].max() == 0
+
+
+def test_the_keyboard_paints(painter):
+    painter.add_concept()
+    painter.page.locator(".mn-canvas").focus()
+    for _ in range(3):
+        painter.page.keyboard.press("Shift+ArrowRight")
+    painter.page.keyboard.press("Enter")
+    painter.page.keyboard.press("ArrowDown")
+    painter.page.keyboard.press("Shift+Enter")
+    dab, line = painter.concepts[0]["mask"]["strokes"]
+    assert dab["points"] == [[0.8, 0.5]] and line["points"] == [[0.8, 0.5], [0.8, 0.52]]
+
+
+def test_brackets_size_the_brush(painter):
+    painter.page.locator(".mn-canvas").focus()
+    before = painter.js(f"{EDITOR}.tool.size")
+    painter.page.keyboard.press("]")
+    assert painter.js(f"{EDITOR}.tool.size") == pytest.approx(before * 1.2)
+    painter.page.keyboard.press("[")
+    assert painter.js(f"{EDITOR}.tool.size") == pytest.approx(before)
+
+
+def test_touch_paints_with_one_finger_and_zooms_with_two(browser, address):
+    context = browser.new_context(viewport={"width": 900, "height": 1400}, has_touch=True)
+    painter = Painter.open(context, address)
+    painter.add_concept()
+    session = context.new_cdp_session(painter.page)
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        places = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
+
+    a, b, c = (painter.place(x, 0.5) for x in (0.2, 0.5, 0.8))
+    touch("touchStart", a)
+    touch("touchMove", b)
+    touch("touchMove", c)
+    touch("touchEnd")
+    (stroke,) = painter.concepts[0]["mask"]["strokes"]
+    np.testing.assert_allclose(stroke["points"][-1], [0.8, 0.5], atol=0.01)
+    touch("touchStart", b)
+    touch("touchStart", b, c)
+    touch("touchMove", a, (c[0] + 100, c[1]))
+    touch("touchEnd")
+    assert painter.js(f"{MOUNTED}.panel.stage.zoom") > 1.5
+    assert len(painter.concepts[0]["mask"]["strokes"]) == 1, "the first of two fingers has painted"
+    assert painter.errors == []
+    context.close()
+
+
+def test_pen_pressure_sets_the_width(painter):
+    painter.add_concept()
+    session = painter.page.context.new_cdp_session(painter.page)
+    for kind, x, force in (("mousePressed", 0.2, 0.25), ("mouseMoved", 0.5, 1.0), ("mouseReleased", 0.5, 0)):
+        px, py = painter.place(x, 0.5)
+        pen = {"type": kind, "x": px, "y": py, "button": "left", "buttons": 1, "pointerType": "pen", "force": force}
+        session.send("Input.dispatchMouseEvent", {**pen, "clickCount": 1})
+    (stroke,) = painter.concepts[0]["mask"]["strokes"]
+    assert [point[2] for point in stroke["points"]] == [0.25, 1]
+
+
+# --- Layers
+
+
+def test_layers_are_duplicated_moved_and_removed(painter):
+    for prompt in ("one", "two"):
+        painter.add_concept(prompt)
+    painter.page.get_by_role("button", name="Duplicate").last.click()
+    painter.page.get_by_role("button", name="Move up").last.click()
+    painter.page.get_by_role("button", name="Move up").nth(1).click()
+    assert [concept["prompt"] for concept in painter.concepts] == ["two", "one", "two"]
+    painter.page.get_by_role("button", name="Remove").first.click()
+    assert [concept["prompt"] for concept in painter.concepts] == ["one", "two"]
+
+
+def test_locked_and_hidden_layers_are_not_painted_on(painter):
+    painter.add_concept()
+    for name, words in (("Lock", "locked"), ("Hide", "hidden")):
+        painter.page.get_by_role("button", name=name, exact=True).click()
+        painter.drag((0.2, 0.2), (0.5, 0.5))
+        assert painter.concepts[0]["mask"]["strokes"] == []
+        assert words in painter.status
+        painter.page.get_by_role("button", name={"Lock": "Unlock", "Hide": "Show"}[name], exact=True).click()
+
+
+def test_splits_keep_prompts(painter):
+    painter.add_concept("snow")
+    painter.page.select_option("select[aria-label='Start from a split']", "thirds, side by side")
+    assert [concept["prompt"] for concept in painter.concepts] == ["snow", "", ""]
+    masks = [mask_of(concept, (8, 90)) for concept in painter.concepts]
+    np.testing.assert_allclose(sum(masks), 1, atol=1e-5)
+    assert max(difference(painter, i) for i in range(3)) < 0.01
+
+
+def test_without_a_concept_painting_says_what_to_do(painter):
+    painter.drag((0.2, 0.2), (0.5, 0.5))
+    assert "Add a concept" in painter.status
+    assert painter.concepts == []
+
+
+# --- Never losing a stroke
+
+
+def test_undo_to_empty_and_back(painter):
+    painter.add_concept("lava")
+    for i in range(12):
+        painter.drag((0.1, 0.05 + 0.07 * i), (0.9, 0.05 + 0.07 * i), steps=2)
+    full = painter.painting_text
+    painter.page.locator(".mn-canvas").focus()
+    steps = painter.js(f"{EDITOR}.history.at")
+    for _ in range(steps):
+        painter.page.keyboard.press("Control+z")
+    assert painter.concepts == [] and not painter.js(f"{EDITOR}.history.canUndo")
+    assert painter.page.is_visible(".mn-empty")
+    for _ in range(steps):
+        painter.page.keyboard.press("Control+Shift+Z")
+    assert painter.painting_text == full
+    assert difference(painter) < 0.1
+
+
+def test_a_reload_keeps_everything(painter):
+    painter.add_concept("a forest")
+    painter.drag((0.2, 0.2), (0.7, 0.4))
+    painter.page.get_by_role("button", name="Lock", exact=True).click()
+    text = painter.painting_text
+    painter.reload()
+    assert painter.painting_text == text
+    assert painter.js(f"{EDITOR}.view({EDITOR}.layers[0]).locked") is True
+    assert difference(painter) < 0.1
+
+
+def test_a_stroke_right_before_generate_is_in_its_picture(painter):
+    painter.add_concept("an ocean")
+    painter.brush(size=1, hardness=1)
+    painter.page.keyboard.press("Tab")
+    painter.page.evaluate("document.querySelector('#txt2img_generate').scrollIntoView()")
+    painter.drag((0.5, 0), (0.5, 1))
+    painter.page.evaluate(
+        """document.querySelector('#txt2img_generate').dispatchEvent(
+            new PointerEvent('pointerdown', {bubbles: true}))"""
+    )
+    assert (
+        len(json.loads(painter.page.input_value("#masknoise_painting textarea"))["concepts"][0]["mask"]["strokes"]) == 1
+    )
+
+
+def test_two_tabs_have_masks_of_their_own(context, painter, address):
+    painter.add_concept("ice")
+    painter.drag((0.2, 0.2), (0.7, 0.4))
+    other = Painter.open(context, address)
+    assert other.concepts == []
+    other.add_concept("coral")
+    other.reload()
+    assert [concept["prompt"] for concept in other.concepts] == ["coral"]
+    painter.reload()
+    assert [concept["prompt"] for concept in painter.concepts] == ["ice"]
+    assert other.errors == []
+
+
+KEPT = {
+    "concepts": [
+        {
+            "prompt": "a marsh",
+            "weight": -0.5,
+            "mask": {"kind": "split", "axis": "y", "from": 0.25},
+            "interpolation": "spherical",
+            "keyframes": [{"frame": 4, "mask": {"kind": "ellipse", "x": 0.25}}],
+        }
+    ],
+    "noise": {"visual": {"strength": 0.5, "motion": {"kind": "sine", "cycles": 2}}},
+    "motion": {"keyframes": [{"frame": 0, "value": 0.5}]},
+    "animation": {"frames": 9},
+}
+
+
+def test_a_scene_from_outside_is_shown_and_what_the_canvas_does_not_know_is_kept(painter):
+    """As pasted infotext and presets do: gradio sets the fields, no event tells the canvas."""
+    apply(painter, KEPT)
+    painter.page.wait_for_function(f"{EDITOR}.layers.length === 1")
+    assert painter.page.locator(".mn-active textarea").first.input_value() == "a marsh"
+    assert difference(painter) < 0.01
+    painter.drag((0.1, 0.1), (0.3, 0.1))
+    concept = painter.concepts[0]
+    before = Scene.parse(KEPT).to_dict(defaults=False)
+    assert concept["mask"]["strokes"][0] == {"mask": before["concepts"][0]["mask"]}
+    assert {**concept, "mask": None} == {**before["concepts"][0], "mask": None}
+    assert painter.painting["noise"] == {"visual": {"motion": {"kind": "sine", "cycles": 2}}}
+    assert painter.painting["motion"] == before["motion"]
+    painter.page.keyboard.press("Control+z")
+    assert painter.concepts[0]["mask"] == before["concepts"][0]["mask"]
+
+
+def apply(painter: Painter, scene: dict) -> None:
+    painter.open_accordion("Scene JSON")
+    painter.page.fill("#masknoise_json_text textarea", json.dumps(scene))
+    painter.page.click("#masknoise_json_apply")
+    painter.page.wait_for_function("document.querySelector('#masknoise_json_message').innerText.includes('Applied')")
+
+
+# --- Pictures in and out
+
+
+def test_a_mask_is_imported_and_exported_bit_by_bit(painter, tmp_path):
+    painter.add_concept("coral")
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 128), np.uint8)
+    source = tmp_path / "mask.png"
+    Image.fromarray(pixels).save(source)
+    with painter.page.expect_file_chooser() as chooser:
+        painter.button("Import mask").click()
+    chooser.value.set_files(source)
+    painter.page.wait_for_function(f"{EDITOR}.active.chain?.whole")
+    data = painter.concepts[0]["mask"]["data"]
+    assert base64.b64decode(data.split(",")[1]) == source.read_bytes()
+    # The canvas draws no smaller than 256 pixels; an export has the picture's size.
+    painter.map()
+    painter.set_number("txt2img_width", 256)
+    painter.set_number("txt2img_height", 256)
+    large = np.random.default_rng(1).integers(0, 256, (256, 256), np.uint8)
+    Image.fromarray(large).save(source)
+    with painter.page.expect_file_chooser() as chooser:
+        painter.button("Import mask").click()
+    chooser.value.set_files(source)
+    painter.page.wait_for_function(
+        f"(before) => {EDITOR}.width === 256 && {EDITOR}.active.chain.operation.mask.data !== before", arg=data
+    )
+    assert difference(painter) < 1e-3
+    with painter.page.expect_download() as download:
+        painter.button("Export mask").click()
+    assert re.fullmatch(r"coral\.png", download.value.suggested_filename)
+    exported = Image.open(download.value.path())
+    assert (np.asarray(exported.convert("L")) == large).all()
+
+
+def test_what_is_no_picture_is_refused(painter, tmp_path):
+    painter.add_concept()
+    (tmp_path / "mask.png").write_bytes(b"no picture")
+    with painter.page.expect_file_chooser() as chooser:
+        painter.button("Import mask").click()
+    chooser.value.set_files(tmp_path / "mask.png")
+    painter.page.wait_for_function("document.querySelector('.mn-status').innerText.includes('not a picture')")
+    assert painter.concepts[0]["mask"] == {"kind": "strokes", "strokes": []}
+
+
+def test_the_last_image_is_a_backdrop(painter):
+    painter.button("Last image").click()
+    assert "no generated image" in painter.status
+    painter.generate()
+    painter.button("Last image").click()
+    painter.page.wait_for_function(f"{MOUNTED}.panel.stage.backdrop?.naturalWidth === 128")

@@ -1,0 +1,75 @@
+"""The stand-in in the place of the host's `modules`, for as long as these tests run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from unittest import mock
+
+import pytest
+
+HERE = Path(__file__).parent
+ADAPTER = ("a1111", "denoising", "files", "prompts", "webui", "xyz")
+
+
+def _take_away(before: set[str]) -> None:
+    """The stand-in and everything that has imported it."""
+    import lib_masknoise.hosts
+
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] == "modules" or name.startswith("lib_masknoise.hosts."):
+            del sys.modules[name]
+            vars(lib_masknoise.hosts).pop(name.rpartition(".")[2], None)
+
+
+def _script() -> ModuleType:
+    """The extension's own script, without its user interface."""
+    accordions = ModuleType("lib_masknoise.ui.accordions")  # which needs gradio
+    spec = importlib.util.spec_from_file_location("masknoise_script", HERE.parents[1] / "scripts" / "masknoise.py")
+    module = importlib.util.module_from_spec(spec)
+    import lib_masknoise.ui
+
+    with (
+        mock.patch.dict(sys.modules, {accordions.__name__: accordions}),
+        mock.patch.object(lib_masknoise.ui, "accordions", accordions, create=True),
+    ):
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="package")
+def _standin(tmp_path_factory):
+    pytest.importorskip("ldm", reason="needs stable-diffusion-sdkit")
+    pytest.importorskip("einops")
+    pytest.importorskip("fastapi")
+    before = set(sys.modules)
+    sys.path.insert(0, str(HERE))
+    try:
+        from modules import scripts
+
+        from tests.standin.host import Host
+        from tests.standin.model import hijacked_ldm
+
+        scripts.folder = str(tmp_path_factory.mktemp("extension"))
+        adapter = {name: importlib.import_module(f"lib_masknoise.hosts.{name}") for name in ADAPTER}
+        with hijacked_ldm():
+            yield Host(_script(), adapter)
+    finally:
+        sys.path.remove(str(HERE))
+        _take_away(before)
+
+
+@pytest.fixture(scope="module")
+def host(_standin):
+    """The host, with the extension in it. `host.start()` starts it anew."""
+    return _standin
+
+
+@pytest.fixture(autouse=True)
+def _fresh(_standin, tmp_path):
+    _standin.start(folder=tmp_path)
+    yield
+    _standin.assert_clean()

@@ -1,0 +1,127 @@
+"""Jobs in the stand-in, and whether it is afterwards as it was before."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from tests.standin.model import Checkpoint
+
+CALLBACKS = ("cfg_denoiser", "cfg_denoised")
+
+
+class Other:
+    """Another extension. hooks: functions by their names."""
+
+    def __init__(self, **hooks: Callable[..., None]):
+        vars(self).update(hooks)
+
+
+class Host:
+    """The host in which the extension is installed. script: the extension's. adapter: its modules, by name."""
+
+    def __init__(self, script: ModuleType, adapter: dict[str, ModuleType]):
+        from modules import errors, extra_networks, processing, script_callbacks, shared
+
+        self.shared, self.errors, self.processing = shared, errors, processing
+        self.callbacks, self.extra_networks = script_callbacks, extra_networks
+        self.script, self.presets = script.Script(), script.PRESETS
+        vars(self).update(adapter)
+        self.folder = Path()
+        self._own = {name: list(entries) for name, entries in script_callbacks.callback_map.items()}
+
+    def start(
+        self, dtype: torch.dtype = torch.float32, xl: bool = False, *, folder: Path | None = None, **options: Any
+    ) -> None:
+        """As after a start of the program, with a model of that kind. options: the host's settings."""
+        self.folder = folder or self.folder
+        self.shared.reset(checkpoint(0, dtype, xl))
+        self.shared.checkpoints["refiner"] = checkpoint(1, dtype, xl)
+        vars(self.shared.opts).update(options)
+        self.errors.logged.clear()
+        self.extra_networks.activated.clear()
+        for name, entries in self._own.items():
+            self.callbacks.callback_map[name][:] = entries
+
+    @property
+    def model(self) -> Checkpoint:
+        return self.shared.sd_model
+
+    @property
+    def unet(self) -> nn.Module:
+        return self.model.model.diffusion_model
+
+    def layers(self, unet: nn.Module | None = None) -> list[nn.Module]:
+        return [module for name, module in (unet or self.unet).named_modules() if name.endswith("attn2")]
+
+    def job(
+        self,
+        scene: Any = None,
+        *,
+        others: Sequence[Any] = (),
+        later: Sequence[Any] = (),
+        img2img: bool = False,
+        **options: Any,
+    ) -> Any:
+        """A job: as the API would make it. scene: the extension's argument. others, later: further extensions, whose
+        hooks come before or after this one's."""  # fmt: skip
+        from modules.scripts import ScriptRunner
+
+        values = [] if scene is None else [scene]
+        runner = ScriptRunner([*((o, ()) for o in others), (self.script, values), *((o, ()) for o in later)])
+        kind = "StableDiffusionProcessingImg2Img" if img2img else "StableDiffusionProcessingTxt2Img"
+        options = {"prompt": "red house", "is_api": True, "outpath_samples": str(self.folder), **options}
+        return getattr(self.processing, kind)(scripts=runner, **options)
+
+    def process(self, p: Any) -> Any:
+        """Do a job. However it ends, nothing of it remains in the host; what hooks and callbacks raised is in
+        `errors.logged`."""
+        try:
+            return self.processing.process_images(p)
+        finally:
+            self.assert_clean()
+            assert not {"get_conds"} & vars(p).keys()
+
+    def run(self, scene: Any = None, **options: Any) -> Any:
+        """The result of a job in which no hook or callback failed."""
+        processed = self.process(self.job(scene, **options))
+        assert not self.errors.logged
+        return processed
+
+    def latents(self, scene: Any = None, **options: Any) -> torch.Tensor:
+        return torch.cat(self.run(scene, **options).latents).double()
+
+    def assert_clean(self) -> None:
+        for name in CALLBACKS:
+            ours = [e for e in self.callbacks.callback_map[name] if _module(e.callback).startswith("lib_masknoise")]
+            assert not ours, f"{name} callbacks remain"
+        for model in (self.model, *self.shared.checkpoints.values()):
+            assert state_of(model.model.diffusion_model) == model.untouched, f"{model.sd_checkpoint_info} is changed"
+
+
+def _module(callback: Any) -> str:
+    return getattr(callback, "__module__", None) or ""
+
+
+@functools.cache
+def checkpoint(seed: int, dtype: torch.dtype, xl: bool) -> Checkpoint:
+    model = Checkpoint(seed, dtype, xl)
+    model.untouched = state_of(model.model.diffusion_model)
+    return model
+
+
+def state_of(unet: nn.Module) -> dict[str, dict[str, Any]]:
+    """Every attribute of every module by identity, hooks included."""
+
+    def identity(value: Any) -> Any:
+        return tuple((key, id(one)) for key, one in value.items()) if isinstance(value, dict) else id(value)
+
+    return {
+        name: {key: identity(value) for key, value in vars(module).items()} for name, module in unet.named_modules()
+    }

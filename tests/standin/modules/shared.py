@@ -1,0 +1,56 @@
+"""Settings, state, and the loaded model."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+_DEFAULTS: dict[str, Any] = {
+    "batch_cond_uncond": True,
+    "pad_cond_uncond": False,
+    "pad_cond_uncond_v0": False,
+    "skip_early_cond": 0.0,
+    "s_min_uncond_all": False,
+    "upcast_attn": False,
+    "no_dpmpp_sde_batch_determinism": False,
+    "samples_save": True,
+    "save_incomplete_images": False,
+    "return_grid": False,
+    "save_to_dirs": True,
+    "directories_filename_pattern": "",
+    "samples_filename_pattern": "",
+    "save_images_add_number": True,
+}
+
+
+class State:
+    """What the interrupt and skip buttons set, and the progress."""
+
+    def __init__(self) -> None:
+        self.interrupted = self.skipped = False
+        self.sampling_step = self.sampling_steps = 0
+        self.textinfo: str | None = None
+
+    def interrupt(self) -> None:
+        self.interrupted = True
+
+    def skip(self) -> None:
+        self.skipped = True
+
+
+opts = SimpleNamespace(**_DEFAULTS)
+state = State()
+sd_model: Any = None
+checkpoints: dict[str, Any] = {}
+loaded_hypernetworks: list[Any] = []
+
+
+def reset(model: Any) -> None:
+    """As after a start of the host."""
+    global sd_model
+    vars(opts).clear()
+    vars(opts).update(_DEFAULTS)
+    state.__init__()
+    loaded_hypernetworks.clear()
+    checkpoints.clear()
+    sd_model = model

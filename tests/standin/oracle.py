@@ -1,0 +1,167 @@
+"""What a job with a scene should give: every picture, every row and every location on its own.
+
+Pictures are sampled one by one with one U-Net call for each row, in float64; the cross-attention layers attend to the
+location embeddings themselves. Nothing is batched, nothing is kept, no host takes part but for its prompt parser.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lib_masknoise import keyframes, masks
+from lib_masknoise.conditioning import Encoded, LocationConditioning, condition, condition_negative
+from lib_masknoise.masks import level_with
+from lib_masknoise.noise import amount
+from lib_masknoise.noise.latent import visual
+from lib_masknoise.scene import Scene
+from tests.materialised import materialised_attention
+
+Part = tuple[Encoded, float, Any]
+"""A part of a prompt at one step: encoded, its weight, the host's own cond."""
+
+
+def latents(
+    model: Any,
+    scene: dict[str, Any],
+    prompts: Sequence[str],
+    *,
+    negative: str = "",
+    pictures: Sequence[tuple[int, int]] = ((0, 1),),
+    sampler: str = "Euler",
+    steps: int = 2,
+    cfg: float = 5.0,
+    size: tuple[int, int] = (4, 6),
+    skips: Callable[[int, float], bool] = lambda step, sigma: False,
+) -> Tensor:
+    """`[B, 4, h, w]`. prompts: one for each of `pictures`, which are (frame, seed). skips: whether the guidance of a
+    denoiser call (its number, sigma) does without the negative prompt."""
+    from modules import sd_samplers
+
+    made = Scene.parse(scene)
+    config = sd_samplers.find_sampler_config(sampler)
+    unet = copy.deepcopy(model.model.diffusion_model).double()
+    unet.dtype = torch.float64
+    for layer in unet.time_embed:
+        layer.double()
+    unet.time_embed._forward_pre_hooks.clear()
+    unet.time_embed.register_forward_pre_hook(lambda module, args: tuple(t.double() for t in args))
+    schedule = sd_samplers.sigmas(steps, torch.zeros(1, dtype=model.dtype)).double()
+    found = []
+    for prompt, (frame, seed) in zip(prompts, pictures, strict=True):
+        picture = _Picture(
+            model, unet, made, prompt, negative, frame, seed, size, config.total_steps(steps), cfg, skips
+        )
+        noise = picture.noise().to(model.dtype)[None].double()
+        found.append(config.function(picture, noise * schedule[0], schedule, extra_args={}))
+    return torch.cat(found)
+
+
+class _Picture:
+    """The denoiser of one picture."""
+
+    def __init__(self, model, unet, scene, prompt, negative, frame, seed, size, total_steps, cfg, skips):
+        self.model, self.unet, self.scene, self.size = model, unet, scene, size
+        self.prompt, self.negative = prompt, negative
+        self.frame, self.seed, self.total = frame, seed, scene.animation.frames
+        self.own_seed = seed if scene.noise.seed < 0 else scene.noise.seed
+        self.total_steps, self.cfg, self.skips, self.step = total_steps, cfg, skips, 0
+
+    def noise(self) -> Tensor:
+        noise = torch.randn(4, *self.size, generator=torch.Generator().manual_seed(self.seed))
+        options = self.scene.noise.visual
+        pins = keyframes.pins(keyframes.weight_maps(self.scene, self.size, [self.frame], self.total))
+        free = amount(pins, options.strength, self.scene.noise.exponent)[0]
+        motion = options.motion or self.scene.motion
+        return visual(noise.to(self.model.dtype), free, motion, [self.frame], self.total, self.own_seed)[0]
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        blend = self.scene.blend
+        inside = blend.start <= self.step / self.total_steps < blend.end
+        base, negative = self._parts(self.prompt), self._parts(self.negative)[0]
+        if inside:
+            outs = [self._out(x, sigma, *row) for row in self._blended(base)]
+            concepts = [self._parts(text)[0][0] if text else None for text in keyframes.negatives(self.scene)]
+            frames = dict(frames=[self.frame], total=self.total)
+            below = condition_negative(self.scene, negative[0], concepts, self.size, **frames)
+        else:
+            outs = [self._out(x, sigma, None, weight, cond) for _, weight, cond in base]
+            below = None
+        first = outs[0][0]
+        down = self._out(x, sigma, below, 1.0, negative[2])[0]
+        skip = self.skips(self.step, float(sigma[0]))
+        if skip:
+            down = first
+        self.step += 1
+        return down + (1.0 if skip else self.cfg) * sum(weight * (out - down) for out, weight in outs)
+
+    def _blended(self, base: list[Part]) -> list[tuple[LocationConditioning, Tensor | float, Any]]:
+        """The conditioning of each row, by how much its guidance counts at each location, and the host's own cond."""
+        concepts = [self._parts(text) for text in keyframes.prompts(self.scene)]
+        rows = []
+        count = max(map(len, (base, *concepts)))
+        for k in range(count):
+            own, *of_concepts = (_part(parts, k) for parts in (base, *concepts))
+            c = condition(
+                self.scene, own[0], [one[0] for one in of_concepts], self.size, self.own_seed, [self.frame], self.total
+            )
+            maps = keyframes.weight_maps(self.scene, self.size, [self.frame], self.total)[0]
+            a = masks.coefficients(
+                maps, [one.weight for one in self.scene.concepts], self.scene.blend.mode, self.scene.blend.scale
+            )
+            weight = own[1]
+            if any(one[1] != weight for one in of_concepts):  # with keyframes there are more prompts than concepts
+                steps = [one[1] - own[1] for one in of_concepts]
+                weight = own[1] + sum(a_j * step for a_j, step in zip(a[1:], steps, strict=True))
+            rows.append((c, weight, own[2]))
+        return rows
+
+    def _parts(self, text: str) -> list[Part]:
+        from modules import prompt_parser
+
+        size = (self.size[1] * 8, self.size[0] * 8)
+        texts = prompt_parser.SdConditioning([text], False, *size)
+        multi = prompt_parser.get_multicond_learned_conditioning(self.model, texts, self.total_steps)
+        found = []
+        for part in multi.batch[0]:
+            cond = next(cond for end, cond in part.schedules if self.step <= end)
+            context, pooled = (cond["crossattn"], cond["vector"].float()) if isinstance(cond, dict) else (cond, None)
+            found.append((Encoded(context.float(), pooled), part.weight, cond))
+        return found
+
+    def _out(
+        self, x: Tensor, sigma: Tensor, c: LocationConditioning | None, weight: Any, cond: Any
+    ) -> tuple[Tensor, Any]:
+        """What the U-Net takes the picture for, from one row; c None: as the host's own layers see it."""
+        context, options = (cond["crossattn"], {"y": cond["vector"]}) if isinstance(cond, dict) else (cond, {})
+        if c is not None and options:
+            # The size at the end is the image's own: of every prompt the same.
+            sizes = options["y"][6:].double()
+            options = {"y": torch.cat([c.pooled[0][:6].double(), sizes])}
+        options = {name: one[None].double() for name, one in options.items()}
+        for name, layer in self.unet.named_modules():
+            if name.endswith("attn2"):
+                vars(layer).pop("forward", None)
+                if c is not None:
+                    layer.forward = functools.partial(self._attend, layer, c.to("cpu", torch.float64))
+        sigma = sigma.double()[:, None, None, None]
+        noise = self.unet(x / (1 + sigma**2).sqrt(), 50 * sigma.flatten(), context=context[None].double(), **options)
+        return x - sigma * noise, weight
+
+    def _attend(self, layer: nn.Module, c: LocationConditioning, x: Tensor, context: Any = None) -> Tensor:
+        size = level_with(self.size, x.shape[1])
+        return layer.to_out(
+            materialised_attention(layer.to_q(x), c, size, layer.to_k.weight, layer.to_v.weight, layer.heads)
+        )
+
+
+def _part(parts: list[Part], k: int) -> Part:
+    """A prompt with fewer parts than another takes part with its first, which then counts nothing."""
+    if k < len(parts):
+        return parts[k]
+    return (parts[0][0], 0.0, parts[0][2])
