@@ -47,6 +47,7 @@
             this.answered = 0;
             this.stale = true;
             this.restore();
+            this.restoreSettings();
             this.check();
             this.timer = setInterval(() => this.check(), CHECK);
             this.flushBefore = () => this.write();
@@ -109,6 +110,14 @@
             this.dirty = text !== now;
             this.panel.update("document");
             this.write();
+        }
+
+        /** The other controls are gradio's: only its own event can set them all. */
+        restoreSettings() {
+            const kept = sessionStorage.getItem(`${this.storage}/settings`);
+            if (!kept) return;
+            fill(byId(this.config.kept).querySelector("textarea"), kept);
+            soon(() => byId(this.config.restore).click());
         }
 
         store(name, value) {
@@ -197,7 +206,8 @@
             });
         }
 
-        take({tick, tokens}) {
+        take({tick, tokens, settings}) {
+            this.store("settings", JSON.stringify(settings));
             this.answered = tick;
             this.latency = performance.now() - this.askedAt;
             this.panel.setTokens(tokens);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,12 +24,13 @@ def hand_out(p: Any, processed: Any, scene: Scene, frames: Sequence[Image.Image]
     """Write the animation of some frames, of `total`, and add its files to what the host returns.
 
     Where the host saves images it lies beside them, under the host's own rules for folders and names; otherwise in the
-    temporary folder. Through the API each file is one more item of `images`, base64; `extra_generation_params` names
-    the files.
+    temporary folder, if a gallery is to show it. Through the API each file is one more item of `images`, base64;
+    `extra_generation_params` names the files.
     """
     if len(frames) < 2:
         return
-    folder, stem = _place(p, frames[0]) if p.save_samples() else (Path(tempfile.mkdtemp(prefix="masknoise-")), "frames")
+    saved = p.save_samples()
+    folder, stem = _place(p, frames[0]) if saved else (Path(tempfile.mkdtemp(prefix="masknoise-")), "frames")
     options = scene.animation
     shared.state.textinfo = "MaskNoise: writing the animation"
     motions = (scene.motion, *(part.motion for part in (scene.noise.visual, scene.noise.concept, scene.noise.feature)))
@@ -47,6 +49,8 @@ def hand_out(p: Any, processed: Any, scene: Scene, frames: Sequence[Image.Image]
     p.extra_generation_params[infotext.FILES] = "; ".join(path.name for path in written)
     for path in written:
         _add(p, processed, path, frames[0], info)
+    if p.is_api and not saved:
+        shutil.rmtree(folder, ignore_errors=True)  # the answer has them; a gallery shows the files
 
 
 def _add(p: Any, processed: Any, path: Path, frame: Image.Image, info: str) -> None:

@@ -67,6 +67,7 @@ class ConceptPrompts:
 
     def encode(self, p: Any) -> None:
         """Encode everything for the pass that `p` is about to make. Raises what the host raises."""
+        self._encodings = Encodings()  # the images' own prompts may be others in every batch of a long job
         multi, single = prompt_parser.get_multicond_learned_conditioning, prompt_parser.get_learned_conditioning
         self._multiconds = [self._conds(p, multi, text, False).batch[0] for text in self.prompts]
         self._schedules = [self._conds(p, single, text, True)[0] if text else None for text in self.negatives]

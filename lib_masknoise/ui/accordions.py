@@ -76,6 +76,7 @@ def build(
         _motion(parts)
         shown = [scene, enabled, painting, *(parts.made[entry.path] for entry in inputs.SHOWN)]
         _connect_preview(elem_id, shown, preview_place, token_counter)
+        _connect_restore(elem_id, shown)
         _json_text(elem_id, shown)
         if presets is not None:
             _preset_row(elem_id, shown, presets)
@@ -99,7 +100,7 @@ def _place(elem_id: ElemId, tab: str) -> str:
     weight = control("concepts[].weight")
     config = {
         "tab": tab,
-        **{name: elem_id(name) for name in ("painting", "request", "reply", "refresh")},
+        **{name: elem_id(name) for name in ("painting", "request", "reply", "refresh", "kept", "restore")},
         "controls": [elem_id(_name(entry)) for entry in inputs.SHOWN],
         "size": [f"{tab}_width", f"{tab}_height"],
         "gallery": f"#{tab}_gallery img",
@@ -190,6 +191,25 @@ def _connect_preview(
         return live.answer(job, asked, token_counter)
 
     button.click(refresh, [*shown, request], [place, reply], **QUIET)
+
+
+def _connect_restore(elem_id: ElemId, shown: Sequence[Any]) -> None:
+    """After a page's reload its canvas fills in what the controls were, and presses the button."""
+    kept = _hidden("Kept settings", elem_id("kept"))
+    button = gr.Button("Restore settings", elem_id=elem_id("restore"), elem_classes=[HIDDEN])
+    _, enabled, _, *controls = shown
+    button.click(_kept_settings, [kept], [enabled, *controls], **QUIET)
+
+
+def _kept_settings(text: str) -> list[Any]:
+    """Values as `live.settings_of` gave them; none changes where they are of another version or none at all."""
+    try:
+        values = json.loads(text)
+        live.scene_of(["", values[0], inputs.NO_PAINTING, *values[1:]])
+        complete = len(values) == len(inputs.SHOWN) + 1
+    except (ValueError, TypeError, LookupError):
+        complete = False
+    return values if complete else [gr.update()] * (len(inputs.SHOWN) + 1)
 
 
 # --- The scene as text

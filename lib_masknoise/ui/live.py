@@ -33,17 +33,26 @@ def answer(values: Sequence[Any], request: str, token_counter: Callable[[str], s
     """What the page shows of a job's values, and the reply that the canvas waits for.
 
     request: JSON text with the ``tick`` that the reply repeats, the picture's ``width`` and ``height`` and the
-    ``prompts`` whose tokens are counted.
+    ``prompts`` whose tokens are counted. The reply has those and the ``settings`` that a page keeps over its reload.
     """
     asked = json.loads(request or "{}")
     prompts = asked.get("prompts", []) if token_counter else []
-    reply = {"tick": asked.get("tick", 0), "tokens": {prompt: token_counter(prompt) for prompt in prompts}}
+    reply = {
+        "tick": asked.get("tick", 0),
+        "tokens": {prompt: token_counter(prompt) for prompt in prompts},
+        "settings": settings_of(values),
+    }
     size = (int(asked.get("height", 512)), int(asked.get("width", 512)))
     try:
         shown = figures(scene_of(values).replace({"enabled": True}), size)
     except SceneError as error:
         shown = problem_list(error.problems)
     return shown, json.dumps(reply)
+
+
+def settings_of(values: Sequence[Any]) -> list[Any]:
+    """Those of a job's values that the canvas does not keep itself: enabled and one for each control."""
+    return [values[1], *values[3:]]
 
 
 def figures(scene: Scene, size: tuple[int, int]) -> str:

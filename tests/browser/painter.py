@@ -54,7 +54,7 @@ class Painter:
     @property
     def painting_text(self) -> str:
         self.page.wait_for_function(f"!{MOUNTED}.dirty")
-        return self.page.input_value("#masknoise_painting textarea")
+        return self.js(f"{MOUNTED}.field.value")
 
     @property
     def concepts(self) -> list[dict]:

@@ -321,9 +321,15 @@ def test_a_reload_keeps_everything(painter):
     painter.add_concept("a forest")
     painter.drag((0.2, 0.2), (0.7, 0.4))
     painter.page.get_by_role("button", name="Lock", exact=True).click()
+    painter.open_accordion("Noise")
+    painter.set_number("masknoise_noise_visual_strength", 0.5)
+    painter.page.wait_for_function("document.querySelectorAll('#masknoise_preview figure').length === 2")
     text = painter.painting_text
     painter.reload()
     assert painter.painting_text == text
+    painter.page.wait_for_function(
+        "document.querySelector('#masknoise_noise_visual_strength input[type=number]').value === '0.5'"
+    )
     assert painter.js(f"{EDITOR}.view({EDITOR}.layers[0]).locked") is True
     assert difference(painter) < 0.1
 

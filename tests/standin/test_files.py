@@ -91,9 +91,12 @@ def test_names_that_are_too_long_are_cut_between_signs(hand_out, sign):
 
 
 def test_where_the_host_saves_nothing_neither_do_we(hand_out, temporary):
-    assert hand_out({"do_not_save_samples": True}) == []
+    """The gallery plays the file; what the API has answered nobody asks for again."""
+    assert hand_out({"do_not_save_samples": True, "is_api": False}) == []
     (folder,) = temporary.iterdir()
     assert folder.name.startswith("masknoise-") and [path.name for path in folder.iterdir()] == ["frames.gif"]
+    assert hand_out({"do_not_save_samples": True}) == []
+    assert list(temporary.iterdir()) == [folder]
 
 
 def test_every_file_carries_the_scene_and_the_infotext(host, hand_out):

@@ -140,7 +140,8 @@ def test_a_bad_preset_name_is_said(tmp_path, name):
 def test_answer_repeats_the_tick_and_counts_tokens():
     request = json.dumps({"tick": 7, "width": 512, "height": 256, "prompts": ["a b"]})
     shown, reply = live.answer(inputs.show(Scene.parse(SCENE)), request, lambda text: f"{len(text)}/75")
-    assert json.loads(reply) == {"tick": 7, "tokens": {"a b": "3/75"}}
+    reply = json.loads(reply)
+    assert reply["tick"] == 7 and reply["tokens"] == {"a b": "3/75"}
     assert shown.count("<img") == 3 and "<svg" in shown and 'width="224" height="112"' in shown
 
 
@@ -160,3 +161,15 @@ def test_answer_says_every_problem_as_text():
 def test_a_scene_that_is_switched_off_is_kept():
     values = inputs.show(Scene.parse({**SCENE, "enabled": False}))
     assert not live.scene_of(values).enabled and len(live.scene_of(values).concepts) == 2
+
+
+def test_settings_are_kept_over_a_reload():
+    values = inputs.show(Scene.parse(SCENE))
+    _, reply = live.answer(values, "")
+    enabled, *controls = accordions._kept_settings(json.dumps(json.loads(reply)["settings"]))
+    assert [enabled, *controls] == [values[1], *values[3:]]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "7", "[true, 1, 2]", json.dumps([True] * 30)])
+def test_settings_of_another_version_change_nothing(text):
+    assert accordions._kept_settings(text) == [gr.update()] * (len(inputs.SHOWN) + 1)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib_masknoise.conditioning import Encoded, condition, condition_negative
@@ -50,6 +50,7 @@ def alike(row: Row, expected) -> None:
         assert torch.equal(row.conditioning.noise.directions, expected.noise.directions)
 
 
+@settings(max_examples=30, deadline=None)
 @given(
     pictures=st.lists(st.tuples(st.integers(1, TOTAL - 2), st.sampled_from([3, 4])), min_size=1, max_size=5),
     bases=st.data(),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.webui import hosts
 from tests.webui.client import Images, WebUI, difference
 from tests.webui.scenes import concept, everywhere, painted
@@ -38,7 +40,10 @@ def check(
     settings = settings or {}
     sampler = job.get("sampler_name", hosts.SAMPLER)
     with webui.settings(**{k: v for k, v in settings.items() if k not in hosts.host().unequal}):
-        alone = webui.txt2img(prompt=prompt, negative_prompt=negative or base_negative, **job)
+        plain = webui.ask(prompt=prompt, negative_prompt=negative or base_negative, **job)
+    if plain.status != 200:
+        pytest.skip(f"the host gives this job up without MaskNoise, too: {plain}")
+    alone = Images(plain.json)
     with webui.settings(**settings):
         full = webui.txt2img(everywhere(prompt, negative), prompt=base, negative_prompt=base_negative, **job)
         assert_near(alone, full, "a full mask and the plain prompt", sampler)

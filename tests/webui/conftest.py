@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from tests.webui import hosts
+from tests.webui import compare, hosts
 from tests.webui.client import WebUI
 from tests.webui.watcher import Watcher
 
@@ -18,6 +18,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/webui/" in item.path.as_posix():
             item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if compare.NEAR:
+        measured, what, sampler = max(compare.NEAR)
+        same = sum(not one[0] for one in compare.NEAR)
+        terminalreporter.write_line(
+            f"{hosts.host().name}: {len(compare.NEAR)} pairs of pictures that must be the same were at most "
+            f"{measured}/255 apart ({what}, {sampler}); {same} were the same bit by bit"
+        )
 
 
 LISTS = {"sampler": hosts.samplers, "optimisation": hosts.optimisations, "crash": lambda: tuple(hosts.host().crashes)}
