@@ -12,16 +12,20 @@
 
     // --- Chains of operations
 
+    /** What of an operation counts towards a scene's limits. */
+    function amountsOf({points = [], radius = 0.05, flow = 1, mask, filter}) {
+        let length = 0;
+        for (let i = 1; i < points.length && flow < 1; i++) {
+            length += Math.hypot(points[i][0] - points[i - 1][0], points[i][1] - points[i - 1][1]);
+        }
+        return {strokes: 1, points: points.length, stamps: mask ? 1 : 0, filters: filter ? 1 : 0, flow: length / radius};
+    }
+
     /** The chain with one more operation. An empty chain is null. */
     function link(parent, operation) {
-        const points = operation.points?.length ?? 0;
-        return {
-            parent,
-            operation,
-            text: JSON.stringify(operation),
-            depth: (parent?.depth ?? 0) + 1,
-            points: (parent?.points ?? 0) + points,
-        };
+        const amounts = amountsOf(operation);
+        for (const name in amounts) amounts[name] += parent?.amounts[name] ?? 0;
+        return {parent, operation, text: JSON.stringify(operation), depth: (parent?.depth ?? 0) + 1, amounts};
     }
 
     /** The links of a chain after another one (which must be part of it), the oldest first. */

@@ -10,6 +10,8 @@
     const AT_ONCE = 24; // operations drawn without waiting for the next picture frame
     const BUDGET = 8; // milliseconds of drawing in one picture frame
 
+    const LATELY = 4; // steps among which a text from outside is looked for
+
     const VIEW = {visible: true, locked: false, opacity: 0.65};
 
     /** `limits` are the library's; `onChange(what)` hears "document", "view", "tool" and "maps", `onStatus(text)` what
@@ -122,10 +124,11 @@
             this.onChange("document");
         }
 
-        /** Replace everything by a painting's text, as one step that can be undone. Throws where it is none. */
+        /** Replace everything by a painting's text, as one step that can be undone. Throws where it is none.
+         *  What was there a few steps ago comes back as it was, with its layers' views. */
         load(text) {
-            const document = parse(text);
-            this.history.push(document);
+            const lately = this.history.steps.slice(-LATELY).findLast((step) => serialise(step) === text);
+            this.history.push(lately ?? parse(text));
             this.settle();
             this.onChange("document");
         }
@@ -251,8 +254,7 @@
         add(operations) {
             if (!operations.length || !this.allowed()) return;
             const chain = operations.reduce(link, this.active.chain);
-            const {strokes, points} = this.limits;
-            if (chain.depth > strokes || chain.points > points) {
+            if (Object.entries(chain.amounts).some(([name, amount]) => amount > this.limits[name])) {
                 this.onStatus("This layer is full: flatten it to go on painting.");
                 return;
             }

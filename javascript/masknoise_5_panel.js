@@ -67,6 +67,7 @@
         element("button", {type: "button", className: "mn-button", title, onclick}, label);
 
     function setIcon(button, name, label) {
+        if (button.title === label) return;
         button.replaceChildren(icon(name));
         button.title = label;
         button.setAttribute("aria-label", label);
@@ -594,7 +595,13 @@
             this.canvas.addEventListener("blur", () => this.pan(false));
             this.root.addEventListener("dragover", (event) => event.preventDefault());
             this.root.addEventListener("drop", (event) => this.drop(event));
-            document.addEventListener("paste", (event) => this.paste(event));
+            this.onPaste = (event) => this.paste(event);
+            document.addEventListener("paste", this.onPaste);
+        }
+
+        /** The page has taken the canvas away. */
+        close() {
+            document.removeEventListener("paste", this.onPaste);
         }
 
         pan(on) {

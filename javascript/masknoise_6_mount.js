@@ -15,6 +15,7 @@
     const WRITE = 60; // milliseconds after a letter of a prompt, or any change of a long painting
     const LONG = 300_000; // characters of a painting that is not written at once
     const PATIENCE = 60_000; // milliseconds until an unanswered preview counts as lost
+    const SETTLING = 2000; // milliseconds in which gradio may still set a new page's fields to what they begin with
     const EMPTY = "{}";
 
     const app = () => (typeof gradioApp === "function" ? gradioApp() : document);
@@ -46,6 +47,7 @@
             this.asked = 0;
             this.answered = 0;
             this.stale = true;
+            this.mountedAt = performance.now();
             this.restore();
             this.restoreSettings();
             this.check();
@@ -84,6 +86,7 @@
         read() {
             const text = this.field?.value ?? EMPTY;
             if (this.dirty || text === this.text) return;
+            if (text === EMPTY && performance.now() - this.mountedAt < SETTLING) return fill(this.field, this.text);
             this.text = text;
             try {
                 this.panel.editor.load(text);
@@ -216,6 +219,7 @@
 
         unmount() {
             clearInterval(this.timer);
+            this.panel.close();
             document.removeEventListener("pointerdown", this.flushBefore, true);
             document.removeEventListener("keydown", this.flushBefore, true);
             window.removeEventListener("pagehide", this.flushBefore);

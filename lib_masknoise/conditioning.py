@@ -356,8 +356,10 @@ def _shares(
 
 def _blend(scene: Scene, a: Tensor, encoded: Sequence[Encoded]) -> LocationConditioning:
     """The conditioning of coefficients `[B, J, H, W]` of J contexts, less those that no frame needs."""
+    # Frame by frame: what a frame is must not depend on the others of its batch.
+    a = a * (a.abs().amax(dim=(2, 3), keepdim=True) > NEGLIGIBLE)
     weight = _guidance_weight(a, encoded)
-    used = [j for j in range(len(encoded)) if bool((a[:, j].abs() > NEGLIGIBLE).any())] or [0]
+    used = [j for j in range(len(encoded)) if bool(a[:, j].any())] or [0]
     a, encoded = a[:, used], [encoded[j] for j in used]
     pooled = None
     if encoded[0].pooled is not None:

@@ -54,6 +54,10 @@ def _name(entry: Any) -> str:
     return entry.items[0] if entry.items else ""
 
 
+KEPT = 256
+"""Encoded prompts from pass to pass. The images of a long job may each have a prompt of their own."""
+
+
 class ConceptPrompts:
     """The concepts' prompts as the host encodes them for a sampling pass; kept as long as nothing they depend on
     changes (the model, clip skip, the steps, …: what the host itself compares)."""
@@ -67,7 +71,8 @@ class ConceptPrompts:
 
     def encode(self, p: Any) -> None:
         """Encode everything for the pass that `p` is about to make. Raises what the host raises."""
-        self._encodings = Encodings()  # the images' own prompts may be others in every batch of a long job
+        if len(self._encodings) > KEPT:
+            self._encodings = Encodings()
         multi, single = prompt_parser.get_multicond_learned_conditioning, prompt_parser.get_learned_conditioning
         self._multiconds = [self._conds(p, multi, text, False).batch[0] for text in self.prompts]
         self._schedules = [self._conds(p, single, text, True)[0] if text else None for text in self.negatives]
@@ -124,6 +129,9 @@ class Encodings:
     def __init__(self) -> None:
         self._known: dict[tuple[int, float], tuple[Any, Encoded]] = {}
         self._sources: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
 
     def parts(self, parts: Sequence[Any], step: int) -> Parts:
         """Of the host's `ComposableScheduledPromptConditioning`s (schedules, weight) at a step."""

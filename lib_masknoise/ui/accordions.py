@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import gradio as gr
 
 from lib_masknoise import preview
+from lib_masknoise import scene as scenes
 from lib_masknoise.controls import ADD_SCALE, Control, control
-from lib_masknoise.scene import MAX_CONCEPTS, MAX_POINTS, MAX_STROKES, Scene, SceneError
+from lib_masknoise.scene import Scene, SceneError
 from lib_masknoise.ui import inputs, live
 
 ElemId = Callable[[str], str]
@@ -106,7 +107,14 @@ def _place(elem_id: ElemId, tab: str) -> str:
         "gallery": f"#{tab}_gallery img",
         "colours": preview.COLOURS,
         "weight": {"low": weight.low, "high": weight.high, "step": weight.step},
-        "limits": {"concepts": MAX_CONCEPTS, "strokes": MAX_STROKES, "points": MAX_POINTS},
+        "limits": {
+            "concepts": scenes.MAX_CONCEPTS,
+            "strokes": scenes.MAX_STROKES,
+            "points": scenes.MAX_POINTS,
+            "stamps": scenes.MAX_STAMPS,
+            "filters": scenes.MAX_FILTERS,
+            "flow": scenes.MAX_FLOW_LENGTH,
+        },
     }
     return f'<div class="masknoise-canvas" data-config="{html.escape(json.dumps(config))}"></div>'
 

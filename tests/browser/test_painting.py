@@ -452,3 +452,66 @@ def test_the_last_image_is_a_backdrop(painter):
     painter.generate()
     painter.button("Last image").click()
     painter.page.wait_for_function(f"{MOUNTED}.panel.stage.backdrop?.naturalWidth === 128")
+
+
+def test_a_layer_at_a_limit_is_flattened_to_go_on(painter):
+    """The canvas makes no scene that the library would refuse."""
+    painter.add_concept("snow")
+    painter.drag((0.2, 0.5), (0.7, 0.5))
+    painter.js(f"for (let i = 0; i < 201; i++) {EDITOR}.invert()")
+    assert "flatten" in painter.status
+    (concept,) = painter.concepts
+    assert len(concept["mask"]["strokes"]) == 1 + 200
+    before = mask_of(concept, (256, 256))  # the canvas's own size
+    painter.button("Flatten").click()
+    painter.page.wait_for_function(f"{EDITOR}.active.chain.whole && {EDITOR}.refusal === ''")
+    assert np.abs(mask_of(painter.concepts[0], (256, 256)) - before).max() < 0.01
+    painter.button("Invert").click()
+    assert len(painter.concepts[0]["mask"]["strokes"]) == 2
+
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_pictures_are_dropped_and_pasted(painter, way):
+    painter.add_concept("ice")
+    painter.page.locator(".mn-canvas").focus()
+    url = data_url(Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4))
+    painter.page.evaluate(
+        """async ([way, url]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([await (await fetch(url)).blob()], "mask.png", {type: "image/png"}));
+            const options = {bubbles: true, cancelable: true};
+            const event = way === "drop"
+                ? new DragEvent("drop", {...options, dataTransfer: transfer})
+                : new ClipboardEvent("paste", {...options, clipboardData: transfer});
+            document.querySelector(".mn-canvas").dispatchEvent(event);
+        }""",
+        [way, url],
+    )
+    painter.page.wait_for_function(f"{EDITOR}.active.chain?.whole")
+    assert painter.concepts[0]["mask"] == {"kind": "image", "data": url}
+    assert difference(painter) < 1e-3
+
+
+def test_strokes_land_under_the_pointer_when_zoomed_and_panned(painter):
+    painter.add_concept()
+    painter.brush(size=0.1, hardness=1)
+    painter.page.locator(".mn-canvas").focus()
+    for _ in range(4):
+        painter.page.keyboard.press("+")
+    painter.page.keyboard.down("Space")
+    painter.drag((0.5, 0.5), (0.4, 0.45))
+    painter.page.keyboard.up("Space")
+    assert painter.concepts[0]["mask"]["strokes"] == [], "panning has painted"
+    painter.drag((0.6, 0.5), (0.7, 0.6))
+    (stroke,) = painter.concepts[0]["mask"]["strokes"]
+    np.testing.assert_allclose(stroke["points"], [[0.6, 0.5], [0.7, 0.6]], atol=0.004)
+    assert painter.js(f"{MOUNTED}.panel.stage.zoom") == pytest.approx(1.25**4)
+
+
+def test_typing_a_prompt_is_one_step_back(painter):
+    painter.page.click("text=Add concept")
+    painter.page.keyboard.type("a [B]ig forest, Ex", delay=5)
+    assert painter.concepts[0]["prompt"] == "a [B]ig forest, Ex", "shortcuts have eaten letters"
+    painter.page.locator(".mn-canvas").focus()
+    painter.page.keyboard.press("Control+z")
+    assert painter.concepts[0]["prompt"] == ""

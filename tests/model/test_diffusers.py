@@ -11,6 +11,7 @@ from diffusers import EulerAncestralDiscreteScheduler, HeunDiscreteScheduler
 from lib_masknoise import builtin_model
 from lib_masknoise.hosts import diffusers as host
 from lib_masknoise.hosts.diffusers import encode, load_pipeline, render
+from lib_masknoise.masks import level_with
 from lib_masknoise.scene import Scene
 from tests.materialised import materialised_attention
 from tools.small_model import export_single_file
@@ -104,7 +105,7 @@ def test_attention_inside_the_pipeline_equals_the_materialised_one(pipe, monkeyp
 
     def compared(binding, attn, x):
         ours = attend(binding, attn, x)
-        size = binding._level_size(x.shape[1])
+        size = level_with(binding.size, x.shape[1])
         sides = binding._sides()
         for side, q, part in zip(sides, attn.to_q(x).chunk(len(sides)), ours.chunk(len(sides)), strict=True):
             oracle = materialised_attention(q, side, size, attn.to_k.weight, attn.to_v.weight, attn.heads)

@@ -225,6 +225,21 @@ def test_every_row_sees_its_own_frame_and_seed(host, batch):
     assert all(error(ours[i], ours[i + 1]) > 1e-4 for i in range(4))
 
 
+def test_calls_that_take_some_of_the_frames(host, calls):
+    """A call for as many rows as there are images, of which each has two: frame by frame."""
+    host.start(torch.float64, batch_cond_uncond=False)
+    moving = scene(
+        "green tree AND grass:0.5",
+        noise={"concept": {"strength": 0.5, "rank": 2}},
+        motion={"kind": "circle"},
+        animation={"frames": 2},
+    )
+    ours = host.latents(moving, batch_size=2, negative_prompt="ugly")
+    assert calls == [2] * 6
+    expected = oracle.latents(host.model, moving, ["red house"] * 2, negative="ugly", pictures=[(0, 1), (1, 1)])
+    assert error(ours, expected) < 1e-12
+
+
 def test_pictures_of_one_batch_have_noise_of_their_own(host):
     host.start(torch.float64)
     noisy = scene("green tree", noise={"concept": {"strength": 1.0, "rank": 2}, "visual": {"strength": 0.5}})

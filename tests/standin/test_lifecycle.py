@@ -87,7 +87,7 @@ def test_the_unet_fails(host, plain, monkeypatch, call, error):
     "module, function",
     [
         *(("a1111", name) for name in ("blended_attention", "project", "shares", "_hypernetworks")),
-        *(("denoising", name) for name in ("padded_alike", "_set_vectors", "_context", "level_with")),
+        *(("denoising", name) for name in ("padded_alike", "_set_vectors", "context_of", "level_with")),
     ],
 )
 def test_our_own_code_fails(host, plain, monkeypatch, module, function, error):

@@ -14,10 +14,10 @@ NEAR = []
 """Every difference that was measured, for the summary of a run."""
 
 
-def assert_near(one: Images, other: Images, what: str, sampler: str) -> None:
+def assert_near(one: Images, other: Images, what: str, sampler: str, upscaler: str = "Latent") -> None:
     measured = difference(one, other)
     NEAR.append((measured, what, sampler))
-    assert measured <= hosts.tolerance(sampler), f"{what}: {measured}/255 apart"
+    assert measured <= hosts.tolerance(sampler, upscaler), f"{what}: {measured}/255 apart"
 
 
 def check(
@@ -38,7 +38,8 @@ def check(
     - and the two prompts have been told apart.
     """
     settings = settings or {}
-    sampler = job.get("sampler_name", hosts.SAMPLER)
+    upscaler = job.get("hr_upscaler", "Latent") if job.get("enable_hr") else "Latent"
+    means = job.get("sampler_name", hosts.SAMPLER), upscaler
     with webui.settings(**{k: v for k, v in settings.items() if k not in hosts.host().unequal}):
         plain = webui.ask(prompt=prompt, negative_prompt=negative or base_negative, **job)
     if plain.status != 200:
@@ -46,10 +47,10 @@ def check(
     alone = Images(plain.json)
     with webui.settings(**settings):
         full = webui.txt2img(everywhere(prompt, negative), prompt=base, negative_prompt=base_negative, **job)
-        assert_near(alone, full, "a full mask and the plain prompt", sampler)
+        assert_near(alone, full, "a full mask and the plain prompt", *means)
         over = {"concepts": [concept(prompt, mask=painted())]}
         under = {"concepts": [concept(base, mask=painted(invert=True))]}
         one = webui.txt2img(over, prompt=base, negative_prompt=base_negative, **job)
         other = webui.txt2img(under, prompt=prompt, negative_prompt=base_negative, **job)
-        assert_near(one, other, "a mask and its inverse", sampler)
+        assert_near(one, other, "a mask and its inverse", *means)
         assert difference(one, full) > 2 * hosts.TOLERANCE, "the mask made no difference"

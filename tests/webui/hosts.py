@@ -115,5 +115,7 @@ def optimisations() -> tuple[str, ...]:
     return ()
 
 
-def tolerance(sampler: str = SAMPLER) -> int:
-    return max(TOLERANCE, host().tolerances.get(sampler, 0))
+def tolerance(sampler: str = SAMPLER, upscaler: str = "Latent") -> int:
+    """How far pictures that must be the same may be apart, of 255. An upscaler of pixels rounds to 8 bits between the
+    passes: what flips there is carried on by the second (plain pictures by two attention optimisations: 3 apart)."""
+    return max(TOLERANCE if upscaler.startswith("Latent") else 3 * TOLERANCE, host().tolerances.get(sampler, 0))

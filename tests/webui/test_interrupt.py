@@ -109,14 +109,6 @@ def test_interrupt_a_still(webui, unharmed):
     assert len(images.raw) == 1
 
 
-def test_stop_generating(webui, unharmed, whole):
-    """The softer interrupt finishes the image in work."""
-    if webui.request("POST", "/sdapi/v1/options", {"interrupt_after_current": True}).status != 200:
-        pytest.skip("this host has no such setting")
-    images = webui.txt2img(animated(FRAMES), steps=STEPS)
-    assert images.hashes == whole.hashes
-
-
 def test_progress_counts_frames(webui):
     seen = []
     with ThreadPoolExecutor(1) as pool:
