@@ -32,8 +32,15 @@ Weighted = tuple[Options, Tensor]
 class Pass(Patched):
     """What is installed in Forge during one sampling pass of a model without cross-attention."""
 
+    blending = "predictions"
+    instead = (
+        "predictions are blended instead of contexts, and a step takes one evaluation of the model for the prompt and "
+        "one for each concept"
+    )
+
     def __init__(self, *args: Any):
         super().__init__(*args)
+        self._blends_what = self.blending
         self._step: int | None = None  # None outside the window: the host does as it does without us
         self._total: Tensor | None = None
         self._known: dict[str, tuple[list[Encoded | None], Tensor]] = {}
@@ -47,15 +54,13 @@ class Pass(Patched):
         model = type(shared.sd_model.forge_objects.unet.model.diffusion_model).__name__
         noise = self.rows.scene.noise
         missing = " and ".join(kind for kind in ("concept", "feature") if getattr(noise, kind).strength)
-        if self.rows.scene.concepts:
-            self.p.extra_generation_params[infotext.BLENDING] = "predictions"
-            self.p.comment(
-                f"MaskNoise: {model} has no cross-attention, so predictions are blended instead of contexts: "
-                "a step takes one evaluation of the model for each concept and one for the prompt"
-            )
         if missing:
-            self.p.extra_generation_params[infotext.BLENDING] = f"predictions, without {missing} noise"
+            self._blends_what += f", without {missing} noise"
             self.p.comment(f"MaskNoise: no {missing} noise, which needs a model with cross-attention; this is {model}")
+        if missing or self.rows.scene.concepts:
+            self.p.extra_generation_params[infotext.BLENDING] = self._blends_what
+        if self.rows.scene.concepts:
+            self.p.comment(f"MaskNoise: {model} has no cross-attention; {self.instead}")
 
     # --- Before each call of the denoiser
 
@@ -77,11 +82,15 @@ class Pass(Patched):
         if not torch.allclose(total, torch.ones(())):
             self._total = total[:, None]
         several = max(len(positive), len(negative)) > 1
-        cond, uncond = (
-            _with_masks(entries, x, several) if entries else host
-            for entries, host in ((positive, cond), (negative, uncond))
-        )
+        cond = self._conditions(positive, x, several)
+        if negative:
+            uncond = self._conditions(negative, x, several)
         return cond, uncond, options
+
+    def _conditions(self, entries: list[Weighted], x: Tensor, several: bool) -> list[Options]:
+        """The host's conditions that make what the entries say. several: whether there is more than one entry, be it on
+        the other side."""
+        return _with_masks(entries, x, several)
 
     def _positive(self, cond: Sequence[Options]) -> list[Weighted]:
         """The parts of the prompts, and those of every concept's prompt; each counts by its own weight too."""
@@ -170,6 +179,15 @@ def _compile() -> Any:
     except ImportError:
         from modules_forge.forge_sampler import cond_from_a1111_to_patched_ldm as compile_conditions
     return compile_conditions
+
+
+def condition_of(rows: Tensor) -> Any:
+    """A condition of the host's plainest class, with a row for each image."""
+    try:
+        from backend.sampling.condition import Condition
+    except ImportError:
+        from ldm_patched.modules.conds import CONDRegular as Condition
+    return Condition(rows)
 
 
 def _not_repeated(cond: Any) -> Any:

@@ -241,10 +241,12 @@ def _pass_of_host() -> type[Denoising]:
         from lib_masknoise.hosts.a1111 import Pass
 
         return Pass
-    from lib_masknoise.hosts import forge, predictions
+    from lib_masknoise.hosts import forge, joint, predictions
 
-    patchable = forge.has_cross_attention(shared.sd_model.forge_objects.unet.model.diffusion_model)
-    return forge.Pass if patchable else predictions.Pass
+    model = shared.sd_model.forge_objects.unet.model.diffusion_model
+    if forge.has_cross_attention(model):
+        return forge.Pass
+    return joint.Pass if joint.takes_masks(model) else predictions.Pass
 
 
 @_hook

@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 HERE = Path(__file__).parent
-ADAPTER = ("a1111", "denoising", "files", "prompts", "webui", "xyz")
+ADAPTER = ("a1111", "denoising", "files", "forge", "joint", "predictions", "prompts", "webui", "xyz")
 
 
 def _take_away(before: set[str]) -> None:
@@ -20,7 +20,7 @@ def _take_away(before: set[str]) -> None:
     import lib_masknoise.hosts
 
     for name in set(sys.modules) - before:
-        if name.partition(".")[0] == "modules" or name.startswith("lib_masknoise.hosts."):
+        if name.partition(".")[0] in ("modules", "backend") or name.startswith("lib_masknoise.hosts."):
             del sys.modules[name]
             vars(lib_masknoise.hosts).pop(name.rpartition(".")[2], None)
 
@@ -73,3 +73,18 @@ def _fresh(_standin, tmp_path):
     _standin.start(folder=tmp_path)
     yield
     _standin.assert_clean()
+
+
+@pytest.fixture
+def conditions(monkeypatch):
+    """The chunks of each call of Forge's model: 0 for conditions, 1 for negative ones."""
+    from tests.standin import forge
+
+    found = []
+
+    def apply_model(model, *args, original=forge.Model.apply_model, **named):
+        found.append(list(named["transformer_options"]["cond_or_uncond"]))
+        return original(model, *args, **named)
+
+    monkeypatch.setattr(forge.Model, "apply_model", apply_model)
+    return found

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tests.standin.forge import ForgeCheckpoint
 from tests.standin.model import Checkpoint
 
 CALLBACKS = ("cfg_denoiser", "cfg_denoised")
@@ -37,12 +38,19 @@ class Host:
         self._own = {name: list(entries) for name, entries in script_callbacks.callback_map.items()}
 
     def start(
-        self, dtype: torch.dtype = torch.float32, xl: bool = False, *, folder: Path | None = None, **options: Any
+        self,
+        dtype: torch.dtype = torch.float32,
+        xl: bool = False,
+        *,
+        forge: str = "",
+        folder: Path | None = None,
+        **options: Any,
     ) -> None:
-        """As after a start of the program, with a model of that kind. options: the host's settings."""
+        """As after a start of the program, with a model of that kind. forge: the host is Forge, with such a model
+        (`ForgeCheckpoint`). options: the host's settings."""
         self.folder = folder or self.folder
-        self.shared.reset(checkpoint(0, dtype, xl))
-        self.shared.checkpoints["refiner"] = checkpoint(1, dtype, xl)
+        self.shared.reset(checkpoint(0, dtype, xl, forge))
+        self.shared.checkpoints["refiner"] = checkpoint(1, dtype, xl, forge)
         vars(self.shared.opts).update(options)
         self.errors.logged.clear()
         self.extra_networks.activated.clear()
@@ -103,6 +111,9 @@ class Host:
             assert not ours, f"{name} callbacks remain"
         for model in (self.model, *self.shared.checkpoints.values()):
             assert state_of(model.model.diffusion_model) == model.untouched, f"{model.sd_checkpoint_info} is changed"
+            if isinstance(model, ForgeCheckpoint):
+                assert model.forge_objects.unet is model.patcher, "the clone remains"
+                assert model.patcher.model_options == {"transformer_options": {}}
 
 
 def _module(callback: Any) -> str:
@@ -110,8 +121,8 @@ def _module(callback: Any) -> str:
 
 
 @functools.cache
-def checkpoint(seed: int, dtype: torch.dtype, xl: bool) -> Checkpoint:
-    model = Checkpoint(seed, dtype, xl)
+def checkpoint(seed: int, dtype: torch.dtype, xl: bool, forge: str = "") -> Checkpoint:
+    model = ForgeCheckpoint(seed, dtype, xl, forge) if forge else Checkpoint(seed, dtype, xl)
     model.untouched = state_of(model.model.diffusion_model)
     return model
 

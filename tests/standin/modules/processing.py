@@ -30,6 +30,7 @@ class StableDiffusionProcessing:
     n_iter: int = 1
     steps: int = 2
     cfg_scale: float = 5.0
+    distilled_cfg_scale: float = 3.5
     sampler_name: str = "Euler"
     width: int = 48
     height: int = 32
@@ -68,6 +69,7 @@ class StableDiffusionProcessing:
         self, function: Any, prompts: Any, steps: int, caches: list, networks: Any, hires_steps: int | None = None
     ) -> Any:
         key = (list(prompts), steps, hires_steps, shared.sd_model.sd_checkpoint_info, networks, self.width, self.height)
+        key = (*key, prompts.distilled_cfg_scale)
         for cache in caches:
             if cache[0] == key:
                 return cache[1]
@@ -82,6 +84,7 @@ class StableDiffusionProcessing:
         self.firstpass_steps = total = self._total_steps()
         negative = prompt_parser.SdConditioning(self.negative_prompts, True, *size)
         positive = prompt_parser.SdConditioning(self.prompts, False, *size)
+        positive.distilled_cfg_scale = negative.distilled_cfg_scale = self.distilled_cfg_scale
         single, multi = prompt_parser.get_learned_conditioning, prompt_parser.get_multicond_learned_conditioning
         networks = self.extra_network_data
         self.uc = self.get_conds_with_caching(single, negative, total, [self.cached_uc], networks)

@@ -17,6 +17,13 @@ class SdConditioning(list):
     ):
         super().__init__(prompts)
         self.is_negative_prompt, self.width, self.height = is_negative_prompt, width, height
+        self.distilled_cfg_scale: float | None = None
+
+    def of_same_kind(self, texts: list[str]) -> SdConditioning:
+        """Other prompts for the same image."""
+        others = SdConditioning(texts, False, self.width, self.height)
+        others.distilled_cfg_scale = self.distilled_cfg_scale
+        return others
 
 
 class ScheduledPromptConditioning(NamedTuple):
@@ -62,24 +69,22 @@ def text_schedule(text: str, steps: int, hires_steps: int | None = None) -> list
 
 
 def get_learned_conditioning(
-    model: Any, prompts: list[str], steps: int, hires_steps: int | None = None, use_old_scheduling: bool = False
+    model: Any, prompts: SdConditioning, steps: int, hires_steps: int | None = None, use_old_scheduling: bool = False
 ) -> list[list[ScheduledPromptConditioning]]:
     made: dict[str, list[ScheduledPromptConditioning]] = {}
-    size = getattr(prompts, "width", None), getattr(prompts, "height", None)
     for prompt in prompts:
         if prompt not in made:
             schedule = text_schedule(prompt, steps, hires_steps)
-            conds = model.get_learned_conditioning(SdConditioning([text for _, text in schedule], False, *size))
+            conds = model.get_learned_conditioning(prompts.of_same_kind([text for _, text in schedule]))
             made[prompt] = [ScheduledPromptConditioning(end, _item(conds, i)) for i, (end, _) in enumerate(schedule)]
     return [made[prompt] for prompt in prompts]
 
 
 def get_multicond_learned_conditioning(
-    model: Any, prompts: list[str], steps: int, hires_steps: int | None = None, use_old_scheduling: bool = False
+    model: Any, prompts: SdConditioning, steps: int, hires_steps: int | None = None, use_old_scheduling: bool = False
 ) -> MulticondLearnedConditioning:
     split = [[_PART.match(part).groups() for part in re.split(r"\bAND\b", prompt)] for prompt in prompts]
-    size = getattr(prompts, "width", None), getattr(prompts, "height", None)
-    texts = SdConditioning(list(dict.fromkeys(text for parts in split for text, _ in parts)), False, *size)
+    texts = prompts.of_same_kind(list(dict.fromkeys(text for parts in split for text, _ in parts)))
     schedules = get_learned_conditioning(model, texts, steps, hires_steps, use_old_scheduling)
     of_text = dict(zip(texts, schedules, strict=True))
     batch = [
@@ -101,7 +106,7 @@ def _stacked(conds: list[Any]) -> Any:
     """Copies, so that callbacks may change them. Shorter contexts are filled up with their last token."""
     if isinstance(conds[0], dict):
         return DictWithShape({key: _stacked([cond[key] for cond in conds]) for key in conds[0]})
-    if conds[0].dim() == 1:
+    if conds[0].dim() < 2:
         return torch.stack(conds)
     length = max(map(len, conds))
     return torch.stack([torch.cat([cond, cond[-1:].expand(length - len(cond), -1)]) for cond in conds])

@@ -41,7 +41,9 @@ class CFGDenoiser:
         if self._refine():
             cond, uncond = (self.sampler.sampler_extra_args[name] for name in ("cond", "uncond"))
         weights, text_cond = prompt_parser.reconstruct_multicond_batch(cond, self.step)
-        text_uncond = prompt_parser.reconstruct_cond_batch(uncond, self.step)
+        text_uncond = None if uncond is None else prompt_parser.reconstruct_cond_batch(uncond, self.step)
+        if hasattr(shared.sd_model, "forge_objects"):
+            return self._as_forge_does(x, sigma, text_cond, text_uncond, weights, cond_scale, s_min_uncond)
         images = [*(image for image, parts in enumerate(weights) for _ in parts), *range(len(x))]
         params = script_callbacks.CFGDenoiserParams(x[images], sigma[images], text_cond, text_uncond, self)
         script_callbacks.call("cfg_denoiser", params)
@@ -63,6 +65,18 @@ class CFGDenoiser:
         self.sampler.last_latent = denoised
         self.step += 1
         return denoised
+
+    def _as_forge_does(self, x: Tensor, sigma: Tensor, cond: Any, uncond: Any, weights: Any, scale: float, low: float):
+        """A row for each image; no callback afterwards."""
+        from tests.standin import forge
+
+        params = script_callbacks.CFGDenoiserParams(x, sigma, cond, uncond, self)
+        script_callbacks.call("cfg_denoiser", params)
+        scale = 1.0 if self._skips_uncond(sigma, low) else scale
+        unet, together = shared.sd_model.forge_objects.unet, shared.opts.conditions_together
+        self.sampler.last_latent = forge.denoised(unet, params, weights, scale, self.p.seeds[0], together)
+        self.step += 1
+        return self.sampler.last_latent
 
     def _skips_uncond(self, sigma: Tensor, s_min_uncond: float) -> bool:
         opts = shared.opts
@@ -192,7 +206,7 @@ class Sampler:
         self.last_latent = x
         self.sampler_extra_args = {
             "cond": cond,
-            "uncond": uncond,
+            "uncond": None if p.cfg_scale == 1 and hasattr(shared.sd_model, "forge_objects") else uncond,
             "cond_scale": p.cfg_scale,
             "s_min_uncond": p.s_min_uncond,
         }

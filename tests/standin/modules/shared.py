@@ -12,6 +12,7 @@ _DEFAULTS: dict[str, Any] = {
     "skip_early_cond": 0.0,
     "s_min_uncond_all": False,
     "upcast_attn": False,
+    "conditions_together": None,
     "no_dpmpp_sde_batch_determinism": False,
     "samples_save": True,
     "save_incomplete_images": False,

@@ -1,0 +1,1 @@
+"""What of Forge the extension imports. The rest of Forge's way is in `tests/standin/forge.py`."""

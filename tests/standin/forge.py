@@ -1,0 +1,225 @@
+"""Forge's way in the stand-in: checkpoints whose models are patched on clones, and how their predictions come about.
+
+The U-Net is the real one of the `ldm` package, with blocks that ask for patches. The transformers are small: text and
+image attend together, as in Flux and its kin.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.standin.model import DIM, POOLED, Checkpoint
+
+COND, UNCOND = 0, 1
+
+
+class ForgeCheckpoint(Checkpoint):
+    """kind: "unet", "transformer", or "masked transformer", which takes an attention mask."""
+
+    def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float32, xl: bool = False, kind: str = "unet"):
+        super().__init__(seed, dtype, xl)
+        self.kind = kind
+        if kind != "unet":
+            self.model.diffusion_model = (Masked if kind.startswith("masked") else Transformer)(seed, dtype)
+        else:
+            name_blocks(self.model.diffusion_model)
+        self.patcher = Patcher(Model(self.model.diffusion_model))
+        self.forge_objects = SimpleNamespace(unet=self.patcher)
+
+    def get_learned_conditioning(self, texts: Any) -> Any:
+        if self.kind == "unet":
+            return super().get_learned_conditioning(texts)
+        contexts = super().get_learned_conditioning(texts)
+        vectors = torch.stack([self.pooled(text) for text in texts]).to(self.dtype)
+        guidance = torch.full((len(texts),), float(getattr(texts, "distilled_cfg_scale", None) or 3.5))
+        return {"crossattn": contexts, "vector": vectors, "guidance": guidance.to(self.dtype)}
+
+
+class Patcher:
+    """A model and what is patched on it. Clones have the model in common."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.model_options: dict[str, Any] = {"transformer_options": {}}
+
+    def clone(self) -> Patcher:
+        clone = Patcher(self.model)
+        clone.model_options = copy.deepcopy(self.model_options)
+        return clone
+
+    def add_conditioning_modifier(self, modifier: Callable[..., tuple]) -> None:
+        self.model_options.setdefault("conditioning_modifiers", []).append(modifier)
+
+    def patch(self, name: str, patch: Callable[..., Any]) -> None:
+        self.model_options["transformer_options"].setdefault("patches", {}).setdefault(name, []).append(patch)
+
+    def replace_attn2(self, patch: Callable[..., Tensor], block: str, number: int) -> None:
+        replace = self.model_options["transformer_options"].setdefault("patches_replace", {})
+        replace.setdefault("attn2", {})[block, number] = patch
+
+
+class Model:
+    """What the host calls: predictions from a U-Net or a transformer."""
+
+    def __init__(self, diffusion_model: nn.Module):
+        self.diffusion_model = diffusion_model
+
+    def apply_model(self, x: Tensor, sigma: Tensor, c_crossattn: Tensor, transformer_options: Any, **rest: Any) -> Any:
+        sigma = sigma[:, None, None, None]
+        scaled, time = x / (1 + sigma**2).sqrt(), 50 * sigma.flatten()
+        Blocks.options = {**transformer_options, "original_shape": list(x.shape)}
+        try:
+            rest = {key: one.to(x.dtype) for key, one in rest.items()}
+            noise = self.diffusion_model(scaled, time, context=c_crossattn, **rest)
+        finally:
+            Blocks.options = None
+        return x - sigma * noise
+
+
+# --- A denoiser call
+
+
+def denoised(
+    patcher: Patcher, params: Any, weights: list[list[float]], scale: float, seed: int, together: int | None
+) -> Tensor:
+    """weights: of each image's parts. together: how many conditions there is memory for at once; None: for all."""
+    from backend.sampling.condition import compile_conditions
+
+    parts = min(map(len, weights))
+    count = max(map(len, weights))
+    cond = []
+    for k in range(parts):
+        rows = [i * count + k for i in range(len(weights))]
+        (one,) = compile_conditions(_rows(params.text_cond, rows))
+        cond.append({**one, "strength": weights[-1][k]})
+    uncond = compile_conditions(params.text_uncond)
+    x, sigma, model, options = params.x, params.sigma, patcher.model, patcher.model_options
+    for modifier in options.get("conditioning_modifiers", []):
+        model, x, sigma, uncond, cond, scale, options, seed = modifier(
+            model, x, sigma, uncond, cond, scale, options, seed
+        )
+    strength = sum(one.get("strength", 1.0) for one in cond)
+    positive, negative = _predictions(model, cond, None if scale == 1 else uncond, x, sigma, options, together)
+    out = negative + (positive - negative) * scale * (1.0 if math.isclose(strength, 1.0) else strength)
+    for function in options.get("sampler_post_cfg_function", []):
+        out = function({"denoised": out, "cond_denoised": positive, "uncond_denoised": negative, "input": x})
+    return out
+
+
+def _rows(cond: Any, rows: list[int]) -> Any:
+    return {key: value[rows] for key, value in cond.items()} if isinstance(cond, dict) else cond[rows]
+
+
+def _predictions(
+    model: Model, cond: list, uncond: list | None, x: Tensor, sigma: Tensor, options: Any, together: int | None
+) -> list[Tensor]:
+    """The average over the conditions of each side, each with its mask; 0 for a side without any."""
+    waiting = [(one, side) for side, conds in ((COND, cond), (UNCOND, uncond or [])) for one in conds]
+    sums, counts = torch.zeros(2, *x.shape).to(x), torch.full((2, *x.shape), 1e-37).to(x)
+    while waiting:
+        prepared = [
+            {key: one.process_cond(len(x), x.device) for key, one in entry["model_conds"].items()}
+            for entry, _ in waiting
+        ]
+        alike = [i for i, conds in enumerate(prepared) if _joins(conds, prepared[0])][::-1][:together]
+        chunks = [waiting[i][1] for i in alike]
+        conds = [prepared[i] for i in alike]
+        joined = {key: conds[0][key].concat([one[key] for one in conds[1:]]) for key in conds[0]}
+        transformer_options = {**options.get("transformer_options", {}), "cond_or_uncond": chunks, "sigmas": sigma}
+        many = len(chunks)
+        out = model.apply_model(
+            torch.cat([x] * many), torch.cat([sigma] * many), transformer_options=transformer_options, **joined
+        )
+        for i, one in zip(alike, out.chunk(many), strict=True):
+            entry, side = waiting[i]
+            mask = entry.get("mask", torch.ones_like(x[:, 0]))
+            assert mask.shape[1:] == x.shape[2:]
+            mult = mask[:, None].repeat(len(x) // len(mask), x.shape[1], 1, 1) * entry.get("strength", 1.0)
+            sums[side] += one * mult
+            counts[side] += mult
+        waiting = [one for i, one in enumerate(waiting) if i not in alike]
+    return list(sums / counts)
+
+
+def _joins(one: dict[str, Any], first: dict[str, Any]) -> bool:
+    return one is first or (one.keys() == first.keys() and all(one[key].can_concat(first[key]) for key in one))
+
+
+# --- The U-Net's blocks
+
+
+class Blocks:
+    """The U-Net's transformer blocks, which ask for patches. options: of the U-Net call in progress."""
+
+    options: dict[str, Any] | None = None
+
+    @staticmethod
+    def forward(block: nn.Module, x: Tensor, context: Tensor | None = None) -> Tensor:
+        options = Blocks.options or {}
+        x = block.attn1(block.norm1(x)) + x
+        return block.ff(block.norm3(y := Blocks._cross(block, block.norm2(x), context, options) + x)) + y
+
+    @staticmethod
+    def _cross(block: nn.Module, n: Tensor, context: Tensor, options: dict[str, Any]) -> Tensor:
+        layer, value = block.attn2, context
+        extra = {key: one for key, one in options.items() if not key.startswith("patches")}
+        extra = {**extra, "n_heads": layer.heads, "block": block.place, "block_index": 0}
+        for patch in options.get("patches", {}).get("attn2_patch", []):
+            n, context, value = patch(n, context, value, extra)
+        replacement = options.get("patches_replace", {}).get("attn2", {}).get(block.place)
+        if replacement is None:
+            return layer(n, context=context)
+        return layer.to_out(replacement(layer.to_q(n), layer.to_k(context), layer.to_v(value), extra))
+
+
+def name_blocks(unet: nn.Module) -> None:
+    """Each transformer block's place, as the host counts them."""
+    sides = (("input", unet.input_blocks), ("middle", [unet.middle_block]), ("output", unet.output_blocks))
+    for side, blocks in sides:
+        for number, block in enumerate(blocks):
+            for module in block.modules():
+                if hasattr(module, "attn2"):
+                    module.place = (side, number)
+
+
+# --- Transformers
+
+
+class Transformer(nn.Module):
+    """Text tokens and image tokens, which attend together; a vector and distilled guidance turn everything."""
+
+    def __init__(self, seed: int, dtype: torch.dtype, width: int = 16, channels: int = 4):
+        super().__init__()
+        self.text, self.image, self.out = nn.Linear(DIM, width), nn.Linear(channels, width), nn.Linear(width, channels)
+        self.vector = nn.Linear(POOLED + 2, width)
+        self.double_blocks = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(2))
+        self.single_blocks = nn.ModuleList()
+        self.patch_size = 1
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter.detach(), std=parameter[0].numel() ** -0.5, generator=generator)
+        self.to(dtype).requires_grad_(False).eval()
+
+    def forward(self, x: Tensor, time: Tensor, context: Tensor, y: Tensor, guidance: Tensor) -> Tensor:
+        return self.run(x, time, context, y, guidance, None)
+
+    def run(self, x: Tensor, time: Tensor, context: Tensor, y: Tensor, guidance: Tensor, mask: Any) -> Tensor:
+        vector = self.vector(torch.cat([y, (time / 50)[:, None], guidance[:, None] / 4], dim=1))
+        tokens = torch.cat([self.text(context), self.image(x.flatten(2).transpose(1, 2))], dim=1)
+        for block in self.double_blocks:
+            q, k, v = (t[:, None] for t in block(F.layer_norm(tokens + vector[:, None], tokens.shape[2:])).chunk(3, -1))
+            tokens = tokens + F.scaled_dot_product_attention(2 * q, k, v, attn_mask=mask)[:, 0]
+        return self.out(tokens[:, context.shape[1] :]).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class Masked(Transformer):
+    def forward(self, x: Tensor, time: Tensor, context: Tensor, y: Tensor, guidance: Tensor, **kwargs: Any) -> Tensor:
+        return self.run(x, time, context, y, guidance, kwargs.get("attention_mask"))

@@ -1,0 +1,217 @@
+"""Forge's models without cross-attention: predictions are blended, or all texts are in one joint attention."""
+
+import pytest
+import torch
+
+from lib_masknoise import infotext, keyframes, masks
+from lib_masknoise.scene import Scene
+from tests.standin.test_blending import FULL, LEFT, LOWER, covered, error, scene
+from tests.standin.test_forge import patching
+
+PLAIN, MASKED = "transformer", "masked transformer"
+SIZE = (4, 6)
+LONG = "a wide field of golden wheat"  # twice as many tokens as a short prompt
+
+
+def predicted(host, scene, base, negative="", steps=2, cfg=5.0, frame=0, seed=1, start=0.0, guidance=3.5):
+    """`Σ_j a_j Σ_k w_jk (pred_jk − negative)` at every location: each text's prediction alone, averaged here.
+
+    Of concepts without keyframes, whose prompts do not change with the step.
+    """
+    from modules import prompt_parser, sd_samplers
+
+    made = Scene.parse(scene)
+    maps = keyframes.weight_maps(made, SIZE, [frame], made.animation.frames)[0]
+
+    def shares(concepts):
+        chosen = [i for i, one in enumerate(made.concepts) if one in concepts]
+        weights = [one.weight for one in concepts]
+        a = masks.coefficients(maps[chosen], weights, made.blend.mode, made.blend.scale).double()
+        return torch.cat([1 - a[1:].sum(0, keepdim=True), a[1:]])
+
+    def parts(text):
+        texts = prompt_parser.SdConditioning([text])
+        texts.distilled_cfg_scale = guidance
+        return prompt_parser.get_multicond_learned_conditioning(host.model, texts, steps).batch[0]
+
+    def alone(cond, x, sigma):
+        rest = {"y": cond["vector"][None], "guidance": cond["guidance"][None]}
+        return host.model.patcher.model.apply_model(x, sigma, cond["crossattn"][None], {}, **rest)
+
+    def denoise(x, sigma):
+        blends = step / steps >= start
+        texts = [base, *(one.prompt for one in made.concepts)] if blends else [base]
+        a = shares(made.concepts) if blends else torch.ones(1, *SIZE)
+        with_negatives = [one for one in made.concepts if one.negative] if blends else []
+        below = sum(
+            share * alone(parts(text)[0].schedules[0].cond, x, sigma)
+            for share, text in zip(
+                shares(with_negatives), [negative, *(one.negative for one in with_negatives)], strict=True
+            )
+        )
+        if cfg == 1:
+            below = torch.zeros_like(x)
+        guided = sum(
+            share * part.weight * (alone(part.schedules[0].cond, x, sigma) - below)
+            for share, text in zip(a, texts, strict=True)
+            for part in parts(text)
+        )
+        return below + cfg * guided
+
+    x = torch.randn(4, *SIZE, generator=torch.Generator().manual_seed(seed)).double()[None]
+    schedule = sd_samplers.sigmas(steps, x)
+    x = x * schedule[0]
+    for step in range(steps):
+        sigma, following = schedule[step : step + 2]
+        x = x + (following - sigma) * (x - denoise(x, sigma.expand(1))) / sigma
+    return x
+
+
+CASES = {
+    "two concepts": (scene("green tree", "blue sea"), {}),
+    "a negative prompt": (scene({"prompt": "green tree", "negative": "dull"}, "blue sea"), {"negative": "ugly"}),
+    "two negative prompts": (
+        scene({"prompt": "green tree", "negative": "dull"}, {"prompt": "blue sea", "negative": "flat"}),
+        {"negative": "ugly"},
+    ),
+    "without the negative side": (scene("green tree", {"prompt": "blue sea", "negative": "flat"}), {"cfg": 1.0}),
+    "extrapolation": (scene({"prompt": "green tree", "weight": 1.5}, {"prompt": "blue sea", "weight": -0.5}), {}),
+    "added": (scene("green tree", "blue sea", blend={"mode": "add", "scale": 0.8}), {}),
+    "parts": (scene("green tree AND grass:0.5", "blue sea"), {}),
+    "parts of the base": (scene("green tree", "blue sea:0.7"), {"base": "red house AND roof:0.25"}),
+    "lengths": (scene(LONG, "blue sea"), {}),
+    "the second half of the steps": (scene("green tree", blend={"start": 0.5}), {"start": 0.5}),
+    "distilled guidance": (scene("green tree", "blue sea"), {"guidance": 7.0, "cfg": 1.0}),
+}
+
+
+@pytest.mark.parametrize("together", [None, 1, 2])
+@pytest.mark.parametrize("name", CASES)
+def test_predictions_are_averaged(host, name, together):
+    blended, options = CASES[name]
+    host.start(torch.float64, forge=PLAIN, conditions_together=together)
+    base, negative = options.get("base", "red house"), options.get("negative", "")
+    ours = host.latents(
+        blended, prompt=base, negative_prompt=negative, cfg_scale=options.get("cfg", 5.0),
+        distilled_cfg_scale=options.get("guidance", 3.5),
+    )  # fmt: skip
+    assert error(ours, predicted(host, blended, **{"base": base, **options})) < 1e-6
+
+
+def test_one_evaluation_for_each_text_that_counts(host, conditions):
+    host.start(forge=PLAIN)
+    host.latents(scene({"prompt": "green tree", "negative": "dull"}, "blue sea AND waves"), steps=1)
+    host.latents(covered("green tree"), steps=1)
+    host.latents(covered("green tree", "dull"), steps=1, cfg_scale=1.0)
+    assert [sorted(chunks) for chunks in conditions] == [[0, 0, 0, 0, 1, 1], [0, 1], [0]]
+
+
+@pytest.mark.parametrize("kind", [PLAIN, MASKED])
+def test_a_concept_that_covers_everything_is_its_prompt(host, kind):
+    host.start(torch.float64, forge=kind)
+    texts = (("green tree", "dull"), (LONG, ""), ("a:0.75 AND b:0.5", ""), ("[green:blue:1] tree", "[x:0.5]"))
+    for prompt, negative in texts:
+        for cfg in (1.0, 4.0):
+            options = {"steps": 3, "cfg_scale": cfg, "distilled_cfg_scale": 6.0}
+            plain = host.latents(prompt=prompt, negative_prompt=negative, **options)
+            ours = host.latents(covered(prompt, negative), prompt="x AND y:2 AND z", **options)
+            assert error(ours, plain) < 1e-12
+
+
+def test_the_hires_pass_has_its_own_guidance(host):
+    host.start(torch.float64, forge=PLAIN)
+    plain = host.latents(prompt="green tree", enable_hr=True)
+    assert error(host.latents(covered("green tree"), enable_hr=True), plain) < 1e-12
+
+
+@pytest.mark.parametrize("kind", [PLAIN, MASKED])
+def test_every_image_has_its_own_frame_and_prompt(host, kind):
+    host.start(torch.float64, forge=kind)
+    moving = scene(
+        {"prompt": "green tree", "keyframes": [{"frame": 0, "weight": 0.2}, {"frame": 2, "prompt": "blue sea"}]},
+        noise={"visual": {"strength": 0.5}},
+        motion={"kind": "circle"},
+        animation={"frames": 3},
+    )
+    whole = host.latents(moving, batch_size=3)
+    assert error(host.latents(moving, batch_size=1), whole) < 1e-12
+    assert all(error(whole[i], whole[i + 1]) > 1e-4 for i in range(2))
+
+
+@pytest.mark.parametrize("kind", [PLAIN, MASKED])
+def test_noise_without_a_place_is_said(host, kind):
+    host.start(forge=kind)
+    noisy = {"noise": {"concept": {"strength": 0.5}, "feature": {"strength": 0.5, "dimensions": "0-2"}}}
+    assert torch.equal(host.latents(noisy), host.latents())
+    for blended in (noisy, {**noisy, **scene("green tree")}):
+        processed = host.run(blended)
+        assert "no concept and feature noise" in processed.comments
+        assert "without concept and feature noise" in processed.infotexts[0]
+    assert infotext.BLENDING in processed.infotexts[0] and infotext.BLENDING in infotext.NOTES
+
+
+def test_conditions_of_others_are_refused(host):
+    """As Forge Couple adds them."""
+    host.start(forge=PLAIN)
+
+    def more(model, x, sigma, uncond, cond, *rest):
+        return model, x, sigma, uncond, [*cond, *cond], *rest
+
+    p = host.job(scene("green tree"), others=[patching(lambda unet: unet.add_conditioning_modifier(more))])
+    with pytest.raises(host.denoising.Conflict, match="divided already"):
+        host.processing.process_images(p)
+    host.model.forge_objects.unet = p.before
+
+
+# --- The joint attention
+
+
+def test_joint_attention_takes_one_evaluation(host, conditions):
+    host.start(forge=MASKED)
+    processed = host.run(scene("green tree", "blue sea"), steps=1)
+    assert sorted(map(tuple, conditions)) == [(0,), (1,)]
+    assert f"{infotext.BLENDING}: joint attention" in processed.infotexts[0]
+
+
+def test_equal_texts_are_one(host):
+    """However soft the weights: they add up to 1."""
+    host.start(torch.float64, forge=MASKED)
+    three = {"concepts": [{"prompt": "red house", "mask": mask} for mask in (LEFT, LOWER)]}
+    assert error(host.latents(three), host.latents()) < 1e-6
+
+
+def test_a_text_of_no_weight_is_not_seen(host):
+    """Where the masks are hard, what another location sees makes no difference to the first layer."""
+    host.start(torch.float64, forge=MASKED)
+    weights = torch.zeros(1, 2, 2, 2)
+    weights[:, 0, :, 0] = weights[:, 1, :, 1] = 1
+    mask = host.joint.attention_mask(weights, [3, 2], (2, 2))
+    assert mask.shape == (1, 1, 9, 9)
+    seen = mask[0, 0] > -1e3
+    assert seen[:3, :3].all() and seen[3:5, 3:5].all() and not seen[:3, 3:5].any() and not seen[3:5, :3].any()
+    assert seen[:, 5:].all()
+    assert seen[5, :3].all() and not seen[5, 3:5].any() and seen[6, 3:5].all() and not seen[6, :3].any()
+
+
+def test_soft_weights_weigh_the_tokens(host):
+    weights = torch.tensor([0.25, 0.75])[None, :, None, None].expand(1, 2, 2, 2)
+    mask = host.joint.attention_mask(weights, [1, 1], (2, 2))[0, 0]
+    logits = torch.randn(6)
+    expected = torch.cat([weights[0, :, 0, 0], torch.ones(4)]) * logits.exp()
+    assert torch.allclose((logits + mask[2]).softmax(0), expected / expected.sum())
+
+
+@pytest.mark.parametrize(
+    "blended", [scene({"prompt": "green tree", "weight": -0.5}), scene("green tree AND blue sea"), covered("a AND b")]
+)
+def test_what_a_mask_cannot_say_is_left_to_predictions(host, blended):
+    host.start(torch.float64, forge=PLAIN)
+    expected = host.latents(blended)
+    host.start(torch.float64, forge=MASKED)
+    assert error(host.latents(blended), expected) < 1e-12
+
+
+def test_a_window_of_steps(host):
+    host.start(forge=MASKED)
+    nothing = {"concepts": [{"prompt": "green tree", "mask": FULL}], "blend": {"start": 0.9}}
+    assert torch.equal(host.latents(nothing, steps=4), host.latents(steps=4))
