@@ -6,7 +6,7 @@ The WebUI must run on this machine, with nothing else to do. Every round does ea
 the other order, and what is compared is always of the same round; a first job, uncounted, loads the model. Time is user
 and system seconds of the server's process. A step is the difference of two jobs, one with `--steps` more steps than the
 other, by these steps; a pass is what a job of 20 steps takes by these two, prompts, masks and decoding included.
-`--without` leaves jobs out; those that start with "Regional Prompter" need that extension.
+`--without` leaves jobs out; "Regional Prompter, …" and "Forge Couple" need these extensions, in A1111 and in Forge.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ def _regional_prompter(mode: str) -> dict[str, list]:
     return {"regional prompter": [*settings, [False], "0", "0", "0.4", None, "0", "0", False]}
 
 
+FORGE_COUPLE = {"forge couple": [True, False, "Basic", "", "Horizontal", "None", 0.5]}
+"""Its arguments: active, also in the hires pass, a region for each line of the prompt, side by side, no background."""
+
+
 # Name: (the plain job that it is compared with, the job)
 JOBS = {
     "plain": ("plain", {"prompt": SHORT}),
@@ -57,6 +61,7 @@ JOBS = {
     "150 tokens, 4 concepts, three noises": ("150 tokens, plain", {"prompt": LONG, "scene": NOISES}),
     "Regional Prompter, attention": ("plain", {"prompt": REGIONS, "scripts": _regional_prompter("Attention")}),
     "Regional Prompter, latent": ("plain", {"prompt": REGIONS, "scripts": _regional_prompter("Latent")}),
+    "Forge Couple": ("plain", {"prompt": "\n".join(NAMES), "scripts": FORGE_COUPLE}),
 }
 
 
