@@ -20,6 +20,8 @@ from lib_masknoise.conditioning import Encoded
 from lib_masknoise.hosts.rows import Parts
 from lib_masknoise.scene import Scene
 
+CONTROLNET_MARK = 1024.0
+
 Schedule = Sequence[Any]
 """The host's `ScheduledPromptConditioning`s: (end_at_step, cond), where cond is `[T, D]` or a dictionary (SDXL)."""
 
@@ -110,7 +112,7 @@ class ConceptPrompts:
         known = self._encodings.source(encoded)
         if torch.equal(context[: len(known)], known.to(context)):
             return encoded
-        return replace(encoded, context=context.detach().float().cpu())
+        return replace(encoded, context=unmarked(context).detach().float().cpu())
 
     @property
     def part_count(self) -> int:
@@ -142,13 +144,19 @@ class Encodings:
         if key not in self._known:
             context, vector = (cond["crossattn"], cond.get("vector")) if isinstance(cond, dict) else (cond, None)
             pooled = None if vector is None else vector.float().cpu()
-            self._known[key] = cond, Encoded(context.detach().float().cpu(), pooled, weight)
+            self._known[key] = cond, Encoded(unmarked(context).detach().float().cpu(), pooled, weight)
             self._sources[id(self._known[key][1])] = context
         return self._known[key][1]
 
     def source(self, encoded: Encoded) -> Tensor:
         """The host's own context that it was made from, `[T, D]`."""
         return self._sources[id(encoded)]
+
+
+def unmarked(context: Tensor) -> Tensor:
+    """`[T, D]` without the token that ControlNet puts before every prompt, by which it tells prompts from negative ones
+    and which it takes off again before the attention layers: all its numbers are 1024 or −1024."""
+    return context[1:] if torch.all(context[0].abs() == CONTROLNET_MARK) else context
 
 
 def active(schedule: Schedule, step: int) -> Any:

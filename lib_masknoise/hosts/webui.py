@@ -50,6 +50,8 @@ class Job:
     complete: list[int] = field(default_factory=list)
     """Which of the images finished so far are whole: sampled to the end, not interrupted or skipped."""
     finished: int = 0
+    sampled: bool = False
+    """Whether a sampling pass has begun with the scene in it."""
     moved: torch.Tensor | None = None
     """The noise that has the visual noise in it already."""
 
@@ -108,6 +110,9 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets) -> None:
             animation.require_encoders(scene.animation.formats, scene.animation.interpolate)
         p.masknoise = job = Job(scene, ConceptPrompts(scene))
         if job.animated:
+            if isinstance(p.prompt, list):
+                wanted = "expected 1, as every image has a prompt of its own (script Prompt matrix)"
+                raise SceneError((Problem("animation.frames", wanted),))
             p.n_iter = -(-job.total // p.batch_size)
             p.do_not_save_grid = True  # the contact sheet is one of the animation's formats
             # Otherwise SDE samplers draw other noise for every frame, and what is held would move.
@@ -150,10 +155,17 @@ def _share_between_frames(p: Any, total: int) -> None:
 def before_process_batch(p: Any, job: Job, prompts: list[str]) -> None:
     """The host is about to read extra networks off the prompts: add the concepts', which act on the whole image."""
     if job.animated and p.iteration == 0:
-        # An extension whose `process` came after ours may have given every frame another prompt (Dynamic Prompts).
+        # An extension whose `process` came after ours may have given every frame another prompt and seed (Dynamic
+        # Prompts), and the host has taken the first batch's from there.
         _share_between_frames(p, job.total)
+        seeds = list(p.seeds), list(p.subseeds)
         prompts[:] = p.all_prompts[: len(prompts)]
-        p.negative_prompts[:] = p.all_negative_prompts[: len(prompts)]
+        for name in ("negative_prompts", "seeds", "subseeds"):
+            getattr(p, name)[:] = getattr(p, f"all_{name}")[: len(prompts)]
+        if (p.seeds, p.subseeds) != seeds:
+            rng = p.rng
+            options = rng.subseed_strength, rng.seed_resize_from_h, rng.seed_resize_from_w
+            p.rng = type(rng)(rng.shape, p.seeds, p.subseeds, *options)
     if job.prompts.networks and not p.disable_extra_networks:
         prompts[:] = [text + network_tags(job.prompts.networks, _networks_of([text])) for text in prompts]
 
@@ -201,6 +213,7 @@ def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:
     launch = sampler.launch_sampling
 
     def launch_sampling(steps: int, sample: Callable[[], Any]) -> Any:
+        job.sampled = True
         _check_dimensions(job.scene, sampler.sampler_extra_args["cond"])
         job.prompts.encode(p)
         with _pass_of_host()(p, rows, job.prompts, sampler):
@@ -239,6 +252,11 @@ def _pass_of_host() -> type[Denoising]:
 @_hook
 def postprocess_image(p: Any, job: Job) -> None:
     """An image is finished. The host also finishes those of an interrupted batch, which are half sampled."""
+    if not (job.sampled or job.scene.neutral):
+        # Too late to stop the job; at least nobody has to wonder about the picture.
+        error = "the scene had no effect: another extension samples in a way of its own (DemoFusion for one)"
+        p.extra_generation_params["MaskNoise error"] = error
+        p.comment(f"MaskNoise: {error}; switch it off or MaskNoise")
     if not (shared.state.interrupted or shared.state.skipped):
         job.complete.append(job.finished)
     job.finished += 1
