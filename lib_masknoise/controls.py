@@ -176,7 +176,8 @@ CONTROLS: tuple[Control, ...] = (
         4.0,
         0.01,
         "Concept noise strength",
-        "How far the meaning of unmasked places drifts; 1 is as far as the prompts' own words spread.",
+        "How far the meaning of unmasked places drifts; 1 is as far as the prompts' own words spread. "
+        "Not with Flux, SD 3 and other models without cross-attention.",
     ),
     _number(
         "noise.concept.rank",
@@ -203,7 +204,8 @@ CONTROLS: tuple[Control, ...] = (
         4.0,
         0.01,
         "Feature noise strength",
-        "How far the chosen dimensions of the text features are shifted in unmasked places.",
+        "How far the chosen dimensions of the text features are shifted in unmasked places. "
+        "Not with Flux, SD 3 and other models without cross-attention.",
     ),
     _text(
         "noise.feature.dimensions",

@@ -17,6 +17,7 @@ import torch
 from modules import shared
 from torch import Tensor
 
+from lib_masknoise import infotext
 from lib_masknoise.conditioning import NEGLIGIBLE
 from lib_masknoise.hosts import predictions
 from lib_masknoise.hosts.forge import Options
@@ -37,12 +38,20 @@ class Pass(predictions.Pass):
     )
 
     def _conditions(self, entries: list[Weighted], x: Tensor, several: bool) -> list[Options]:
-        if len(entries) == 1 or self._part_count is not None or _some_negative(entries):
+        if len(entries) == 1:
+            return super()._conditions(entries, x, several)
+        if self._part_count is not None or _some_negative(entries):
+            self._say_predictions()
             return super()._conditions(entries, x, several)
         model = shared.sd_model.forge_objects.unet.model.diffusion_model
         patch = getattr(model, "patch_size", 2)
         size = tuple(math.ceil(side / patch) for side in self.rows.size)
         return [_joined(entries, size)]
+
+    def _say_predictions(self) -> None:
+        what = self._blends_what.replace(self.blending, predictions.Pass.blending)
+        self.p.extra_generation_params[infotext.BLENDING] = what
+        self.p.comment(f"MaskNoise: for a negative weight or a prompt of several parts, {predictions.Pass.instead}")
 
 
 def takes_masks(model: torch.nn.Module) -> bool:

@@ -87,10 +87,9 @@ class Model:
 # --- A denoiser call
 
 
-def denoised(
-    patcher: Patcher, params: Any, weights: list[list[float]], scale: float, seed: int, together: int | None
-) -> Tensor:
-    """weights: of each image's parts. together: how many conditions there is memory for at once; None: for all."""
+def denoised(patcher: Patcher, params: Any, weights: list[list[float]], scale: float, seed: int, opts: Any) -> Tensor:
+    """weights: of each image's parts. opts: `conditions_together`, how many there is memory for at once (None: for
+    all); `merges_options`, whether the model's options are built anew for each call, as reForge does."""
     from backend.sampling.condition import compile_conditions
 
     parts = min(map(len, weights))
@@ -107,7 +106,7 @@ def denoised(
             model, x, sigma, uncond, cond, scale, options, seed
         )
     strength = sum(one.get("strength", 1.0) for one in cond)
-    positive, negative = _predictions(model, cond, None if scale == 1 else uncond, x, sigma, options, together)
+    positive, negative = _predictions(model, cond, None if scale == 1 else uncond, x, sigma, options, opts)
     out = negative + (positive - negative) * scale * (1.0 if math.isclose(strength, 1.0) else strength)
     for function in options.get("sampler_post_cfg_function", []):
         out = function({"denoised": out, "cond_denoised": positive, "uncond_denoised": negative, "input": x})
@@ -119,7 +118,7 @@ def _rows(cond: Any, rows: list[int]) -> Any:
 
 
 def _predictions(
-    model: Model, cond: list, uncond: list | None, x: Tensor, sigma: Tensor, options: Any, together: int | None
+    model: Model, cond: list, uncond: list | None, x: Tensor, sigma: Tensor, options: Any, opts: Any
 ) -> list[Tensor]:
     """The average over the conditions of each side, each with its mask; 0 for a side without any."""
     waiting = [(one, side) for side, conds in ((COND, cond), (UNCOND, uncond or [])) for one in conds]
@@ -129,11 +128,13 @@ def _predictions(
             {key: one.process_cond(len(x), x.device) for key, one in entry["model_conds"].items()}
             for entry, _ in waiting
         ]
-        alike = [i for i, conds in enumerate(prepared) if _joins(conds, prepared[0])][::-1][:together]
+        alike = [i for i, conds in enumerate(prepared) if _joins(conds, prepared[0])][::-1][: opts.conditions_together]
         chunks = [waiting[i][1] for i in alike]
         conds = [prepared[i] for i in alike]
         joined = {key: conds[0][key].concat([one[key] for one in conds[1:]]) for key in conds[0]}
-        transformer_options = {**options.get("transformer_options", {}), "cond_or_uncond": chunks, "sigmas": sigma}
+        own = options.get("transformer_options", {})
+        own = _merged(own) if opts.merges_options else own
+        transformer_options = {**own, "cond_or_uncond": chunks, "sigmas": sigma}
         many = len(chunks)
         out = model.apply_model(
             torch.cat([x] * many), torch.cat([sigma] * many), transformer_options=transformer_options, **joined
@@ -147,6 +148,13 @@ def _predictions(
             counts[side] += mult
         waiting = [one for i, one in enumerate(waiting) if i not in alike]
     return list(sums / counts)
+
+
+def _merged(options: Any) -> Any:
+    """Nested dictionaries and lists built anew, as plain ones."""
+    if isinstance(options, dict):
+        return {key: _merged(value) for key, value in options.items()}
+    return list(options) if isinstance(options, list) else options
 
 
 def _joins(one: dict[str, Any], first: dict[str, Any]) -> bool:

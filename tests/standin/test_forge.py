@@ -38,8 +38,9 @@ def test_every_way_of_calling_the_unet(host, conditions, name, xl):
     assert error(ours, expected) < ROUNDED
 
 
-def test_all_noises_and_frames(host):
-    host.start(torch.float64, **UNET)
+@pytest.mark.parametrize("merges", [False, True])
+def test_all_noises_and_frames(host, merges):
+    host.start(torch.float64, merges_options=merges, **UNET)
     moving = scene(
         {"prompt": "green tree", "negative": "dull"},
         "blue sea",
@@ -63,6 +64,23 @@ def test_a_concept_that_covers_everything_is_its_prompt(host):
         plain = host.latents(prompt=prompt, negative_prompt=negative, steps=3)
         ours = host.latents(covered(prompt, negative), prompt="x AND y:2 AND z", steps=3)
         assert error(ours, plain) < 1e-12
+
+
+@pytest.mark.parametrize("kind", ["unet", "transformer"])
+def test_the_hires_pass_whose_hook_is_called_twice(host, kind):
+    """The noise is moved once, the sampler is bound once."""
+    host.start(torch.float64, forge=kind)
+    options = {"enable_hr": True, "hr_second_pass_steps": 3, "steps": 2}
+    plain = host.latents(prompt="green tree", **options)
+    assert error(host.latents(covered("green tree"), **options), plain) < 1e-12
+    noise, moved = torch.randn(1, 4, 4, 6), []
+
+    def look(p, x, noise, **named):
+        moved.append(noise.clone())
+
+    moving = scene("green tree", noise={"visual": {"strength": 0.5}})
+    host.latents(moving, later=[Other(process_before_every_sampling=look)], **options)
+    assert len(moved) == 3 and torch.equal(moved[1], moved[2]) and moved[1].shape != noise.shape
 
 
 def test_outside_the_window_the_host_does_as_ever(host, conditions):

@@ -208,7 +208,9 @@ def test_what_a_mask_cannot_say_is_left_to_predictions(host, blended):
     host.start(torch.float64, forge=PLAIN)
     expected = host.latents(blended)
     host.start(torch.float64, forge=MASKED)
-    assert error(host.latents(blended), expected) < 1e-12
+    processed = host.run(blended)
+    assert error(torch.cat(processed.latents), expected) < 1e-12
+    assert f"{infotext.BLENDING}: predictions" in processed.infotexts[0]
 
 
 def test_a_window_of_steps(host):

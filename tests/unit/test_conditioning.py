@@ -10,6 +10,7 @@ from lib_masknoise.conditioning import (
     condition,
     condition_negative,
     norm_factor,
+    prediction_weights,
     presence,
     unblended,
 )
@@ -175,3 +176,29 @@ def test_picking_all_rows_or_of_shared_maps_copies_nothing():
     picked = level.pick((1,))
     assert picked.coefficients is level.coefficients, "all frames share them"
     assert torch.equal(picked.noise, level.noise[1:])
+
+
+@given(
+    weights=st.lists(st.floats(-2, 2), min_size=1, max_size=3),
+    mode=st.sampled_from(["interpolate", "add"]),
+    frame=st.integers(0, 8),
+)
+def test_weights_of_predictions_add_up_to_one(weights, mode, frame):
+    """Whatever the concepts' weights and on the way from one prompt to the next, too."""
+    moving = [{"frame": 0}, {"frame": 8, "prompt": "later"}]
+    concepts = [{"prompt": "a", "weight": w, "mask": mask} for w, mask in zip(weights, [HALF, {}, HALF], strict=False)]
+    concepts[0]["keyframes"] = moving
+    made = scene(*concepts, blend={"mode": mode, "scale": 1.0}, animation={"frames": 9})
+    texts = [encoded(i) for i in range(len(concepts) + 1)]
+    shares = prediction_weights(made, "prompt", texts, SIZE, [frame], 9)
+    assert shares.shape == (1, 2 + len(concepts), *SIZE)
+    assert torch.allclose(shares.sum(1), torch.ones(1, *SIZE), atol=1e-5)
+
+
+def test_weights_of_predictions_are_the_coefficients_where_those_add_up_to_one():
+    made = scene({"mask": HALF, "negative": "n", "weight": 0.7}, {"mask": OTHER_HALF}, blend={"feather": 0.2})
+    shares = prediction_weights(made, "prompt", [encoded(1), encoded(2)], SIZE)
+    assert torch.allclose(shares, condition(made, encoded(0), [encoded(1), encoded(2)], SIZE, 0).coefficients)
+    below = prediction_weights(made, "negative", [encoded(3), None], SIZE)
+    assert torch.allclose(below, condition_negative(made, encoded(0), [encoded(3), None], SIZE).coefficients)
+    assert torch.equal(prediction_weights(made, "negative", [None, None], SIZE), torch.ones(1, 1, *SIZE))

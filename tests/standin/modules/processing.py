@@ -166,7 +166,8 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         if not self.disable_extra_networks:
             extra_networks.activate(self, self.hr_extra_network_data)
         self._setup_hr_conds()
-        self.scripts.run("process_before_every_sampling", self, x=samples, noise=noise, c=self.hr_c, uc=self.hr_uc)
+        for _ in range(2 if hasattr(shared.sd_model, "forge_objects") else 1):
+            self.scripts.run("process_before_every_sampling", self, x=samples, noise=noise, c=self.hr_c, uc=self.hr_uc)
         steps = self.hr_second_pass_steps or self.steps
         samples = self.sampler.sample_img2img(self, samples, noise, self.hr_c, self.hr_uc, steps)
         self.sampler = None

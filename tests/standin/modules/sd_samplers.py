@@ -73,8 +73,8 @@ class CFGDenoiser:
         params = script_callbacks.CFGDenoiserParams(x, sigma, cond, uncond, self)
         script_callbacks.call("cfg_denoiser", params)
         scale = 1.0 if self._skips_uncond(sigma, low) else scale
-        unet, together = shared.sd_model.forge_objects.unet, shared.opts.conditions_together
-        self.sampler.last_latent = forge.denoised(unet, params, weights, scale, self.p.seeds[0], together)
+        unet = shared.sd_model.forge_objects.unet
+        self.sampler.last_latent = forge.denoised(unet, params, weights, scale, self.p.seeds[0], shared.opts)
         self.step += 1
         return self.sampler.last_latent
 

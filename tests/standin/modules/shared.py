@@ -13,6 +13,7 @@ _DEFAULTS: dict[str, Any] = {
     "s_min_uncond_all": False,
     "upcast_attn": False,
     "conditions_together": None,
+    "merges_options": False,
     "no_dpmpp_sde_batch_determinism": False,
     "samples_save": True,
     "save_incomplete_images": False,
