@@ -24,6 +24,7 @@ from torch import Tensor
 
 from lib_masknoise.conditioning import LocationConditioning, condition, unblended
 from lib_masknoise.hosts.diffusers import Binding, encode
+from lib_masknoise.masks import level_with
 from lib_masknoise.scene import Scene
 
 
@@ -31,7 +32,7 @@ class OutputBlending(Binding):
     """Blends the outputs of one attention for each context. Coefficients may be negative or above 1 too."""
 
     def attend(self, attn: Attention, x: Tensor) -> Tensor:
-        q, sides, size = attn.to_q(x), self._sides(), self._level_size(x.shape[1])
+        q, sides, size = attn.to_q(x), self._sides(), level_with(self.size, x.shape[1])
         parts = []
         for side, part in zip(sides, q.chunk(len(sides)), strict=True):
             a = self._level(side, size).coefficients.unbind(-1)  # J maps [1, L]
