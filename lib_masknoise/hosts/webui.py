@@ -20,7 +20,7 @@ from modules.processing import StableDiffusionProcessingTxt2Img
 
 from lib_masknoise import animation, axes, infotext
 from lib_masknoise.hosts import files, xyz
-from lib_masknoise.hosts.denoising import Denoising
+from lib_masknoise.hosts.denoising import Conflict, Denoising
 from lib_masknoise.hosts.prompts import ConceptPrompts, network_tags
 from lib_masknoise.hosts.rows import Picture, Rows
 from lib_masknoise.noise.feature import parse_dimensions
@@ -216,8 +216,11 @@ def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:
         job.sampled = True
         _check_dimensions(job.scene, sampler.sampler_extra_args["cond"])
         job.prompts.encode(p)
-        with _pass_of_host()(p, rows, job.prompts, sampler):
-            return launch(steps, sample)
+        try:
+            with _pass_of_host()(p, rows, job.prompts, sampler):
+                return launch(steps, sample)
+        except Conflict as error:
+            raise Refused([Problem("", str(error))]) from error
 
     sampler.launch_sampling = launch_sampling
 

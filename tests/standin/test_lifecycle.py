@@ -184,7 +184,7 @@ def test_layers_that_another_extension_has_taken(host):
     layer.forward = own = lambda *args, **kwargs: type(layer).forward(layer, *args, **kwargs)
     try:
         p = host.job(TREE)
-        with pytest.raises(host.a1111.Conflict) as raised:
+        with pytest.raises(host.webui.Refused) as raised:
             host.processing.process_images(p)
         assert __file__ in str(raised.value) and "switch it off" in str(raised.value)
         assert vars(layer)["forward"] is own
@@ -205,7 +205,7 @@ def test_get_conds_of_another_extension_is_put_back(host):
             layer.forward = lambda *args, **kwargs: None
         try:
             host.processing.process_images(p)
-        except host.a1111.Conflict:
+        except host.webui.Refused:
             assert taken
         finally:
             vars(layer).pop("forward", None)
@@ -220,7 +220,7 @@ def test_tiles_are_refused(host):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(host.processing.sd_samplers, "x0", x0)
-        error = fails(host, host.a1111.Conflict)
+        error = fails(host, host.webui.Refused)
     assert "a piece of 4×3 of a latent of 4×6" in str(error) and "Tiled Diffusion" in str(error)
 
 
@@ -231,7 +231,7 @@ def test_more_calls_than_rows_are_refused(host):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(host.processing.sd_samplers, "x0", x0)
-        error = fails(host, host.a1111.Conflict)
+        error = fails(host, host.webui.Refused)
     assert "row 4 of 2" in str(error)
 
 
@@ -242,7 +242,7 @@ def test_a_unet_without_cross_attention_is_refused(host):
     original = host.model.model.diffusion_model
     host.model.model.diffusion_model = Flux()
     try:
-        with pytest.raises(host.a1111.Conflict, match="Flux has no cross-attention layers"):
+        with pytest.raises(host.webui.Refused, match="Flux has no cross-attention layers"):
             host.processing.process_images(host.job(TREE))
     finally:
         host.model.model.diffusion_model = original
@@ -333,7 +333,7 @@ def test_a_refiner_that_is_taken_stops_the_job(host):
     layer = host.layers(refined)[0]
     layer.forward = lambda *args, **kwargs: None
     try:
-        with pytest.raises(host.a1111.Conflict):
+        with pytest.raises(host.webui.Refused):
             host.processing.process_images(host.job(TREE, refiner_checkpoint="refiner"))
         assert not any("forward" in vars(one) for one in host.layers(host.unet))
     finally:

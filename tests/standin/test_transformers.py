@@ -158,7 +158,7 @@ def test_conditions_of_others_are_refused(host):
         return model, x, sigma, uncond, [*cond, *cond], *rest
 
     p = host.job(scene("green tree"), others=[patching(lambda unet: unet.add_conditioning_modifier(more))])
-    with pytest.raises(host.denoising.Conflict, match="divided already"):
+    with pytest.raises(host.webui.Refused, match="divided already"):
         host.processing.process_images(p)
     host.model.forge_objects.unet = p.before
 
