@@ -34,7 +34,7 @@ class Host:
     hires: fields that a hires job needs. crashes: jobs that the host itself gives up, by when. unequal: settings under
     which the host pads or cuts prompts of unequal length; MaskNoise gives every row its own prompt as it was encoded,
     so the picture to compare with is the one without them. tolerances: by sampler, where rounding grows.
-    refuses: the status of a job with a wrong scene.
+    refuses: the status of a job with a wrong scene. infotext: whether the host's API can read any infotext at all.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Host:
     unequal: tuple[str, ...] = ("pad_cond_uncond", "pad_cond_uncond_v0")
     tolerances: dict[str, int] = field(default_factory=dict)
     refuses: int = 422
+    infotext: bool = True
 
 
 LATENT = {"enable_hr": True, "hr_upscaler": "Latent", "hr_scale": 1.5, "denoising_strength": 0.6}
@@ -62,6 +63,7 @@ HOSTS = (
         marks=("forge_try_reproduce",),
         hires={"hr_additional_modules": ["Use same choices"]},
         crashes=CRASHES,
+        infotext=False,  # 500 for every image's, also without extensions: isinstance() with list[str]
     ),
     Host("A1111", crashes={**CRASHES, "not a number, after sampling": {"cfg_scale": 1e38}}),
 )

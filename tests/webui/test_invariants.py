@@ -208,8 +208,14 @@ INFOTEXTS = {
 }
 
 
+def _needs_infotext():
+    if not hosts.host().infotext:
+        pytest.skip(f"the API of {hosts.host().name} cannot read an infotext, with or without MaskNoise")
+
+
 @pytest.mark.parametrize("name", INFOTEXTS)
 def test_the_infotext_makes_the_same_image_again(webui, name):
+    _needs_infotext()
     scene = INFOTEXTS[name]
     made = webui.txt2img(scene, sampler_name="Euler a", seed=11)
     answer = webui.request("POST", "/sdapi/v1/txt2img", {"infotext": made.infotexts[0]})
@@ -223,6 +229,7 @@ def test_the_infotext_makes_the_same_image_again(webui, name):
 
 
 def test_the_infotext_of_a_plain_image_switches_nothing_on(webui):
+    _needs_infotext()
     alone = webui.txt2img()
     answer = webui.request("POST", "/sdapi/v1/txt2img", {"infotext": alone.infotexts[0]})
     assert type(alone)(answer.json).hashes == alone.hashes

@@ -14,8 +14,11 @@ class Crash(RuntimeError):
 
 
 def _unet() -> Any:
+    """None before Forge has loaded a model, which it does for the first job."""
     model = shared.sd_model
     objects = getattr(model, "forge_objects", None)
+    if objects is None and not hasattr(model, "model"):
+        return None
     return objects.unet.model.diffusion_model if objects is not None else model.model.diffusion_model
 
 
@@ -96,7 +99,8 @@ class Script(scripts.Script):
 
 
 def _hooks() -> dict[str, int]:
-    modules = list(_unet().modules())
+    unet = _unet()
+    modules = [] if unet is None else list(unet.modules())
     options = getattr(getattr(shared.sd_model, "forge_objects", None), "unet", None)
     return {
         "callbacks": sum(map(len, script_callbacks.callback_map.values())),
