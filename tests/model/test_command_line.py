@@ -93,7 +93,12 @@ def test_an_interrupt_keeps_what_there_is(scene):
     folder = scene.parent / "made"
     command = [sys.executable, "-m", "lib_masknoise", "render", str(scene), *QUICK, "--out", str(folder)]
     process = subprocess.Popen(
-        [*command, "--frames", "500", "--batch", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--frames", "500", "--batch", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what runs in the background with interrupts ignored, and pytest may run there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for _ in range(2):
         assert process.stdout.readline().strip().endswith(".png")
