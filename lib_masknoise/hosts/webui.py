@@ -106,6 +106,8 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets) -> None:
         scene = axes.override(inputs.read(values), xyz.overrides(p), presets.load)
         if scene is None or not scene.enabled:
             return
+        if not scene.neutral:
+            _check_others(p)
         if scene.animation.frames > 1:
             animation.require_encoders(scene.animation.formats, scene.animation.interpolate)
         p.masknoise = job = Job(scene, ConceptPrompts(scene))
@@ -120,6 +122,19 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets) -> None:
     except Exception as error:
         p.override_settings = {}  # no checkpoint is loaded for a job that is not done
         _stop(p, error)
+
+
+EXCLUSIVE = ("Regional Prompter", "Latent Couple extension", "Forge Couple", "demofusion")
+"""Scripts that divide the image or the prompt by themselves. The first argument of each says whether it is on."""
+
+
+def _check_others(p: Any) -> None:
+    """Refuse what would otherwise be a picture that neither extension means (docs/compatibility.md)."""
+    for script in getattr(p.scripts, "alwayson_scripts", ()):
+        on = script.title() in EXCLUSIVE and p.script_args[script.args_from : script.args_to][:1]
+        if on and on[0] is True:
+            message = f"{script.title()} is on too, and divides the image in its own way: switch it off or MaskNoise"
+            raise Refused([Problem("", message)])
 
 
 @_hook

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -476,3 +477,17 @@ def test_a_long_negative_of_one_concept_only(host):
     host.start(torch.float64)
     half = {"concepts": [{"prompt": "tree", "negative": LONG, "mask": FULL}]}
     assert error(host.latents(half, prompt="tree"), host.latents(prompt="tree", negative_prompt=LONG)) < 1e-12
+
+
+@pytest.mark.parametrize("title", ["Regional Prompter", "Latent Couple extension", "Forge Couple", "demofusion"])
+def test_another_extension_that_divides_the_image_is_refused(host, title):
+    def job(on: bool, wanted: dict):
+        p = host.job(wanted)
+        p.scripts.alwayson_scripts = [SimpleNamespace(title=lambda: title, args_from=1, args_to=3)]
+        p.script_args = (0, on, "Matrix")
+        return host.process(p)
+
+    with pytest.raises(host.webui.Refused, match=f"{title} is on too") as raised:
+        job(True, TREE)
+    assert raised.value.status_code == 422
+    assert job(False, TREE).images and job(True, {}).images
