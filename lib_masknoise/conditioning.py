@@ -350,8 +350,10 @@ def _shares(
         whole = sum(arc) if scene.blend.preserve_norm else 1.0
         shares = {first: arc[0] / whole, second: arc[1] / whole}
     missing = sum(share for text, share in shares.items() if contexts[text] is None)
-    present = {text: share / (1.0 - missing) for text, share in shares.items() if contexts[text] is not None}
-    return 1.0 - missing, present
+    held = 1.0 - missing
+    if abs(held) <= NEGLIGIBLE:
+        return 0.0, {}
+    return held, {text: share / held for text, share in shares.items() if contexts[text] is not None}
 
 
 def _blend(scene: Scene, a: Tensor, encoded: Sequence[Encoded]) -> LocationConditioning:

@@ -141,6 +141,13 @@ def test_a_frame_does_not_depend_on_its_batch(scene, frames, i):
                 assert all(noise is None or not noise.fields[i % len(noise.fields)].any() for noise in (one, other))
 
 
+def test_a_negative_prompt_that_is_hardly_there_yet():
+    """So little of it that the rest is 1 to the last bit."""
+    keys = [{"frame": 0, "negative": ""}, {"frame": 1, "negative": "snow"}]
+    moving = Scene.parse({"concepts": [{"prompt": "a marsh", "keyframes": keys}], "motion": {"loop": False}})
+    assert torch.equal(embedding(negative(moving, [5e-324])), embedding(negative(moving, [0])))
+
+
 @settings(max_examples=100, deadline=None)
 @given(scenes, st.data())
 def test_at_a_keyframe_the_scene_is_the_still_one_with_that_keys_values(scene, data):
