@@ -8,6 +8,7 @@ and `forge.Pass`. Everything is installed by entering a pass and gone when it is
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,9 +17,12 @@ from modules import prompt_parser, script_callbacks, shared
 from torch import Tensor
 
 from lib_masknoise.conditioning import Encoded, Level, LocationConditioning
-from lib_masknoise.hosts.prompts import ConceptPrompts, padded_alike, size_embedding_width
+from lib_masknoise.hosts.prompts import ConceptPrompts, padded_alike, sampler_name, size_embedding_width
 from lib_masknoise.hosts.rows import Parts, Row, Rows, Share
-from lib_masknoise.masks import Size, level_with
+from lib_masknoise.masks import Size, level_with, resize
+
+RESCALING = re.compile(r"\b(Dy|SMEA|Intern)\b", re.IGNORECASE)
+"""reForge's samplers that also denoise the latent at half and at 1.25 times its size."""
 
 
 class Conflict(RuntimeError):
@@ -37,6 +41,7 @@ class Denoising:
         blend = rows.scene.blend
         self.window = blend.start, blend.end
         self._error: Exception | None = None
+        self._given_size = rows.size
         self._planned: list[Row] | None = None  # None outside the window: the host does as it does without us
         self._weights: Tensor | None = None
         self._cond: Any = None  # the host's own, before `_widened`
@@ -111,7 +116,8 @@ class Denoising:
             _set_vectors(params, positive, negative)
             self._planned = [*positive, *negative]
             self._forget_others(self._planned)
-        self._weights = self._guidance_weights(bases)
+        weights = self._guidance_weights(bases)
+        self._weights = None if weights is None else resize(weights, tuple(params.x.shape[-2:]))
 
     def _inside(self, denoiser: Any) -> bool:
         """Whether a call of the denoiser is one of those that the scene is for."""
@@ -156,16 +162,22 @@ class Denoising:
         return self._levels[key]
 
     def _size(self, locations: int) -> Size:
-        return level_with(self.rows.size, locations)
+        return level_with(self._given_size, locations)
 
     def _check_size(self, size: Size) -> None:
-        """What the U-Net is given must be the whole latent."""
-        if size != self.rows.size:
+        """What the U-Net is given must be the whole latent, of whichever size."""
+        self._given_size = size
+        if size != self.rows.size and not self._rescales(size):
             (h, w), (height, width) = size, self.rows.size
             raise Conflict(
                 f"the U-Net was given a piece of {h}×{w} of a latent of {height}×{width}: another extension samples in "
                 "tiles (Tiled Diffusion?), and masks know the whole image only; switch it off or MaskNoise"
             )
+
+    def _rescales(self, size: Size) -> bool:
+        """Whether it is the whole latent at another size. The sampler's name tells: a tile may have the same shape."""
+        (h, w), (height, width) = size, self.rows.size
+        return bool(RESCALING.search(sampler_name(self.p))) and abs(h * width - w * height) < max(height, width)
 
     # --- Prompts made of parts whose guidance is added up: `a AND b:0.5`
 

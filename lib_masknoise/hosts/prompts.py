@@ -175,8 +175,13 @@ def _steps(p: Any) -> tuple[int, int | None]:
         return config.total_steps(steps) if config else steps
 
     if p.is_hr_pass:
-        return p.firstpass_steps, total(p.hr_sampler_name or p.sampler_name, p.hr_second_pass_steps or p.steps)
-    return total(p.sampler_name, p.steps), None
+        return p.firstpass_steps, total(sampler_name(p), p.hr_second_pass_steps or p.steps)
+    return total(sampler_name(p), p.steps), None
+
+
+def sampler_name(p: Any) -> str:
+    """Of the pass that `p` is about to make, as the host lists it."""
+    return (p.hr_sampler_name if p.is_hr_pass else None) or p.sampler_name
 
 
 def token_count(text: str) -> str:

@@ -45,6 +45,8 @@ def check(
     if plain.status != 200:
         pytest.skip(f"the host gives this job up without MaskNoise, too: {plain}")
     alone = Images(plain.json)
+    if not alone.first.std():
+        pytest.skip(f"{means[0]} gives a flat picture with this model, without MaskNoise, too")
     with webui.settings(**settings):
         full = webui.txt2img(everywhere(prompt, negative), prompt=base, negative_prompt=base_negative, **job)
         assert_near(alone, full, "a full mask and the plain prompt", *means)
