@@ -78,10 +78,7 @@ class Plan:
 
     @property
     def loops(self) -> bool:
-        """Whether the animation is played in a circle, so that its last frame leads to its first."""
-        noise = self.scene.noise
-        own = [part.motion for part in (noise.visual, noise.concept, noise.feature) if part.motion and part.strength]
-        return all(motion.loop for motion in (self.scene.motion, *own)) and not self.scene.animation.rubber_band
+        return self.scene.loops
 
     @property
     def decided(self) -> bool:

@@ -909,6 +909,13 @@ class Scene(Part):
         still = noise.visual.strength == noise.concept.strength == noise.feature.strength == 0
         return not self.enabled or (not self.concepts and still)
 
+    @property
+    def loops(self) -> bool:
+        """Whether the animation is played in a circle, so that its last frame leads to its first."""
+        noise = self.noise
+        own = [part.motion for part in (noise.visual, noise.concept, noise.feature) if part.motion and part.strength]
+        return all(motion.loop for motion in (self.motion, *own)) and not self.animation.rubber_band
+
 
 # --- In and out
 

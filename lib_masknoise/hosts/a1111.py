@@ -102,7 +102,7 @@ class Pass(Denoising):
         wide = q.float() if shared.opts.upcast_attn else q
         size = self._size(x.shape[1])
         parts = [
-            (_span(share.rows), self._basis(layer, share, q, wide.dtype), self._level(share, size, wide))
+            (share.span, self._basis(layer, share, q, wide.dtype), self._level(share, size, wide))
             for share in self._shares
         ]
         with devices.without_autocast():
@@ -132,12 +132,6 @@ def _hypernetworks() -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
     """What loaded hypernetworks make of a context, for the keys and for the values."""
     loaded = shared.loaded_hypernetworks
     return functools.partial(hypernetwork.apply_hypernetworks, loaded) if loaded else None
-
-
-def _span(rows: Sequence[int]) -> slice | list[int]:
-    """Rows as an index: a slice, which copies nothing, where they follow each other."""
-    first, last = rows[0], rows[-1]
-    return slice(first, last + 1) if last - first + 1 == len(rows) else list(rows)
 
 
 def _taken(forward: Any) -> str:

@@ -33,7 +33,6 @@ def hand_out(p: Any, processed: Any, scene: Scene, frames: Sequence[Image.Image]
     folder, stem = _place(p, frames[0]) if saved else (Path(tempfile.mkdtemp(prefix="masknoise-")), "frames")
     options = scene.animation
     shared.state.textinfo = "MaskNoise: writing the animation"
-    motions = (scene.motion, *(part.motion for part in (scene.noise.visual, scene.noise.concept, scene.noise.feature)))
     info = processed.infotexts[processed.index_of_first_image]
     written = animation.write(
         frames,
@@ -44,7 +43,7 @@ def hand_out(p: Any, processed: Any, scene: Scene, frames: Sequence[Image.Image]
         options.rubber_band,
         {"scene": scene.to_dict(), "parameters": info},
         interpolate=options.interpolate,
-        loop=len(frames) == total and not options.rubber_band and all(m is None or m.loop for m in motions),
+        loop=scene.loops and len(frames) == total,
     )
     p.extra_generation_params[infotext.FILES] = "; ".join(path.name for path in written)
     for path in written:

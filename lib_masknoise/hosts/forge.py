@@ -174,8 +174,7 @@ class Pass(Patched):
                 stop = start + stack(placed).shape[1]
                 self._bases[key] = unstack(placed, k[:, start:stop], v[:, start:stop], heads)
                 start = stop
-            rows = list(share.rows)
-            out[rows] = blended_attention(q[rows], self._bases[key], self._level(share, size, q))
+            out[share.span] = blended_attention(q[share.span], self._bases[key], self._level(share, size, q))
         return out
 
     def _rows_of(self, chunks: Sequence[int], context: Tensor) -> list[Row]:

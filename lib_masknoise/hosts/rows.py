@@ -61,6 +61,12 @@ class Share:
     conditioning: LocationConditioning
     picks: tuple[int, ...]
 
+    @property
+    def span(self) -> slice | list[int]:
+        """The rows as an index: a slice, which copies nothing, where they follow each other."""
+        first, last = self.rows[0], self.rows[-1]
+        return slice(first, last + 1) if last - first + 1 == len(self.rows) else list(self.rows)
+
 
 def shares(rows: Sequence[Row]) -> tuple[Share, ...]:
     """Rows that have a conditioning in common, together."""
