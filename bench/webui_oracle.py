@@ -123,7 +123,7 @@ class Prompts:
     """The concepts' prompts, encoded: random contexts in place of a text encoder's."""
 
     def __init__(self, concepts: list[Any], negatives: list[Any]):
-        from lib_masknoise.hosts.prompts import Encodings
+        from lib_masknoise.hosts.webui.prompts import Encodings
 
         self.concepts, self.negatives, self.encodings = concepts, negatives, Encodings()
         self.part_count, self.weighted = 1, False
@@ -167,8 +167,8 @@ def scene(preserve_norm: bool, noise: float, mode: str = "interpolate") -> Any:
 @contextmanager
 def entered(engine: Any, job: Any, encoder: Prompts, cond: Any, uncond: Any) -> Iterator[Any]:
     """The pass of this host for a job of two frames; frame 0 and frame 1."""
-    from lib_masknoise.hosts import denoising, forge, prompts
-    from lib_masknoise.hosts.rows import Picture, Rows
+    from lib_masknoise.hosts.webui import denoising, forge, prompts
+    from lib_masknoise.hosts.webui.rows import Picture, Rows
 
     host = SimpleNamespace(sd_model=engine)
     forge.shared = denoising.shared = prompts.shared = host

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from lib_masknoise import keyframes, masks
-from lib_masknoise.keyframes import Passage
-from lib_masknoise.noise import SeparableNoise, amount
+from lib_masknoise.maps import Maps, coefficients, resize
+from lib_masknoise.maps.keyframes import Passage, texts
+from lib_masknoise.noise import SeparableNoise
 from lib_masknoise.noise.concept import concept_noise
 from lib_masknoise.noise.feature import feature_noise
-from lib_masknoise.scene import Scene
+from lib_masknoise.scene import Concept, Scene
 
 # Where contexts cancel, the factor that restores their norm would be unbounded; beyond this the direction itself is
 # rounding noise and there is nothing to restore.
@@ -22,6 +25,14 @@ MAX_NORM_FACTOR = 8.0
 # A coefficient that is nowhere larger than this is the rounding of a sum, not a share: its context would only cost
 # time.
 NEGLIGIBLE = 1e-6
+
+# The arc between two contexts is taken as no longer than this: beyond it the contexts are so nearly opposite that their
+# middle would be raised above any bound. At 3π/4 a share is √2 at most.
+LONGEST_ARC = 0.75 * math.pi
+SHORTEST_ARC = 1e-4
+
+Encodings = Mapping[str, "Encoded"]
+"""Prompts and what the encoder made of them."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Level:
 
     `coefficients` `[B, L, J]`; `noise` `[B, L, R]` and `offset` `[B, L, S]`: the separable noises' fields;
     `factor` `[B, L, T]`: what a token's blended context is multiplied by; `bias` `[B, L, T]`: added to its logits.
-    B is 1 when all rows share the maps. After `flatten`, `[B, L, …]` is `[B·L, …]`.
+    B is 1 when all rows share the maps. `grouped`, `[B, L, …]` is `[groups, B/groups·L, …]`.
     """
 
     coefficients: Tensor
@@ -58,15 +69,21 @@ class Level:
     def rows(self) -> int:
         return max(len(t) for t in (self.coefficients, self.noise, self.offset) if t is not None)
 
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Level:
+        """On a device, in `dtype`: float32 at least, as small shares and the logits' terms need it."""
+        maps = (self.coefficients, self.noise, self.offset, self.factor, self.bias)
+        return Level(*(None if t is None else t.to(device, dtype).contiguous() for t in maps), plain=self.plain)  # type: ignore[arg-type]
+
     @property
     def locations(self) -> int:
         return self.coefficients.shape[-2]
 
-    def flatten(self, rows: int) -> Level:
-        """All rows' locations in one axis, `[rows·L, …]`. The offset stays as it is: it is added per row."""
+    def grouped(self, rows: int, groups: int) -> Level:
+        """Some rows' locations in one axis for each of `groups` groups of rows, `[groups, rows/groups·L, …]`. The
+        offset stays as it is: it is added per row."""
 
         def flat(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t.expand(rows, -1, -1).flatten(0, 1)
+            return None if t is None else t.expand(rows, -1, -1).reshape(groups, -1, t.shape[-1])
 
         return replace(
             self,
@@ -87,16 +104,16 @@ class Level:
         maps = (self.coefficients, self.noise, self.offset, self.factor, self.bias)
         return Level(*map(picked, maps), plain=self.plain)
 
-    def __getitem__(self, part: slice) -> Level:
-        """Some locations of a flattened level."""
+    def __getitem__(self, part: tuple[slice, slice]) -> Level:
+        """Some locations of some groups of a grouped level."""
 
         def cut(t: Tensor | None) -> Tensor | None:
             return None if t is None else t[part]
 
-        return Level(cut(self.coefficients), cut(self.noise), None, cut(self.factor), cut(self.bias))
+        return Level(self.coefficients[part], cut(self.noise), None, cut(self.factor), cut(self.bias))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LocationConditioning:
     """What each location sees: `E_ℓ[t] = r_ℓ[t] Σ_j a_j(ℓ) C_j[t] + Σ_r g_r(ℓ) s_r[t] d_r + u(ℓ)`.
 
@@ -104,7 +121,6 @@ class LocationConditioning:
     coefficients: `a_j(ℓ)`, `[B, J, H, W]` at the latent's size; B frames, or 1 when they are the same in all.
     noise: the concept noise `g, s, d`. offset: the feature noise `u` (its token profile is constant).
     preserve_norm: give every blended token the norm its parts have on average. pooled: `[B, P]`, blended by mask area.
-    pins: how firmly each location is held, `[B, H, W]`; the visual noise needs it.
     weight: of the guidance at each location, `[B, H, W]`, blended like the contexts; None where it is 1 everywhere.
     """
 
@@ -115,7 +131,6 @@ class LocationConditioning:
     offset: SeparableNoise | None = None
     preserve_norm: bool = False
     pooled: Tensor | None = None
-    pins: Tensor | None = None
     weight: Tensor | None = None
 
     @property
@@ -123,37 +138,29 @@ class LocationConditioning:
         """Every location sees the same single context, so the host's own attention serves."""
         return len(self.contexts) == 1 and self.noise is None and bool((self.coefficients == 1).all())
 
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> LocationConditioning:
-        """The parts that are projected, on the model's device and in its dtype. The maps follow in `level`."""
-
-        def moved(noise: SeparableNoise | None) -> SeparableNoise | None:
-            if noise is None:
-                return None
-            return replace(noise, tokens=noise.tokens.to(device, dtype), directions=noise.directions.to(device, dtype))
-
-        pooled = None if self.pooled is None else self.pooled.to(device, dtype)
-        contexts = self.contexts.to(device, dtype)
-        return replace(self, contexts=contexts, noise=moved(self.noise), offset=moved(self.offset), pooled=pooled)
+    @cached_property
+    def digest(self) -> bytes:
+        """Of everything that a layer projects, by its contents: equal ones are projected once."""
+        digest = hashlib.blake2b(repr((self.contexts.shape, self.lengths)).encode(), digest_size=16)
+        projected = [self.contexts]
+        for noise in (self.noise, self.offset):
+            digest.update(b"none" if noise is None else repr(noise.directions.shape).encode())
+            projected += [] if noise is None else [noise.tokens, noise.directions]
+        for tensor in projected:
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.digest()
 
     def level(self, size: tuple[int, int]) -> Level:
-        """Resize every map to a level of `size` (h, w). Float32 on the CPU inside; the result is on the contexts'
-        device and in their dtype, but for the factor and the bias, which are float32 at least."""
+        """Every map at a level of `size` (h, w), in the maps' own dtype on the CPU."""
 
         def locations(maps: Tensor) -> Tensor:
-            return masks.resize(maps, size).flatten(2).transpose(1, 2)
+            return resize(maps, size).flatten(2).transpose(1, 2)
 
         def field(noise: SeparableNoise | None) -> Tensor | None:
             return None if noise is None else locations(noise.fields)
 
-        def moved(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-            return None if t is None else t.to(self.contexts.device, dtype).contiguous()
-
-        dtype = self.contexts.dtype
         a = locations(self.coefficients)
-        maps = (moved(t, dtype) for t in (a, field(self.noise), field(self.offset)))
-        # These multiply and shift logits, which attention keeps in float32 at least.
-        terms = (moved(t, torch.promote_types(dtype, torch.float32)) for t in self._token_terms(a))
-        return Level(*maps, *terms, plain=self.plain)
+        return Level(a, field(self.noise), field(self.offset), *self._token_terms(a), plain=self.plain)
 
     def _token_terms(self, a: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The factor `r_ℓ[t]` and the bias `b_ℓ[t]`, or None for both where neither is needed."""
@@ -199,102 +206,93 @@ def norm_factor(a: Tensor, contexts: Tensor) -> Tensor:
     return torch.where(target > 0, factor.clamp_max(MAX_NORM_FACTOR), torch.ones_like(factor))
 
 
-def condition(
-    scene: Scene,
-    base: Encoded,
-    concepts: Sequence[Encoded],
-    size: tuple[int, int],
-    seed: int,
-    frames: Sequence[float] = (0,),
-    total: int = 1,
-) -> LocationConditioning:
-    """The positive conditioning of some frames.
+def prompts(scene: Scene) -> list[str]:
+    """The different prompts that the concepts have at some frame."""
+    return _different(scene.concepts, "prompt")
 
-    base, concepts: the encoded prompts, one for each of `keyframes.prompts(scene)` (without keyframes: one for each
-    concept). size: (H, W) of the latent. seed: resolved (never -1). frames: each row's frame, whole or a fraction;
-    total: how many the animation has.
-    Raises ValueError when the number of encoded concepts is not the scene's, or a feature dimension does not exist.
+
+def negatives(scene: Scene) -> list[str]:
+    """The different negative prompts that concepts have of their own at some frame; "" stands for the image's."""
+    return [text for text in _different(scene.concepts, "negative") if text]
+
+
+def _different(concepts: Iterable[Concept], name: str) -> list[str]:
+    return list(dict.fromkeys(text for concept in concepts for text in texts(concept, name)))
+
+
+def condition(
+    maps: Maps, base: Encoded, encoded: Encodings, frames: Sequence[float] = (0,), seeds: Sequence[int] = (0,)
+) -> LocationConditioning:
+    """The positive conditioning of some rows.
+
+    maps: of the scene at the latent's size. base: the image's own prompt. encoded: one for each of `prompts(scene)`.
+    frames: each row's frame, whole or a fraction. seeds: each row's, resolved (never -1).
+    Raises ValueError when a prompt has not been encoded, or a feature dimension does not exist.
     """
-    expected = len(keyframes.prompts(scene))
-    if len(concepts) != expected:
-        raise ValueError(f"expected {expected} encoded concepts, got {len(concepts)}")
-    maps = keyframes.weight_maps(scene, size, frames, total)
-    a = _coefficients(scene, "prompt", concepts, maps, frames, total)
-    parts = _blend(scene, a, [base, *concepts])
+    scene = maps.scene
+    missing = [text for text in prompts(scene) if text not in encoded]
+    if missing:
+        raise ValueError(f"these prompts have not been encoded: {missing}")
+    known = _contexts(scene, "prompt", encoded)
+    parts = _blend(scene, _coefficients(maps, "prompt", encoded, frames), [base, *known])
     # The noise is scaled by the contexts' spread. A context that these frames can do without counts, or the noise would
     # differ from batch to batch.
-    contexts, lengths = parts.contexts, parts.lengths
-    if any(concept.keyframes for concept in scene.concepts):
-        contexts, lengths = _basis([base, *concepts])
+    contexts, lengths = _basis([base, *known]) if maps.moving else (parts.contexts, parts.lengths)
     tokens = parts.contexts.shape[1]
-    free = keyframes.pins(maps)
     noise, feature = scene.noise.concept, scene.noise.feature
-    options = dict(frames=frames, total=total, seed=seed)
     return replace(
         parts,
-        pins=free,
         noise=_shortened(concept_noise(
-            contexts, lengths, amount(free, noise.strength, scene.noise.exponent),
-            rank=noise.rank, feature_size=noise.size, motion=noise.motion or scene.motion, **options,
+            contexts, lengths, maps.amount("concept", frames), noise.rank, noise.size,
+            noise.motion or scene.motion, frames, maps.total, seeds,
         ), tokens),
         offset=_shortened(feature_noise(
-            contexts, lengths, amount(free, feature.strength, scene.noise.exponent),
-            dimensions=feature.dimensions, feature_size=feature.size, motion=feature.motion or scene.motion, **options,
+            contexts, lengths, maps.amount("feature", frames), feature.dimensions, feature.size,
+            feature.motion or scene.motion, frames, maps.total, seeds,
         ), tokens),
     )  # fmt: skip
 
 
 def condition_negative(
-    scene: Scene,
-    base: Encoded,
-    negatives: Sequence[Encoded | None],
-    size: tuple[int, int],
-    frames: Sequence[float] = (0,),
-    total: int = 1,
+    maps: Maps, base: Encoded, encoded: Encodings, frames: Sequence[float] = (0,)
 ) -> LocationConditioning:
-    """The negative conditioning of some frames: concepts with a negative prompt of their own, blended by the same
-    masks; the base's negative prompt everywhere else. Noise moves the positive side only.
+    """The negative conditioning of some rows: concepts with a negative prompt of their own, blended by the same masks;
+    the base's negative prompt everywhere else. Noise moves the positive side only.
 
-    negatives: one for each of `keyframes.negatives(scene)` (without keyframes: one for each concept); None where that
-    is empty. The rest as for `condition`.
+    encoded: one for each of `negatives(scene)`; for one that is not there the image's own stands. The rest as for
+    `condition`.
     """
-    scene, encoded = _with_negatives(scene, negatives)
-    maps = keyframes.weight_maps(scene, size, frames, total)
-    a = _coefficients(scene, "negative", encoded, maps, frames, total)
-    return _blend(scene, a, [base, *(one for one in encoded if one is not None)])
+    known = _contexts(maps.scene, "negative", encoded)
+    return _blend(maps.scene, _coefficients(maps, "negative", encoded, frames), [base, *known])
 
 
-def prediction_weights(
-    scene: Scene,
-    name: str,
-    encoded: Sequence[Encoded | None],
-    size: tuple[int, int],
-    frames: Sequence[float] = (0,),
-    total: int = 1,
-) -> Tensor:
+def prediction_weights(maps: Maps, name: str, encoded: Encodings, frames: Sequence[float] = (0,)) -> Tensor:
     """By how much each prompt's prediction counts at every location, where a host can blend predictions only:
-    `[B, 1 + J, H, W]` for the base and the J of `encoded` that are not None; B = 1 where no frame differs.
+    `[B, 1 + J, H, W]` for the base and the J of `blended_texts`; B = 1 where no frame differs.
 
     They add up to 1 everywhere: predictions have no norm to spare, and the base makes up what the concepts leave. In
     the additive mode that is `p_0 + Σ_j a_j (p_j − p_0)`. name: "prompt" or "negative"; encoded: as for `condition` or
     `condition_negative`.
     """
-    if name == "negative":
-        scene, encoded = _with_negatives(scene, encoded)
     # The arc from one prompt to the next keeps the length of contexts; of predictions, it would add to the weight.
-    scene = scene.copy(update={"blend": scene.blend.copy(update={"preserve_norm": True})})
-    maps = keyframes.weight_maps(scene, size, frames, total)
-    concepts = _coefficients(scene, name, encoded, maps, frames, total)[:, 1:]
+    concepts = _coefficients(maps, name, encoded, frames, straight=True)[:, 1:]
     return torch.cat([1.0 - concepts.sum(1, keepdim=True), concepts], dim=1)
 
 
-def _with_negatives(scene: Scene, negatives: Sequence[Encoded | None]) -> tuple[Scene, list[Encoded | None]]:
-    """The scene with those concepts only that have a negative prompt, and their negative prompts."""
-    remaining = iter(negatives)
-    own = [[next(remaining) for _ in keyframes.texts(concept, "negative")] for concept in scene.concepts]
-    chosen = [i for i, encoded in enumerate(own) if any(one is not None for one in encoded)]
-    scene = scene.copy(update={"concepts": tuple(scene.concepts[i] for i in chosen)})
-    return scene, [one for i in chosen for one in own[i]]
+def blended_texts(scene: Scene, name: str, encoded: Encodings) -> list[str]:
+    """The J prompts ("prompt" or "negative") that are blended with the base, one concept's after the other's."""
+    chosen = _chosen(scene, name, encoded)
+    return [text for i in chosen for text in texts(scene.concepts[i], name) if text in encoded]
+
+
+def _chosen(scene: Scene, name: str, encoded: Encodings) -> list[int]:
+    """Which concepts have a prompt, or a negative prompt of their own, at some frame."""
+    return [i for i, concept in enumerate(scene.concepts) if any(text in encoded for text in texts(concept, name))]
+
+
+def _contexts(scene: Scene, name: str, encoded: Encodings) -> list[Encoded]:
+    """What `_coefficients` has a column for, in its order."""
+    return [encoded[text] for text in blended_texts(scene, name, encoded)]
 
 
 def unblended(base: Encoded) -> LocationConditioning:
@@ -303,26 +301,22 @@ def unblended(base: Encoded) -> LocationConditioning:
     return LocationConditioning(base.context[None], (len(base.context),), torch.ones(1, 1, 1, 1), pooled=pooled)
 
 
-def _coefficients(
-    scene: Scene,
-    name: str,
-    encoded: Sequence[Encoded | None],
-    maps: Tensor,
-    frames: Sequence[float],
-    total: int,
-) -> Tensor:
-    """What the base and each context of `encoded` contribute: `[B, 1 + J, H, W]`, B = 1 where no frame differs.
+def _coefficients(maps: Maps, name: str, encoded: Encodings, frames: Sequence[float], straight: bool = False) -> Tensor:
+    """What the base and each context contribute: `[B, 1 + J, H, W]`, B = 1 where no frame differs.
 
-    name: "prompt" or "negative"; encoded: one for each text of each concept (`keyframes.texts`), J of them without
-    those that are None, whose share the concept leaves to the base. maps: `[B, N, H, W]`.
+    name: "prompt" or "negative". The J columns are those of the texts of each concept, without negative ones that it
+    does not have, whose share it leaves to the base. straight: without the length that an arc between two adds.
     """
-    remaining = iter(encoded)
-    known = [{text: next(remaining) for text in keyframes.texts(concept, name)} for concept in scene.concepts]
+    scene = maps.scene
+    chosen = _chosen(scene, name, encoded)
+    known = [{text: encoded.get(text) for text in texts(scene.concepts[i], name)} for i in chosen]
+    straight = straight or scene.blend.preserve_norm  # what the arc adds in length, `preserve_norm` would add again
     rows = []
-    for row, of_frame in zip(keyframes.passages(scene, frames, total), maps, strict=True):
-        shares = [_shares(scene, one, name, contexts) for one, contexts in zip(row, known, strict=True)]
-        weights = torch.tensor([one.weight * present for one, (present, _) in zip(row, shares, strict=True)])
-        base, *concepts = masks.coefficients(of_frame, weights, scene.blend.mode, scene.blend.scale)
+    for row, of_frame in zip(maps.passages(frames), maps.weights(frames), strict=True):
+        passing = [row[i] for i in chosen]
+        shares = [_shares(one, name, contexts, straight) for one, contexts in zip(passing, known, strict=True)]
+        weights = torch.tensor([one.weight * present for one, (present, _) in zip(passing, shares, strict=True)])
+        base, *concepts = coefficients(of_frame[chosen], weights, scene.blend.mode, scene.blend.scale)
         columns = [
             concept * share.get(text, 0.0)
             for concept, (_, share), contexts in zip(concepts, shares, known, strict=True)
@@ -335,7 +329,7 @@ def _coefficients(
 
 
 def _shares(
-    scene: Scene, one: Passage, name: str, contexts: Mapping[str, Encoded | None]
+    one: Passage, name: str, contexts: Mapping[str, Encoded | None], straight: bool
 ) -> tuple[float, dict[str, float]]:
     """How much of a concept its texts with a context make up at a frame, and the share of each in that."""
     first, second = getattr(one.before, name), getattr(one.after, name)
@@ -343,17 +337,40 @@ def _shares(
     if first == second or one.way == 0:
         shares = {first: 1.0}
     elif one.before.interpolation == "linear" or a is None or b is None:
-        shares = dict(zip((first, second), keyframes.passing(one.way), strict=True))
+        shares = dict(zip((first, second), passing(one.way), strict=True))
     else:
-        arc = keyframes.passing(one.way, keyframes.angle(a.context, b.context))
-        # What the arc adds in length, `preserve_norm` would add again.
-        whole = sum(arc) if scene.blend.preserve_norm else 1.0
+        arc = passing(one.way, angle(a.context, b.context))
+        whole = sum(arc) if straight else 1.0
         shares = {first: arc[0] / whole, second: arc[1] / whole}
     missing = sum(share for text, share in shares.items() if contexts[text] is None)
     held = 1.0 - missing
     if abs(held) <= NEGLIGIBLE:
         return 0.0, {}
     return held, {text: share / held for text, share in shares.items() if contexts[text] is not None}
+
+
+def passing(way: float, arc: float | None = None) -> tuple[float, float]:
+    """The shares of two contexts on the way from one to the other.
+
+    1 − way and way; or, on an arc of that angle, sin((1 − way)·arc)/sin arc and sin(way·arc)/sin arc (Shoemake 1985),
+    which keeps the length where both have the same: a straight way would cut the corner and weaken the prompt.
+    """
+    if arc is None:
+        return 1.0 - way, way
+    arc = min(max(arc, SHORTEST_ARC), LONGEST_ARC)
+    return math.sin((1.0 - way) * arc) / math.sin(arc), math.sin(way * arc) / math.sin(arc)
+
+
+def angle(first: Tensor, second: Tensor) -> float:
+    """The angle between two contexts ``[T, D]``, in radians, without their first token.
+
+    That is the attention sink, the same in every prompt and in some models of a far larger norm: with it all prompts
+    would be parallel. The shorter one counts as zero beyond its length.
+    """
+    a, b = (context[1:].double() for context in (first, second))
+    length = min(len(a), len(b))
+    cosine = (a[:length] * b[:length]).sum() / (a.norm() * b.norm()).clamp_min(1e-12)
+    return math.acos(min(max(float(cosine), -1.0), 1.0))
 
 
 def _blend(scene: Scene, a: Tensor, encoded: Sequence[Encoded]) -> LocationConditioning:
@@ -396,4 +413,4 @@ def _basis(encoded: Sequence[Encoded]) -> tuple[Tensor, tuple[int, ...]]:
 
 def _shortened(noise: SeparableNoise | None, length: int) -> SeparableNoise | None:
     """The noise on the first tokens only."""
-    return None if noise is None else replace(noise, tokens=noise.tokens[:, :length])
+    return None if noise is None else replace(noise, tokens=noise.tokens[..., :length])

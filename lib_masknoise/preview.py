@@ -12,15 +12,14 @@ from xml.sax.saxutils import escape
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from lib_masknoise import keyframes, masks
-from lib_masknoise.motion import envelope, generator, mixtures
-from lib_masknoise.noise import amount, moving_fields
+from lib_masknoise.maps import Maps, Size, coefficients
+from lib_masknoise.motion import envelope, mixtures
+from lib_masknoise.noise import amount
+from lib_masknoise.noise.fields import moving_fields
 from lib_masknoise.noise.latent import visual
 from lib_masknoise.scene import Motion, Scene
-
-Size = tuple[int, int]
+from lib_masknoise.seeded import generator
 
 KINDS = ("coefficients", "noise")
 NOISES = ("visual", "concept", "feature")
@@ -58,12 +57,7 @@ def picture(scene: Scene, what: str, frame: float = 0, size: Size = (512, 512)) 
 
     Raises ValueError for another ``what``.
     """
-    _check_kind(what)
-    drawn = _drawn_size(size)
-    pixels = (
-        _coefficient_colours(scene, frame, drawn) if what == "coefficients" else _noise_colours(scene, frame, drawn)
-    )
-    return _image(pixels).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    return Preview(scene).picture(what, frame, size)
 
 
 def strip(scene: Scene, count: int = 8, size: Size = (96, 96)) -> Image.Image:
@@ -73,10 +67,36 @@ def strip(scene: Scene, count: int = 8, size: Size = (96, 96)) -> Image.Image:
     frame, on white where there is none of it. Of the visual noise that is a channel of the latent, which stays as it is
     where masks pin it; of the others one of their fields. A seed of -1 counts as 0.
     """
-    frames = _evenly_spaced(scene, count)
-    rows = [[_coefficient_colours(scene, frame, size) for frame in frames]]
-    rows += [_field_colours(scene, name, frames, size) for name in NOISES if getattr(scene.noise, name).strength > 0]
-    return _image(np.concatenate([np.concatenate([_framed(tile) for tile in row], axis=1) for row in rows]))
+    return Preview(scene).strip(count, size)
+
+
+class Preview:
+    """`picture` and `strip` of one scene, with maps that they share: a mask is drawn once a size."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self._maps: dict[Size, Maps] = {}
+
+    def picture(self, what: str, frame: float = 0, size: Size = (512, 512)) -> Image.Image:
+        _check_kind(what)
+        colours = _coefficient_colours if what == "coefficients" else _noise_colours
+        pixels = colours(self._at(_drawn_size(size)), frame)
+        return _image(pixels).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+
+    def strip(self, count: int = 8, size: Size = (96, 96)) -> Image.Image:
+        scene = self.scene
+        frames = _evenly_spaced(scene, count)
+        rows = [[_coefficient_colours(self._at(size), frame) for frame in frames]]
+        noises = [name for name in NOISES if getattr(scene.noise, name).strength > 0]
+        small = (max(1, size[0] // _LATENT_FACTOR), max(1, size[1] // _LATENT_FACTOR))
+        rows += [_field_colours(self._at(small if name == "visual" else size), name, frames, size) for name in noises]
+        return _image(np.concatenate([np.concatenate([_framed(tile) for tile in row], axis=1) for row in rows]))
+
+    def _at(self, size: Size) -> Maps:
+        """Drawn at ``size`` itself, not finer as for the U-Net: a pixel already is the mask's mean over it."""
+        if size not in self._maps:
+            self._maps[size] = Maps(self.scene, size, factor=1)
+        return self._maps[size]
 
 
 def description(scene: Scene, what: str) -> str:
@@ -104,27 +124,13 @@ def _drawn_size(size: Size) -> Size:
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def _passages(scene: Scene, frame: float) -> list[keyframes.Passage]:
-    return keyframes.passages(scene, [frame], scene.animation.frames)[0]
-
-
-def _weight_maps(scene: Scene, frame: float, size: Size) -> Tensor:
-    """The weight maps at a frame, ``[N, H, W]``. Drawn at ``size`` itself, not finer as for the U-Net: a pixel already
-    is the mask's mean over it."""
-    maps = [
-        masks.feather(sum(share * masks.rasterize(mask, size) for share, mask in one.masks), scene.blend.feather)
-        for one in _passages(scene, frame)
-    ]
-    return torch.stack(maps) if maps else torch.zeros(0, *size)
-
-
-def _coefficient_colours(scene: Scene, frame: float, size: Size) -> np.ndarray:
+def _coefficient_colours(maps: Maps, frame: float) -> np.ndarray:
     """``[H, W, 3]``, 0 to 1."""
-    maps = _weight_maps(scene, frame, size)
-    weights = [one.weight for one in _passages(scene, frame)]
-    scale = 1.0 if scene.blend.mode == "add" else scene.blend.scale
-    parts = masks.coefficients(maps, weights, scene.blend.mode, scale)[1:].numpy()
-    shares = np.where(parts < 0, -parts * _stripes(size), parts)
+    blend = maps.scene.blend
+    (row,) = maps.passages([frame])
+    scale = 1.0 if blend.mode == "add" else blend.scale
+    parts = coefficients(maps.weights([frame])[0], [one.weight for one in row], blend.mode, scale)[1:].numpy()
+    shares = np.where(parts < 0, -parts * _stripes(maps.size), parts)
     total = shares.sum(0)
     shares = shares / np.maximum(total, 1)
     mixed = np.einsum("nhw,nc->hwc", shares, _rgb(COLOURS)[: len(parts)])
@@ -139,16 +145,13 @@ def _stripes(size: Size) -> np.ndarray:
     return ((rows + columns) // (_STRIPE // 2) % 2).astype(np.float32)
 
 
-def _noise_amount(scene: Scene, frame: float, size: Size) -> Tensor:
-    """The largest of the three noises' amounts at a frame, ``[H, W]``."""
-    pin = masks.pin(_weight_maps(scene, frame, size))
-    factors = [abs(_envelope(scene, name, frame)) * getattr(scene.noise, name).strength for name in NOISES]
-    return amount(pin, max(factors), scene.noise.exponent)
-
-
-def _noise_colours(scene: Scene, frame: float, size: Size) -> np.ndarray:
-    strongest = max(1.0, *(getattr(scene.noise, name).strength for name in NOISES))
-    return _coloured(_noise_amount(scene, frame, size).numpy() / strongest, _HEAT)
+def _noise_colours(maps: Maps, frame: float) -> np.ndarray:
+    """The largest of the three noises' amounts at a frame, ``[H, W, 3]``."""
+    noise = maps.scene.noise
+    strengths = {name: getattr(noise, name).strength for name in NOISES}
+    largest = max(abs(_envelope(maps.scene, name, frame)) * strength for name, strength in strengths.items())
+    amounts = amount(maps.pins([frame])[0], largest, noise.exponent)
+    return _coloured(amounts.numpy() / max(1.0, *strengths.values()), _HEAT)
 
 
 def _motion(scene: Scene, name: str) -> Motion:
@@ -177,20 +180,19 @@ def _framed(tile: np.ndarray) -> np.ndarray:
     return tile
 
 
-def _field_colours(scene: Scene, name: str, frames: Sequence[int], size: Size) -> list[np.ndarray]:
+def _field_colours(maps: Maps, name: str, frames: Sequence[int], size: Size) -> list[np.ndarray]:
     """What a noise adds at some frames, ``[H, W, 3]`` each."""
+    scene = maps.scene
     noise, total, seed = getattr(scene.noise, name), scene.animation.frames, max(scene.noise.seed, 0)
     motion = _motion(scene, name)
-    small = tuple(max(1, n // _LATENT_FACTOR) for n in size) if name == "visual" else size
-    pins = torch.stack([masks.pin(_weight_maps(scene, frame, small)) for frame in frames])
-    amounts = amount(pins, noise.strength, scene.noise.exponent)
+    amounts = maps.amount(name, frames).expand(len(frames), -1, -1)
     if name == "visual":
-        still = torch.randn(1, *small, generator=generator(seed, "preview"))
+        still = torch.randn(1, *maps.size, generator=generator(seed, "preview"))
         fields = visual(still, amounts, motion, frames, total, seed)
     else:
         purpose = f"{name}/fields"
         fields = moving_fields(1, amounts, noise.size, motion, frames, total, seed, purpose) / max(1.0, noise.strength)
-    rows, columns = (np.arange(n) * m // n for n, m in zip(size, small, strict=True))
+    rows, columns = (np.arange(n) * m // n for n, m in zip(size, maps.size, strict=True))
     return [_coloured(0.5 + field[0].numpy()[rows][:, columns] / (2 * _FIELD_RANGE), _DIVERGING) for field in fields]
 
 

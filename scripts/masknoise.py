@@ -9,8 +9,9 @@ from modules import script_callbacks, scripts
 from modules.ui_components import InputAccordion
 
 from lib_masknoise import api
-from lib_masknoise.hosts import webui, xyz
-from lib_masknoise.hosts.prompts import token_count
+from lib_masknoise.hosts.webui import job as webui
+from lib_masknoise.hosts.webui import xyz
+from lib_masknoise.hosts.webui.prompts import token_count
 from lib_masknoise.presets import Presets
 from lib_masknoise.ui import accordions
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lib_masknoise.conditioning import MAX_NORM_FACTOR, LocationConditioning
-from lib_masknoise.masks import resize
+from lib_masknoise.maps import resize
 
 
 def location_embeddings(c: LocationConditioning, row: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -27,19 +27,27 @@ def location_embeddings(c: LocationConditioning, row: int, size: tuple[int, int]
     for noise in (c.noise, c.offset):
         if noise is not None:
             g = _map(noise.fields, row, size, contexts)
-            blend = blend + torch.einsum("rl,rt,rd->ltd", g, noise.tokens.to(contexts), noise.directions.to(contexts))
+            tokens, directions = (t[min(row, len(t) - 1)].to(contexts) for t in (noise.tokens, noise.directions))
+            blend = blend + torch.einsum("rl,rt,rd->ltd", g, tokens, directions)
     return blend, share.log()
 
 
 def materialised_attention(
-    q: Tensor, c: LocationConditioning, size: tuple[int, int], w_k: Tensor, w_v: Tensor, heads: int
+    q: Tensor,
+    c: LocationConditioning,
+    size: tuple[int, int],
+    w_k: Tensor,
+    w_v: Tensor,
+    heads: int,
+    b_k: Tensor | float = 0.0,
+    b_v: Tensor | float = 0.0,
 ) -> Tensor:
-    """q `[B, L, heads·d]`, weights `[heads·d, D]` → `[B, L, heads·d]`."""
+    """q `[B, L, heads·d]`, weights `[heads·d, D]`, biases `[heads·d]` → `[B, L, heads·d]`."""
     rows = []
     for row in range(len(q)):
         e, bias = location_embeddings(c, row, size)
-        k = (e @ w_k.T).unflatten(-1, (heads, -1))  # [L, T, heads, d]
-        v = (e @ w_v.T).unflatten(-1, (heads, -1))
+        k = (e @ w_k.T + b_k).unflatten(-1, (heads, -1))  # [L, T, heads, d]
+        v = (e @ w_v.T + b_v).unflatten(-1, (heads, -1))
         query = q[row].unflatten(-1, (heads, -1))  # [L, heads, d]
         logits = torch.einsum("lhd,lthd->lht", query, k) / query.shape[-1] ** 0.5 + bias[:, None]
         rows.append(torch.einsum("lht,lthd->lhd", logits.softmax(-1), v).flatten(1))

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lib_masknoise.noise import SeparableNoise, generator, moving_fields, spread
+from lib_masknoise.noise import CHUNK, SeparableNoise, for_rows, sinks, spread
+from lib_masknoise.noise.fields import moving_fields
+from lib_masknoise.seeded import generator
 
 if TYPE_CHECKING:
     from lib_masknoise.scene import Motion
@@ -22,24 +24,36 @@ def concept_noise(
     motion: Motion,
     frames: Sequence[float],
     total: int,
-    seed: int,
+    seeds: Sequence[int],
 ) -> SeparableNoise | None:
     """R = ``rank`` noise contexts B_r[t] = s_r[t]·d_r and their fields, or None when no location has any.
 
-    s_r[t] ~ N(0, 1), but 0 for the first token, the attention sink, which stays untouched; d_r ~ N(0, σ²)
-    with σ the spread of the real contexts in each dimension. At amount 1 every other token thus moves by as
-    much as the contexts themselves differ.
+    s_r[t] ~ N(0, 1), but 0 for the attention sinks, which stay untouched; d_r ~ N(0, σ²) with σ the spread of the real
+    contexts in each dimension. At amount 1 every other token thus moves by as much as the contexts themselves differ.
 
-    contexts ``[J, T, D]``: the real ones, with their lengths. amount ``[H, W]``, or
-    ``[B, H, W]``. feature_size: of the fields,
-    as a fraction of the shorter side. frames: the B frames wanted, of ``total``. The draws depend on (seed,
-    R, T, D) alone.
+    contexts ``[J, T, D]``: the real ones, with their lengths. amount ``[1, H, W]`` or ``[B, H, W]``. feature_size: of
+    the fields, as a fraction of the shorter side. frames: of the B rows, of ``total``; seeds: of each. A row's draws
+    depend on its seed, R and D alone; a token's on its place too, not on how many there are.
     """
     if rank == 0 or not amount.any():
         return None
     _, token_count, dimensions = contexts.shape
-    tokens = torch.randn(rank, token_count, generator=generator(seed, "concept/tokens"))
-    tokens[:, 0] = 0.0
-    directions = torch.randn(rank, dimensions, generator=generator(seed, "concept/directions"))
-    fields = moving_fields(rank, amount, feature_size, motion, frames, total, seed, "concept/fields")
-    return SeparableNoise(tokens, directions * spread(contexts, lengths), fields)
+    scale = spread(contexts, lengths)
+
+    def noise(seed: int, rows: list[int]) -> SeparableNoise:
+        own = amount if len(amount) == 1 else amount[rows]
+        moments = [frames[row] for row in rows]
+        return SeparableNoise(
+            _profiles(rank, token_count, seed)[None],
+            (torch.randn(rank, dimensions, generator=generator(seed, "concept/directions")) * scale)[None],
+            moving_fields(rank, own, feature_size, motion, moments, total, seed, "concept/fields"),
+        )
+
+    return for_rows(seeds, noise)
+
+
+def _profiles(rank: int, count: int, seed: int) -> torch.Tensor:
+    """``[R, T]``: drawn chunk by chunk, so that a prompt that grows by a chunk keeps what it had."""
+    purposes = ["concept/tokens", *(f"concept/tokens/{chunk}" for chunk in range(1, -(-count // CHUNK)))]
+    tokens = torch.cat([torch.randn(rank, CHUNK, generator=generator(seed, each)) for each in purposes], dim=1)
+    return tokens[:, :count].masked_fill(sinks(count), 0.0)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lib_masknoise.noise import SeparableNoise, generator, moving_fields, spread
+from lib_masknoise.noise import SeparableNoise, for_rows, spread
+from lib_masknoise.noise.fields import moving_fields
+from lib_masknoise.seeded import generator
 
 if TYPE_CHECKING:
     from lib_masknoise.scene import Motion
@@ -54,25 +56,32 @@ def feature_noise(
     motion: Motion,
     frames: Sequence[float],
     total: int,
-    seed: int,
+    seeds: Sequence[int],
 ) -> SeparableNoise | None:
     """The offset u(ℓ) = Σ_r g_r(ℓ)·d_r as separable noise whose tokens are all 1, or None when it is 0.
 
     d_r ~ N(0, σ²) with σ the spread of the real contexts in each selected dimension, 0 in all others: noise
     in all dimensions at once breaks the correlations between them and with these the image.
 
-    contexts ``[J, T, D]``: the real ones, with their lengths. amount ``[H, W]``, or
-    ``[B, H, W]``. feature_size: of the fields,
-    as a fraction of the shorter side. frames: the B frames wanted, of ``total``. Raises ValueError where a
-    dimension is not below D (see ``parse_dimensions``).
+    contexts ``[J, T, D]``: the real ones, with their lengths. amount ``[1, H, W]`` or ``[B, H, W]``. feature_size: of
+    the fields, as a fraction of the shorter side. frames: of the B rows, of ``total``; seeds: of each. Raises
+    ValueError where a dimension is not below D (see ``parse_dimensions``).
     """
     if not amount.any():
         return None
     _, token_count, size = contexts.shape
     selected = parse_dimensions(dimensions, size)
-    directions = torch.zeros(RANK, size)
-    # All D are drawn and some kept, so that selecting one dimension more leaves the others as they were.
-    drawn = torch.randn(RANK, size, generator=generator(seed, "feature/directions"))
-    directions[:, selected] = (drawn * spread(contexts, lengths))[:, selected]
-    fields = moving_fields(RANK, amount, feature_size, motion, frames, total, seed, "feature/fields")
-    return SeparableNoise(torch.ones(RANK, token_count), directions, fields)
+    scale = spread(contexts, lengths)
+
+    def noise(seed: int, rows: list[int]) -> SeparableNoise:
+        # All D are drawn and some kept, so that selecting one dimension more leaves the others as they were.
+        drawn = torch.randn(RANK, size, generator=generator(seed, "feature/directions")) * scale
+        directions = torch.zeros(RANK, size)
+        directions[:, selected] = drawn[:, selected]
+        own = amount if len(amount) == 1 else amount[rows]
+        fields = moving_fields(
+            RANK, own, feature_size, motion, [frames[row] for row in rows], total, seed, "feature/fields"
+        )
+        return SeparableNoise(torch.ones(1, RANK, token_count), directions[None], fields)
+
+    return for_rows(seeds, noise)

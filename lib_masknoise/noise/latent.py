@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lib_masknoise.motion import envelope, generator, mixtures
+from lib_masknoise.motion import envelope, mixtures
+from lib_masknoise.seeded import generator
 
 if TYPE_CHECKING:
     from lib_masknoise.scene import Motion

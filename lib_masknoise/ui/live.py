@@ -59,11 +59,12 @@ def figures(scene: Scene, size: tuple[int, int]) -> str:
     """Coefficients; the noise's amount where there is any; frames and curve where there are several frames."""
     small = _fitted(size, LONGER_SIDE)
     noises = (scene.noise.visual, scene.noise.concept, scene.noise.feature)
-    shown = [_figure("Blend: what each place is made of", preview.picture(scene, "coefficients", 0, small))]
+    pictures = preview.Preview(scene)
+    shown = [_figure("Blend: what each place is made of", pictures.picture("coefficients", 0, small))]
     if any(noise.strength > 0 for noise in noises):
-        shown.append(_figure("Noise: where it may move", preview.picture(scene, "noise", 0, small)))
+        shown.append(_figure("Noise: where it may move", pictures.picture("noise", 0, small)))
     if scene.animation.frames > 1:
-        strip = preview.strip(scene, STRIP_COUNT, _fitted(size, STRIP_SIDE))
+        strip = pictures.strip(STRIP_COUNT, _fitted(size, STRIP_SIDE))
         shown.append(_figure(f"Frames: some of {scene.animation.frames}", strip))
         shown.append(f"<figure><figcaption>Motion over the frames</figcaption>{_curve(scene)}</figure>")
     return f'<div class="mn-figures">{"".join(shown)}</div>'

@@ -137,7 +137,7 @@ def _enabled(value: bool, label: str, elem_id: str) -> Iterator[Any]:
 
 
 def _settings(pipe: Any) -> tuple[list[Any], tuple[Any, Any]]:
-    height, width = host._default_size(pipe)
+    height, width = host.default_size(pipe)
     prompt = gr.Textbox(
         label="Prompt", info="The base: what fills the places no mask covers.", lines=2, elem_id="txt2img_prompt"
     )

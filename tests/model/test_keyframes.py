@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lib_masknoise.hosts import diffusers as host
+from lib_masknoise.hosts.diffusers import encoding as host
 from lib_masknoise.hosts.diffusers import render
 from lib_masknoise.scene import Scene
 from tools.small_model.patch_classifier import CONCEPTS, PatchClassifier

@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 HERE = Path(__file__).parent
-ADAPTER = ("a1111", "denoising", "files", "forge", "joint", "predictions", "prompts", "webui", "xyz")
+ADAPTER = ("a1111", "denoising", "files", "forge", "job", "joint", "predictions", "prompts", "xyz")
 
 
 def _take_away(before: set[str]) -> None:
@@ -20,9 +20,9 @@ def _take_away(before: set[str]) -> None:
     import lib_masknoise.hosts
 
     for name in set(sys.modules) - before:
-        if name.partition(".")[0] in ("modules", "backend") or name.startswith("lib_masknoise.hosts."):
+        if name.partition(".")[0] in ("modules", "backend") or name.startswith("lib_masknoise.hosts.webui"):
             del sys.modules[name]
-            vars(lib_masknoise.hosts).pop(name.rpartition(".")[2], None)
+    vars(lib_masknoise.hosts).pop("webui", None)
 
 
 def _script() -> ModuleType:
@@ -54,7 +54,8 @@ def _standin(tmp_path_factory):
         from tests.standin.model import hijacked_ldm
 
         scripts.folder = str(tmp_path_factory.mktemp("extension"))
-        adapter = {name: importlib.import_module(f"lib_masknoise.hosts.{name}") for name in ADAPTER}
+        adapter = {name: importlib.import_module(f"lib_masknoise.hosts.webui.{name}") for name in ADAPTER}
+        adapter["jobs"] = adapter.pop("job")  # the host has a `job` of its own
         with hijacked_ldm():
             yield Host(_script(), adapter)
     finally:

@@ -9,15 +9,22 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lib_masknoise import keyframes, masks
-from lib_masknoise.conditioning import Encoded, LocationConditioning, condition, condition_negative
-from lib_masknoise.masks import level_with
-from lib_masknoise.noise import amount
+from lib_masknoise.conditioning import (
+    Encoded,
+    LocationConditioning,
+    condition,
+    condition_negative,
+    negatives,
+    prompts,
+)
+from lib_masknoise.maps import Maps, coefficients, level_with
+from lib_masknoise.noise import SeparableNoise
 from lib_masknoise.noise.latent import visual
 from lib_masknoise.scene import Scene
 from tests.materialised import materialised_attention
@@ -69,14 +76,14 @@ class _Picture:
         self.model, self.unet, self.scene, self.size = model, unet, scene, size
         self.prompt, self.negative = prompt, negative
         self.frame, self.seed, self.total = frame, seed, scene.animation.frames
+        self.maps = Maps(scene, size)
         self.own_seed = seed if scene.noise.seed < 0 else scene.noise.seed
         self.total_steps, self.cfg, self.skips, self.step = total_steps, cfg, skips, 0
 
     def noise(self) -> Tensor:
         noise = torch.randn(4, *self.size, generator=torch.Generator().manual_seed(self.seed))
         options = self.scene.noise.visual
-        pins = keyframes.pins(keyframes.weight_maps(self.scene, self.size, [self.frame], self.total))
-        free = amount(pins, options.strength, self.scene.noise.exponent)[0]
+        free = self.maps.amount("visual", [self.frame])[0]
         motion = options.motion or self.scene.motion
         return visual(noise.to(self.model.dtype), free, motion, [self.frame], self.total, self.own_seed)[0]
 
@@ -86,9 +93,8 @@ class _Picture:
         base, negative = self._parts(self.prompt), self._parts(self.negative)[0]
         if inside:
             outs = [self._out(x, sigma, *row) for row in self._blended(base)]
-            concepts = [self._parts(text)[0][0] if text else None for text in keyframes.negatives(self.scene)]
-            frames = dict(frames=[self.frame], total=self.total)
-            below = condition_negative(self.scene, negative[0], concepts, self.size, **frames)
+            concepts = {text: self._parts(text)[0][0] for text in negatives(self.scene)}
+            below = condition_negative(self.maps, negative[0], concepts, [self.frame])
         else:
             outs = [self._out(x, sigma, None, weight, cond) for _, weight, cond in base]
             below = None
@@ -102,18 +108,16 @@ class _Picture:
 
     def _blended(self, base: list[Part]) -> list[tuple[LocationConditioning, Tensor | float, Any]]:
         """The conditioning of each row, by how much its guidance counts at each location, and the host's own cond."""
-        concepts = [self._parts(text) for text in keyframes.prompts(self.scene)]
+        concepts = {text: self._parts(text) for text in prompts(self.scene)}
         rows = []
-        count = max(map(len, (base, *concepts)))
+        count = max(map(len, (base, *concepts.values())))
         for k in range(count):
-            own, *of_concepts = (_part(parts, k) for parts in (base, *concepts))
-            c = condition(
-                self.scene, own[0], [one[0] for one in of_concepts], self.size, self.own_seed, [self.frame], self.total
-            )
-            maps = keyframes.weight_maps(self.scene, self.size, [self.frame], self.total)[0]
-            a = masks.coefficients(
-                maps, [one.weight for one in self.scene.concepts], self.scene.blend.mode, self.scene.blend.scale
-            )
+            own, *of_concepts = (_part(parts, k) for parts in (base, *concepts.values()))
+            encoded = {text: one[0] for text, one in zip(concepts, of_concepts, strict=True)}
+            c = condition(self.maps, own[0], encoded, [self.frame], [self.own_seed])
+            weights = [one.weight for one in self.scene.concepts]
+            blend = self.scene.blend
+            a = coefficients(self.maps.weights([self.frame])[0], weights, blend.mode, blend.scale)
             weight = own[1]
             if any(one[1] != weight for one in of_concepts):  # with keyframes there are more prompts than concepts
                 steps = [one[1] - own[1] for one in of_concepts]
@@ -148,7 +152,7 @@ class _Picture:
             if name.endswith("attn2"):
                 vars(layer).pop("forward", None)
                 if c is not None:
-                    layer.forward = functools.partial(self._attend, layer, c.to("cpu", torch.float64))
+                    layer.forward = functools.partial(self._attend, layer, _double(c))
         sigma = sigma.double()[:, None, None, None]
         noise = self.unet(x / (1 + sigma**2).sqrt(), 50 * sigma.flatten(), context=context[None].double(), **options)
         return x - sigma * noise, weight
@@ -158,6 +162,13 @@ class _Picture:
         return layer.to_out(
             materialised_attention(layer.to_q(x), c, size, layer.to_k.weight, layer.to_v.weight, layer.heads)
         )
+
+
+def _double(c: LocationConditioning) -> LocationConditioning:
+    def double(noise: SeparableNoise | None) -> SeparableNoise | None:
+        return noise and SeparableNoise(noise.tokens.double(), noise.directions.double(), noise.fields.double())
+
+    return replace(c, contexts=c.contexts.double(), noise=double(c.noise), offset=double(c.offset))
 
 
 def _part(parts: list[Part], k: int) -> Part:

@@ -125,7 +125,7 @@ def test_a_replaced_cross_attention_is_refused(host):
     before = host.latents()
     other = patching(lambda unet: unet.replace_attn2(lambda q, k, v, extra: q, "middle", 0))
     p = host.job(scene("green tree"), others=[other])
-    with pytest.raises(host.webui.Refused, match="taken by another extension"):
+    with pytest.raises(host.jobs.Refused, match="taken by another extension"):
         host.processing.process_images(p)
     host.model.forge_objects.unet = p.before
     assert torch.equal(host.latents(), before)
@@ -171,6 +171,6 @@ def test_tiles_are_refused(host, kind):
 
     other = patching(lambda unet: unet.add_conditioning_modifier(tile))
     p = host.job(scene("green tree"), others=[other])
-    with pytest.raises(host.webui.Refused, match="tiles"):
+    with pytest.raises(host.jobs.Refused, match="tiles"):
         host.processing.process_images(p)
     host.model.forge_objects.unet = p.before

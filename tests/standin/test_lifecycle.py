@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from lib_masknoise.hosts.rows import Picture, Rows
+from lib_masknoise.attention import KEPT
+from lib_masknoise.hosts.webui.rows import Picture, Rows
+from lib_masknoise.maps import Maps
 from lib_masknoise.scene import Scene
 from tests.standin.host import Other
 from tests.standin.test_blending import covered, error, scene
@@ -184,7 +186,7 @@ def test_layers_that_another_extension_has_taken(host):
     layer.forward = own = lambda *args, **kwargs: type(layer).forward(layer, *args, **kwargs)
     try:
         p = host.job(TREE)
-        with pytest.raises(host.webui.Refused) as raised:
+        with pytest.raises(host.jobs.Refused) as raised:
             host.processing.process_images(p)
         assert __file__ in str(raised.value) and "switch it off" in str(raised.value)
         assert vars(layer)["forward"] is own
@@ -205,7 +207,7 @@ def test_get_conds_of_another_extension_is_put_back(host):
             layer.forward = lambda *args, **kwargs: None
         try:
             host.processing.process_images(p)
-        except host.webui.Refused:
+        except host.jobs.Refused:
             assert taken
         finally:
             vars(layer).pop("forward", None)
@@ -220,7 +222,7 @@ def test_tiles_are_refused(host):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(host.processing.sd_samplers, "x0", x0)
-        error = fails(host, host.webui.Refused)
+        error = fails(host, host.jobs.Refused)
     assert "a piece of 4×3 of a latent of 4×6" in str(error) and "Tiled Diffusion" in str(error)
 
 
@@ -231,7 +233,7 @@ def test_more_calls_than_rows_are_refused(host):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(host.processing.sd_samplers, "x0", x0)
-        error = fails(host, host.webui.Refused)
+        error = fails(host, host.jobs.Refused)
     assert "row 4 of 2" in str(error)
 
 
@@ -242,7 +244,7 @@ def test_a_unet_without_cross_attention_is_refused(host):
     original = host.model.model.diffusion_model
     host.model.model.diffusion_model = Flux()
     try:
-        with pytest.raises(host.webui.Refused, match="Flux has no cross-attention layers"):
+        with pytest.raises(host.jobs.Refused, match="Flux has no cross-attention layers"):
             host.processing.process_images(host.job(TREE))
     finally:
         host.model.model.diffusion_model = original
@@ -282,11 +284,13 @@ def test_contexts_of_other_lengths_are_respected(host):
 def test_nothing_grows_with_the_steps(host, monkeypatch):
     """Every step has other contexts; every step's are forgotten."""
     sizes = []
-    own = host.a1111.Pass._plan
+    own = host.denoising.Denoising.plan
 
     def plan(self, params):
         own(self, params)
-        sizes.append((len(self._bases), len(self._levels), len(self._placed), len(self.rows._known)))
+        attention = self.attention
+        bases = sum(map(len, attention._bases.values()))
+        sizes.append((bases, len(attention._levels), len(attention._placed), len(self.rows._known)))
         known = self.prompts._encodings
         sizes[-1] += (len(known._known), len(known._sources), len(self.rows._silent))
 
@@ -294,12 +298,13 @@ def test_nothing_grows_with_the_steps(host, monkeypatch):
         for cond in (params.text_cond, params.text_uncond):
             cond += 0.01 * (1 + params.denoiser.step)
 
-    monkeypatch.setattr(host.a1111.Pass, "_plan", plan)
+    monkeypatch.setattr(host.denoising.Denoising, "plan", plan)
     host.callbacks.on_cfg_denoiser(noisy)
     host.run(scene("green tree AND grass", "blue sea"), steps=80, width=16, height=16)
     layers, most = len(host.layers()), 64
     for bases, levels, placed, known, encodings, sources, silent in sizes[2:]:
-        assert bases <= 3 * layers and placed <= 3 and levels <= 9
+        seen = 3 + KEPT  # each part of the prompt and the negative one; some of the steps before
+        assert bases <= seen * layers and placed <= seen and levels <= 9
         assert known <= most and silent <= most
         assert encodings == sources <= 6
 
@@ -333,7 +338,7 @@ def test_a_refiner_that_is_taken_stops_the_job(host):
     layer = host.layers(refined)[0]
     layer.forward = lambda *args, **kwargs: None
     try:
-        with pytest.raises(host.webui.Refused):
+        with pytest.raises(host.jobs.Refused):
             host.processing.process_images(host.job(TREE, refiner_checkpoint="refiner"))
         assert not any("forward" in vars(one) for one in host.layers(host.unet))
     finally:
@@ -342,7 +347,8 @@ def test_a_refiner_that_is_taken_stops_the_job(host):
 
 def test_closing_without_having_entered_does_no_harm(host):
     p = host.job()
-    made = host.a1111.Pass(p, Rows(Scene.parse(TREE), [Picture(0, 1)], 1, (4, 6)), None, None)
+    rows = Rows(Maps(Scene.parse(TREE), (4, 6)), [Picture(0, 1)])
+    made = host.a1111.Layers(host.denoising.Denoising(p, rows, None, None))
     before = dict(vars(p))
     made.close()
     made.close()

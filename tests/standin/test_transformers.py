@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lib_masknoise import infotext, keyframes, masks
+from lib_masknoise import infotext
+from lib_masknoise.maps import Maps, coefficients
 from lib_masknoise.scene import Scene
 from tests.standin.test_blending import FULL, LEFT, LOWER, covered, error, scene
 from tests.standin.test_forge import patching
@@ -21,12 +22,12 @@ def predicted(host, scene, base, negative="", steps=2, cfg=5.0, frame=0, seed=1,
     from modules import prompt_parser, sd_samplers
 
     made = Scene.parse(scene)
-    maps = keyframes.weight_maps(made, SIZE, [frame], made.animation.frames)[0]
+    maps = Maps(made, SIZE).weights([frame])[0]
 
     def shares(concepts):
         chosen = [i for i, one in enumerate(made.concepts) if one in concepts]
         weights = [one.weight for one in concepts]
-        a = masks.coefficients(maps[chosen], weights, made.blend.mode, made.blend.scale).double()
+        a = coefficients(maps[chosen], weights, made.blend.mode, made.blend.scale).double()
         return torch.cat([1 - a[1:].sum(0, keepdim=True), a[1:]])
 
     def parts(text):
@@ -158,7 +159,7 @@ def test_conditions_of_others_are_refused(host):
         return model, x, sigma, uncond, [*cond, *cond], *rest
 
     p = host.job(scene("green tree"), others=[patching(lambda unet: unet.add_conditioning_modifier(more))])
-    with pytest.raises(host.webui.Refused, match="divided already"):
+    with pytest.raises(host.jobs.Refused, match="divided already"):
         host.processing.process_images(p)
     host.model.forge_objects.unet = p.before
 

@@ -29,7 +29,7 @@ def refused(host):
 
     def problems(values, **options):
         p = host.job(values, **options)
-        with pytest.raises(host.webui.Refused) as raised:
+        with pytest.raises(host.jobs.Refused) as raised:
             host.process(p)
         assert not host.extra_networks.activated
         assert raised.value.status_code == 422
@@ -66,20 +66,20 @@ def test_every_problem_is_named(refused):
 
 
 def test_a_refusal_reads_well_where_it_is_shown(host):
-    with pytest.raises(host.webui.Refused, match="^MaskNoise: speed: unknown field"):
+    with pytest.raises(host.jobs.Refused, match="^MaskNoise: speed: unknown field"):
         host.process(host.job({"speed": 1}))
 
 
 def test_a_refused_job_loads_no_checkpoint(host):
     p = host.job({"speed": 1}, override_settings={"sd_model_checkpoint": "large"})
-    with pytest.raises(host.webui.Refused):
+    with pytest.raises(host.jobs.Refused):
         host.process(p)
     assert p.override_settings == {}
 
 
 def test_after_a_refusal_the_next_job_is_as_ever(host):
     before = host.latents(), host.latents(img2img=True)
-    with pytest.raises(host.webui.Refused):
+    with pytest.raises(host.jobs.Refused):
         host.process(host.job({"speed": 1}))
     assert torch.equal(host.latents(), before[0]) and torch.equal(host.latents(img2img=True), before[1])
 
@@ -98,7 +98,7 @@ def test_the_values_of_the_user_interface(host):
 
 def test_a_feature_dimension_that_the_model_does_not_have_is_refused(host):
     wrong = scene("tree", noise={"feature": {"strength": 1.0, "dimensions": "0-63"}})
-    with pytest.raises(host.webui.Refused) as raised:
+    with pytest.raises(host.jobs.Refused) as raised:
         host.process(host.job(wrong))
     (problem,) = raised.value.problems
     assert problem.path == "noise.feature.dimensions" and "the last dimension, 7" in problem.message
@@ -150,9 +150,9 @@ def test_two_jobs_at_a_time_do_not_mix(host):
     "module, function, enable_hr",
     [
         ("infotext", "write", False),  # process
-        ("webui", "network_tags", False),  # before_process_batch
-        ("webui", "Rows", False),  # process_before_every_sampling
-        ("webui", "Rows", True),  # the same in the hires pass
+        ("jobs", "network_tags", False),  # before_process_batch
+        ("jobs", "Rows", False),  # process_before_every_sampling
+        ("jobs", "Rows", True),  # the same in the hires pass
         ("files", "hand_out", False),  # postprocess
     ],
 )
@@ -182,7 +182,7 @@ def test_a_bug_in_a_hook_stops_the_job(host, monkeypatch, module, function, enab
 @pytest.mark.parametrize("call", [2, 3])
 def test_a_bug_for_the_networks_of_the_hires_pass_stops_the_job(host, monkeypatch, call):
     """Call 3 is that of `process_batch`."""
-    original, calls = host.webui.network_tags, []
+    original, calls = host.jobs.network_tags, []
 
     def broken(*args):
         calls.append(args)
@@ -223,7 +223,7 @@ def test_a_preset_as_a_cell_of_a_plot(host):
 def test_a_cell_that_cannot_be_is_refused(host, values, overrides, path):
     p = host.job(values)
     p.masknoise_overrides = overrides
-    with pytest.raises(host.webui.Refused) as raised:
+    with pytest.raises(host.jobs.Refused) as raised:
         host.process(p)
     assert [problem.path for problem in raised.value.problems] == [path]
 
@@ -455,7 +455,7 @@ def test_pasting_asks_for_one_component_after_the_other(host):
     from lib_masknoise.ui import inputs
 
     components = [object() for _ in inputs.defaults()]
-    fields = host.webui.paste_fields(components)
+    fields = host.jobs.paste_fields(components)
     assert [component for component, _ in fields] == components[1:]
     params = {"Steps": "2", **infotext.write(Scene.parse(TREE))}
     assert [value(params) for _, value in fields] == inputs.show(Scene.parse(TREE))[1:]
@@ -469,8 +469,8 @@ def test_the_routes_have_the_api_s_own_guard(host):
 
     guard = object()
     routes = [SimpleNamespace(path="/"), SimpleNamespace(path="/sdapi/v1/txt2img", dependencies=[guard])]
-    assert host.webui.authorisation(SimpleNamespace(routes=routes)) == [guard]
-    assert host.webui.authorisation(SimpleNamespace(routes=routes[:1])) is None
+    assert host.jobs.authorisation(SimpleNamespace(routes=routes)) == [guard]
+    assert host.jobs.authorisation(SimpleNamespace(routes=routes[:1])) is None
 
 
 def test_a_long_negative_of_one_concept_only(host):
@@ -487,7 +487,7 @@ def test_another_extension_that_divides_the_image_is_refused(host, title):
         p.script_args = (0, on, "Matrix")
         return host.process(p)
 
-    with pytest.raises(host.webui.Refused, match=f"{title} is on too") as raised:
+    with pytest.raises(host.jobs.Refused, match=f"{title} is on too") as raised:
         job(True, TREE)
     assert raised.value.status_code == 422
     assert job(False, TREE).images and job(True, {}).images

@@ -8,7 +8,7 @@ import pytest
 
 from lib_masknoise.axes import PRESET, axes, override
 from lib_masknoise.controls import CONTROLS, control
-from lib_masknoise.hosts import xyz
+from lib_masknoise.hosts.webui import xyz
 from lib_masknoise.scene import Scene, SceneError
 
 SCENE = Scene.parse({"concepts": [{"prompt": "wheat"}, {"prompt": "sea"}], "blend": {"scale": 0.7}})

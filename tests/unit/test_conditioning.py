@@ -12,11 +12,14 @@ from lib_masknoise.conditioning import (
     norm_factor,
     prediction_weights,
     presence,
+    prompts,
     unblended,
 )
+from lib_masknoise.maps import Maps
 from lib_masknoise.scene import Scene
 
 DIM, SIZE = 6, (4, 8)
+NOISE = {"concept": {"strength": 1, "rank": 2}}
 HALF = {"kind": "split", "axis": "x", "from": 0, "to": 0.5}
 OTHER_HALF = {"kind": "split", "axis": "x", "from": 0.5, "to": 1}
 
@@ -27,11 +30,21 @@ def encoded(value: float, length: int = 3, pooled: float | None = None, weight: 
 
 
 def scene(*concepts: dict, **parts) -> Scene:
-    return Scene.parse({"concepts": list(concepts), **parts})
+    """Each concept's prompt is its index, counted from 1; negative prompts are given."""
+    named = [{"prompt": str(i), **concept} for i, concept in enumerate(concepts, 1)]
+    return Scene.parse({"concepts": named, **parts})
+
+
+def blended(made: Scene, base: Encoded, concepts: dict[str, Encoded], frames=(0,), seed=0):
+    return condition(Maps(made, SIZE), base, concepts, frames, [seed] * len(frames))
+
+
+def blended_negative(made: Scene, base: Encoded, concepts: dict[str, Encoded]):
+    return condition_negative(Maps(made, SIZE), base, concepts)
 
 
 def test_every_location_gets_the_coefficients_of_its_masks():
-    c = condition(scene({"mask": HALF}), encoded(0), [encoded(1)], SIZE, seed=0)
+    c = blended(scene({"mask": HALF}), encoded(0), {"1": encoded(1)})
     base, concept = c.coefficients[0]
     assert torch.equal(concept, torch.tensor([1.0] * 4 + [0.0] * 4).expand(4, 8))
     assert torch.equal(base, 1 - concept)
@@ -40,56 +53,56 @@ def test_every_location_gets_the_coefficients_of_its_masks():
 def test_what_has_no_place_costs_nothing():
     """The base where concepts cover everything, and a concept with an empty mask, leave the basis."""
     halves = scene({"mask": HALF}, {"mask": OTHER_HALF}, {"mask": {"kind": "strokes", "strokes": []}})
-    c = condition(halves, encoded(0), [encoded(1), encoded(2), encoded(3)], SIZE, seed=0)
+    c = blended(halves, encoded(0), {"1": encoded(1), "2": encoded(2), "3": encoded(3)})
     assert torch.equal(c.contexts, torch.stack([encoded(1).context, encoded(2).context]))
 
 
 def test_a_scene_without_effect_is_the_base_alone():
-    c = condition(Scene.parse({}), encoded(0), [], SIZE, seed=0)
+    c = blended(Scene.parse({}), encoded(0), {})
     assert c.plain and c.noise is None and c.offset is None
     assert torch.equal(c.contexts[0], encoded(0).context)
 
 
 def test_noise_joins_only_where_masks_leave_free():
     noisy = scene({"mask": HALF}, noise={"concept": {"strength": 1}, "feature": {"strength": 1, "dimensions": "1,4"}})
-    c = condition(noisy, encoded(0), [encoded(1)], SIZE, seed=0, frames=[0, 2], total=4)
+    c = blended(noisy, encoded(0), {"1": encoded(1)}, frames=[0, 2])
     for part in (c.noise, c.offset):
         assert part.fields.shape[0] == 2
         assert not part.fields[..., :4].any() and part.fields[..., 4:].all()
-    assert set(c.offset.directions.nonzero()[:, 1].tolist()) == {1, 4}
+    assert set(c.offset.directions[0].nonzero()[:, 1].tolist()) == {1, 4}
 
 
 def test_a_frame_does_not_depend_on_its_batch():
-    noisy = scene({"mask": HALF}, noise={"concept": {"strength": 1}}, motion={"kind": "walk"})
-    together = condition(noisy, encoded(0), [encoded(1)], SIZE, seed=5, frames=[0, 1, 2], total=9)
-    alone = condition(noisy, encoded(0), [encoded(1)], SIZE, seed=5, frames=[2], total=9)
+    frames = {"frames": 9}
+    noisy = scene({"mask": HALF}, noise={"concept": {"strength": 1}}, motion={"kind": "walk"}, animation=frames)
+    together = blended(noisy, encoded(0), {"1": encoded(1)}, seed=5, frames=[0, 1, 2])
+    alone = blended(noisy, encoded(0), {"1": encoded(1)}, seed=5, frames=[2])
     assert torch.equal(together.noise.fields[2:], alone.noise.fields)
     assert torch.equal(together.noise.directions, alone.noise.directions)
 
 
 def test_negatives_are_blended_by_the_masks_of_their_concepts():
-    negative = condition_negative(
-        scene({"mask": HALF, "negative": "n"}, {"mask": OTHER_HALF}), encoded(0), [encoded(1), None], SIZE
-    )
+    halves = scene({"mask": HALF, "negative": "n"}, {"mask": OTHER_HALF})
+    negative = blended_negative(halves, encoded(0), {"n": encoded(1)})
     assert torch.equal(negative.contexts, torch.stack([encoded(0).context, encoded(1).context]))
     assert torch.equal(negative.coefficients[0, 1, :, :4], torch.ones(4, 4))
-    assert condition_negative(scene({"mask": HALF}), encoded(0), [None], SIZE).plain
+    assert blended_negative(scene({"mask": HALF}), encoded(0), {}).plain
 
 
 def test_pooled_embeddings_are_blended_by_area():
     quarter = {"kind": "split", "axis": "x", "from": 0, "to": 0.25}
-    c = condition(scene({"mask": quarter}), encoded(0, pooled=0.0), [encoded(1, pooled=1.0)], SIZE, seed=0)
+    c = blended(scene({"mask": quarter}), encoded(0, pooled=0.0), {"1": encoded(1, pooled=1.0)})
     assert torch.allclose(c.pooled, torch.full((2,), 0.25))
 
 
 def test_contexts_of_different_lengths_keep_their_lengths():
-    c = condition(scene({"mask": HALF}), encoded(0, 3), [encoded(1, 5)], SIZE, seed=0)
+    c = blended(scene({"mask": HALF}), encoded(0, 3), {"1": encoded(1, 5)})
     assert c.lengths == (3, 5) and not c.contexts[0, 3:].any()
 
 
-def test_the_number_of_encoded_concepts_must_fit():
-    with pytest.raises(ValueError, match="expected 1 encoded concepts, got 0"):
-        condition(scene({"mask": HALF}), encoded(0), [], SIZE, seed=0)
+def test_a_prompt_that_is_not_encoded_is_named():
+    with pytest.raises(ValueError, match=r"not been encoded: \['1'\]"):
+        blended(scene({"mask": HALF}), encoded(0), {})
 
 
 def test_unblended_is_plain_at_every_level():
@@ -123,28 +136,28 @@ def test_the_norm_factor_restores_the_mean_norm(rows):
 
 
 def test_weights_of_guidance_are_blended_like_the_contexts():
-    c = condition(scene({"mask": HALF, "weight": 0.5}), encoded(0), [encoded(1, weight=3.0)], SIZE, seed=0)
+    c = blended(scene({"mask": HALF, "weight": 0.5}), encoded(0), {"1": encoded(1, weight=3.0)})
     assert torch.equal(c.weight, torch.tensor([2.0] * 4 + [1.0] * 4).expand(1, 4, 8))
 
 
 def test_equal_weights_are_theirs_in_the_additive_mode_too():
     """Its coefficients add up to more than 1."""
     added = scene({"mask": HALF}, blend={"mode": "add", "scale": 0.5})
-    c = condition(added, encoded(0, weight=2.0), [encoded(1, weight=2.0)], SIZE, seed=0)
+    c = blended(added, encoded(0, weight=2.0), {"1": encoded(1, weight=2.0)})
     assert torch.equal(c.weight, torch.full((1, 4, 8), 2.0))
-    other = condition(added, encoded(0, weight=2.0), [encoded(1, weight=1.0)], SIZE, seed=0)
+    other = blended(added, encoded(0, weight=2.0), {"1": encoded(1, weight=1.0)})
     assert torch.equal(other.weight, torch.tensor([1.5] * 4 + [2.0] * 4).expand(1, 4, 8))
 
 
 def test_no_weights_where_every_prompt_counts_once():
-    assert condition(scene({"mask": HALF}), encoded(0), [encoded(1)], SIZE, seed=0).weight is None
-    assert condition_negative(scene({"mask": HALF}), encoded(0), [encoded(1)], SIZE).weight is None
+    assert blended(scene({"mask": HALF}), encoded(0), {"1": encoded(1)}).weight is None
+    assert blended_negative(scene({"mask": HALF, "negative": "n"}), encoded(0), {"n": encoded(1)}).weight is None
 
 
 def test_a_prompt_that_covers_nothing_has_no_weight_in_the_image():
     """It leaves the basis; its weight is none of the others' business."""
     nowhere = {"mask": {"kind": "strokes", "strokes": []}}
-    c = condition(scene(nowhere), encoded(0), [encoded(1, weight=3.0)], SIZE, seed=0)
+    c = blended(scene(nowhere), encoded(0), {"1": encoded(1, weight=3.0)})
     assert torch.equal(c.weight, torch.ones(1, 4, 8))
 
 
@@ -156,8 +169,9 @@ def test_rows_of_a_level_can_be_picked(rows):
         blend={"preserve_norm": True},
         noise={"concept": {"strength": 1, "rank": 2}, "feature": {"strength": 1, "dimensions": "1"}},
         motion={"kind": "circle"},
+        animation={"frames": 4},
     )
-    c = condition(moving, encoded(0), [encoded(1), encoded(2, 5)], SIZE, seed=0, frames=[0, 1, 2], total=4)
+    c = blended(moving, encoded(0), {"1": encoded(1), "2": encoded(2, 5)}, frames=[0, 1, 2])
     level = c.level((2, 4))
     picked = level.pick(rows)
     for name in ("coefficients", "noise", "offset", "factor", "bias"):
@@ -167,11 +181,11 @@ def test_rows_of_a_level_can_be_picked(rows):
 
 
 def test_picking_all_rows_or_of_shared_maps_copies_nothing():
-    c = condition(scene({"mask": HALF}), encoded(0), [encoded(1)], SIZE, seed=0)
+    c = blended(scene({"mask": HALF}), encoded(0), {"1": encoded(1)})
     level = c.level(SIZE)
     assert level.rows == 1 and level.pick([0, 0, 0]) is level
-    noisy = scene({"mask": HALF}, noise={"concept": {"strength": 1, "rank": 2}}, motion={"kind": "circle"})
-    level = condition(noisy, encoded(0), [encoded(1)], SIZE, seed=0, frames=[0, 1], total=4).level(SIZE)
+    noisy = scene({"mask": HALF}, noise=NOISE, motion={"kind": "circle"}, animation={"frames": 4})
+    level = blended(noisy, encoded(0), {"1": encoded(1)}, frames=[0, 1]).level(SIZE)
     assert level.pick((0, 1)) is level
     picked = level.pick((1,))
     assert picked.coefficients is level.coefficients, "all frames share them"
@@ -189,16 +203,17 @@ def test_weights_of_predictions_add_up_to_one(weights, mode, frame):
     concepts = [{"prompt": "a", "weight": w, "mask": mask} for w, mask in zip(weights, [HALF, {}, HALF], strict=False)]
     concepts[0]["keyframes"] = moving
     made = scene(*concepts, blend={"mode": mode, "scale": 1.0}, animation={"frames": 9})
-    texts = [encoded(i) for i in range(len(concepts) + 1)]
-    shares = prediction_weights(made, "prompt", texts, SIZE, [frame], 9)
+    texts = {text: encoded(i) for i, text in enumerate(prompts(made))}
+    shares = prediction_weights(Maps(made, SIZE), "prompt", texts, [frame])
     assert shares.shape == (1, 2 + len(concepts), *SIZE)
     assert torch.allclose(shares.sum(1), torch.ones(1, *SIZE), atol=1e-5)
 
 
 def test_weights_of_predictions_are_the_coefficients_where_those_add_up_to_one():
     made = scene({"mask": HALF, "negative": "n", "weight": 0.7}, {"mask": OTHER_HALF}, blend={"feather": 0.2})
-    shares = prediction_weights(made, "prompt", [encoded(1), encoded(2)], SIZE)
-    assert torch.allclose(shares, condition(made, encoded(0), [encoded(1), encoded(2)], SIZE, 0).coefficients)
-    below = prediction_weights(made, "negative", [encoded(3), None], SIZE)
-    assert torch.allclose(below, condition_negative(made, encoded(0), [encoded(3), None], SIZE).coefficients)
-    assert torch.equal(prediction_weights(made, "negative", [None, None], SIZE), torch.ones(1, 1, *SIZE))
+    maps = Maps(made, SIZE)
+    shares = prediction_weights(maps, "prompt", {"1": encoded(1), "2": encoded(2)})
+    assert torch.allclose(shares, blended(made, encoded(0), {"1": encoded(1), "2": encoded(2)}).coefficients)
+    below = prediction_weights(maps, "negative", {"n": encoded(3)})
+    assert torch.allclose(below, condition_negative(maps, encoded(0), {"n": encoded(3)}).coefficients)
+    assert torch.equal(prediction_weights(maps, "negative", {}), torch.ones(1, 1, *SIZE))

@@ -7,9 +7,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_masknoise import keyframes, masks
-from lib_masknoise.conditioning import Encoded, condition, condition_negative
-from lib_masknoise.keyframes import LONGEST_ARC, angle, between_masks, passing
+from lib_masknoise import maps as maps_module
+from lib_masknoise.conditioning import (
+    LONGEST_ARC,
+    Encoded,
+    angle,
+    condition,
+    condition_negative,
+    negatives,
+    passing,
+    prompts,
+)
+from lib_masknoise.maps import Maps, rasterize
+from lib_masknoise.maps.keyframes import between_masks, passage
 from lib_masknoise.scene import Scene
 
 DIM, SIZE, TOTAL = 6, (6, 9), 12
@@ -42,13 +52,13 @@ def encoded(text: str) -> Encoded:
 BASE = encoded("base")
 
 
-def positive(scene: Scene, frames=(0,), total=TOTAL, size=SIZE):
-    return condition(scene, BASE, [encoded(text) for text in keyframes.prompts(scene)], size, 3, frames, total)
+def positive(scene: Scene, frames=(0,), size=SIZE):
+    own = {text: encoded(text) for text in prompts(scene)}
+    return condition(Maps(scene, size), BASE, own, frames, [3] * len(frames))
 
 
-def negative(scene: Scene, frames=(0,), total=TOTAL):
-    own = [encoded(text) if text else None for text in keyframes.negatives(scene)]
-    return condition_negative(scene, BASE, own, SIZE, frames, total)
+def negative(scene: Scene, frames=(0,)):
+    return condition_negative(Maps(scene, SIZE), BASE, {text: encoded(text) for text in negatives(scene)}, frames)
 
 
 def moving(keys: list[dict], loop=False, noise=None, **concept) -> Scene:
@@ -162,8 +172,7 @@ def test_at_a_keyframe_the_scene_is_the_still_one_with_that_keys_values(scene, d
             assert torch.equal(here.contexts, there.contexts) and here.lengths == there.lengths
             assert torch.equal(here.coefficients, there.coefficients)
             assert torch.equal(here.pooled, there.pooled)
-        pins = keyframes.pins(keyframes.weight_maps(scene, SIZE, [key.frame], TOTAL))
-        assert torch.equal(pins[0], masks.pin(masks.weight_maps(still, SIZE)))
+        assert torch.equal(Maps(scene, SIZE).pins([key.frame]), Maps(still, SIZE).pins())
 
 
 @settings(max_examples=60, deadline=None)
@@ -208,19 +217,19 @@ def test_a_fade_is_monotone_and_ends_where_the_keys_say(easing, mode):
 
 def test_a_step_holds():
     scene = moving([{"frame": 2, "weight": 1, "easing": "step"}, {"frame": 8, "weight": 0.25}])
-    weights = [keyframes.passage(scene.concepts[0], f, TOTAL, False).weight for f in (0, 5, 7.99, 8, 11)]
+    weights = [passage(scene.concepts[0], f, TOTAL, False).weight for f in (0, 5, 7.99, 8, 11)]
     assert weights == [1, 1, 1, 0.25, 0.25]
 
 
 def test_a_loop_leads_from_the_last_key_to_the_first():
     scene = moving([{"frame": 2, "weight": 0}, {"frame": 6, "weight": 1}], loop=True)
-    weights = [keyframes.passage(scene.concepts[0], f, TOTAL, True).weight for f in range(TOTAL)]
+    weights = [passage(scene.concepts[0], f, TOTAL, True).weight for f in range(TOTAL)]
     assert weights == pytest.approx([0.25, 0.125, 0, 0.25, 0.5, 0.75, 1, 0.875, 0.75, 0.625, 0.5, 0.375])
 
 
 def test_a_key_without_values_is_the_concept_itself():
     scene = moving([{"frame": 0, "weight": 0}, {"frame": 6}], weight=0.5)
-    assert keyframes.passage(scene.concepts[0], 6, TOTAL, False).weight == 0.5
+    assert passage(scene.concepts[0], 6, TOTAL, False).weight == 0.5
 
 
 # --- Masks
@@ -232,19 +241,19 @@ def parsed(mask: dict):
 
 def drawn(first: dict, second: dict, way: float, size=(40, 60)) -> torch.Tensor:
     parts = between_masks(parsed(first), parsed(second), way)
-    return sum(share * masks.rasterize(mask, size) for share, mask in parts)
+    return sum(share * rasterize(mask, size) for share, mask in parts)
 
 
 def test_an_ellipse_moves_and_grows():
     halfway = {"kind": "ellipse", "x": 0.5, "rx": 0.2, "ry": 0.3, "angle": 45, "feather": 0.2}
-    assert torch.allclose(drawn(MASKS[0], MASKS[1], 0.5), masks.rasterize(parsed(halfway), (40, 60)), atol=1e-6)
+    assert torch.allclose(drawn(MASKS[0], MASKS[1], 0.5), rasterize(parsed(halfway), (40, 60)), atol=1e-6)
 
 
 def test_a_gradient_turns_but_does_not_turn_over():
     first = {"kind": "gradient", "from": [0, 0.5], "to": [1, 0.5]}
     second = {"kind": "gradient", "from": [0.5, 0], "to": [0.5, 1]}
     halfway = {"kind": "gradient", "from": [0.25, 0.25], "to": [0.75, 0.75]}
-    assert torch.allclose(drawn(first, second, 0.5), masks.rasterize(parsed(halfway), (40, 60)))
+    assert torch.allclose(drawn(first, second, 0.5), rasterize(parsed(halfway), (40, 60)))
     over = drawn(first, {**first, "from": [1, 0.5], "to": [0, 0.5]}, 0.5)
     assert torch.allclose(over, torch.full_like(over, 0.5), atol=1e-6)
 
@@ -254,7 +263,7 @@ def test_a_gradient_turns_but_does_not_turn_over():
     [(MASKS[0], MASKS[2]), (MASKS[4], MASKS[5]), (MASKS[7], MASKS[9]), (MASKS[10], MASKS[11])],
 )
 def test_what_has_no_middle_cross_fades(first, second):
-    expected = 0.75 * masks.rasterize(parsed(first), (40, 60)) + 0.25 * masks.rasterize(parsed(second), (40, 60))
+    expected = 0.75 * rasterize(parsed(first), (40, 60)) + 0.25 * rasterize(parsed(second), (40, 60))
     assert torch.allclose(drawn(first, second, 0.25), expected)
 
 
@@ -281,7 +290,7 @@ def test_pin_follows_the_mask():
     scene = moving(
         [{"frame": 0, "mask": MASKS[4]}, {"frame": 6, "mask": {**MASKS[4], "from": 0.7, "to": 1}}], noise=noise
     )
-    pins = keyframes.pins(keyframes.weight_maps(scene, SIZE, [0, 6], TOTAL))
+    pins = Maps(scene, SIZE).pins([0, 6])
     assert pins[0, :, 0].min() > 0.999 and pins[0, :, -1].max() < 1e-6
     assert pins[1, :, 0].max() < 1e-6 and pins[1, :, -1].min() > 0.999
     fields = positive(scene, [0, 6]).noise.fields
@@ -290,12 +299,17 @@ def test_pin_follows_the_mask():
 
 
 def test_a_mask_that_stands_still_is_drawn_once(monkeypatch):
-    calls = []
-    draw = masks.weight_map
-    monkeypatch.setattr(masks, "weight_map", lambda *args: calls.append(args) or draw(*args))
+    """However often both sides and the noise ask for it."""
+    drawn = []
+    draw = maps_module.weight_map
+    monkeypatch.setattr(maps_module, "weight_map", lambda mask, *args: drawn.append(mask) or draw(mask, *args))
     scene = moving([{"frame": 0, "weight": 0}, {"frame": 6, "mask": MASKS[10]}, {"frame": 9, "mask": MASKS[10]}])
-    keyframes.weight_maps(scene, SIZE, range(TOTAL), TOTAL)
-    assert len(calls) <= 3
+    maps = Maps(scene, SIZE)
+    for _ in range(2):
+        maps.weights(range(TOTAL))
+        maps.amount("visual", range(TOTAL))
+    # The ellipse, and each of the two strokes (which are equal, but not one).
+    assert len(drawn) == 3
 
 
 # --- Prompts
@@ -307,7 +321,7 @@ def full(keys, **concept):
 
 def test_prompts_pass_from_one_to_the_next():
     scene = full([{"frame": 0, "prompt": "a forest"}, {"frame": 8}])
-    assert keyframes.prompts(scene) == ["a forest", "a marsh"]
+    assert prompts(scene) == ["a forest", "a marsh"]
     halfway = embedding(positive(scene, [4]))[:, :, 0, 0]
     assert close(halfway, (encoded("a forest").context + encoded("a marsh").context) / 2)
 
@@ -323,7 +337,7 @@ def test_only_the_prompts_that_are_needed_join_the_basis():
 
 def test_each_prompt_counts_once_a_concept():
     scene = full([{"frame": f, "prompt": "a" if f % 2 else "b"} for f in range(8)])
-    assert keyframes.prompts(scene) == ["b", "a"]
+    assert prompts(scene) == ["b", "a"]
 
 
 def test_pooled_embeddings_follow_the_frames():

@@ -12,18 +12,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib_masknoise import masks
-from lib_masknoise.masks import (
-    _ellipse_distance,
-    coefficients,
-    feather,
-    level_size,
-    level_with,
-    pin,
-    rasterize,
-    resize,
-    weight_maps,
-)
+from lib_masknoise.maps import Maps, coefficients, feather, level_size, level_with, pin, rasterize, resize, strokes
+from lib_masknoise.maps.shapes import _ellipse_distance
 from lib_masknoise.scene import Scene
 
 unit = st.floats(0, 1)
@@ -323,7 +313,7 @@ def test_what_is_remembered_changes_no_map(names, first):
     operations = [entries[name] for name in names]
     painted((20, 20), *operations[:first])
     seen = painted((20, 20), *operations)
-    masks._memory.clear()
+    strokes._memory.clear()
     assert torch.equal(painted((20, 20), *operations), seen)
 
 
@@ -331,7 +321,7 @@ def test_no_more_is_remembered_than_a_few_small_maps():
     for i in range(100):
         painted((8, 8), {"points": [[i / 100, 0.5]]})
     painted((257, 257), {"points": [[0.5, 0.5]]})
-    assert len(masks._memory) <= 64 and all(max(one.shape) <= 256 for one in masks._memory.values())
+    assert len(strokes._memory) <= 64 and all(max(one.shape) <= 256 for one in strokes._memory.values())
 
 
 def test_tiles_and_runs_do_not_show():
@@ -502,7 +492,7 @@ THREE = {
 
 @pytest.mark.parametrize("size", [(8, 8), (5, 9), (33, 17), (1, 1), (200, 3)])
 def test_weight_maps(size):
-    maps = weight_maps(Scene.parse(THREE), size)
+    maps = Maps(Scene.parse(THREE), size).weights()[0]
     assert maps.shape == (3, *size) and maps.dtype == torch.float32
     assert 0 <= maps.min() and maps.max() <= 1 and maps[2].eq(1).all()
     torch.testing.assert_close(maps[0].mean(), torch.tensor(0.5))
@@ -511,7 +501,7 @@ def test_weight_maps(size):
 def test_weight_maps_agree_between_sizes():
     scene = Scene.parse({**THREE, "blend": {"feather": 0.3}})
     torch.testing.assert_close(
-        resize(weight_maps(scene, (64, 96)), (32, 48)), weight_maps(scene, (32, 48)), atol=0.01, rtol=0
+        resize(Maps(scene, (64, 96)).weights()[0], (32, 48)), Maps(scene, (32, 48)).weights()[0], atol=0.01, rtol=0
     )
 
 
@@ -521,17 +511,17 @@ def test_strokes_agree_between_sizes():
         {"points": [[0.2, 0.8], [0.8, 0.8]], "radius": 0.02, "erase": True},
     ]
     scene = Scene.parse({"concepts": [{"mask": {"kind": "strokes", "strokes": strokes}}]})
-    large, small = resize(weight_maps(scene, (48, 64)), (24, 32)), weight_maps(scene, (24, 32))
+    large, small = resize(Maps(scene, (48, 64)).weights()[0], (24, 32)), Maps(scene, (24, 32)).weights()[0]
     assert (large - small).abs().max() < 0.01
 
 
 def test_scene_feather_softens_every_mask():
-    maps = weight_maps(Scene.parse({**THREE, "blend": {"feather": 0.5}}), (32, 32))
+    maps = Maps(Scene.parse({**THREE, "blend": {"feather": 0.5}}), (32, 32)).weights()[0]
     assert 0.1 < maps[0, 16, 12] < 1 and maps[2].min() > 1 - 1e-6
 
 
 def test_without_concepts():
-    maps = weight_maps(Scene.parse({}), (4, 6))
+    maps = Maps(Scene.parse({}), (4, 6)).weights()[0]
     assert maps.shape == (0, 4, 6)
     assert pin(maps).eq(0).all() and pin(maps).shape == (4, 6)
     for mode in ("interpolate", "add"):

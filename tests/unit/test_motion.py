@@ -11,10 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_masknoise.motion import envelope, generator, mixture, mixtures, oscillator
+from lib_masknoise.controls import MOTIONS
+from lib_masknoise.motion import KINDS, envelope, mixture, mixtures
+from lib_masknoise.motion.walk import oscillator
 from lib_masknoise.scene import Scene
+from lib_masknoise.seeded import generator
 
-KINDS = ("none", "sine", "circle", "simplex", "walk", "linear", "keyframes")
 KEYS = [
     {"frame": 2, "value": 0.0, "easing": "linear"},
     {"frame": 6, "value": 1.0, "easing": "ease-in"},
@@ -30,7 +32,7 @@ def motion(kind="none", **fields):
 
 motions = st.builds(
     motion,
-    st.sampled_from(KINDS),
+    st.sampled_from(MOTIONS),
     cycles=st.integers(1, 12),
     phase=st.floats(-6.28, 6.28),
     momentum=st.floats(0, 0.999),
@@ -43,6 +45,10 @@ seeds = st.integers(0, 2**63 - 1)
 def frames_of(total):
     """Frames of an animation, whole ones and fractions."""
     return st.integers(0, total) | st.floats(0, total)
+
+
+def test_every_kind_that_can_be_chosen_is_there():
+    assert tuple(KINDS) == MOTIONS
 
 
 def test_generators_depend_on_seed_and_purpose_alone():

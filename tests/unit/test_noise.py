@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 from opensimplex import OpenSimplex
 from scipy import stats
 
-from lib_masknoise import simplex
 from lib_masknoise.motion import envelope
-from lib_masknoise.noise import PITCH, amount, generator, smooth_fields, spread
+from lib_masknoise.motion import opensimplex as simplex
+from lib_masknoise.motion.opensimplex import SimplexField, opensimplex, vertices
+from lib_masknoise.noise import CHUNK, amount, spread
 from lib_masknoise.noise.concept import concept_noise
 from lib_masknoise.noise.feature import RANK, feature_noise, parse_dimensions
+from lib_masknoise.noise.fields import PITCH, smooth_fields
 from lib_masknoise.noise.latent import visual
 from lib_masknoise.scene import Scene
-from lib_masknoise.simplex import SimplexField, opensimplex, vertices
+from lib_masknoise.seeded import generator
 
 KINDS = ("none", "sine", "circle", "simplex", "walk", "linear", "keyframes")
 MOVING = ("circle", "simplex", "walk", "linear")
@@ -339,15 +341,15 @@ def contexts():
     return tokens, [6, 9]
 
 
-FREE = torch.linspace(0, 1, 8).expand(6, 8)
+FREE = torch.linspace(0, 1, 8).expand(1, 6, 8)
 
 
 def concept(m=None, free=FREE, rank=8, frames=(0, 3), seed=4):
-    return concept_noise(*contexts(), free, rank, 0.25, m or motion("circle"), frames, 12, seed)
+    return concept_noise(*contexts(), free, rank, 0.25, m or motion("circle"), frames, 12, [seed] * len(frames))
 
 
 def feature(m=None, free=FREE, dimensions="4-9,20", frames=(0, 3), seed=4):
-    return feature_noise(*contexts(), free, dimensions, 0.25, m or motion("circle"), frames, 12, seed)
+    return feature_noise(*contexts(), free, dimensions, 0.25, m or motion("circle"), frames, 12, [seed] * len(frames))
 
 
 def test_spread_is_that_of_the_real_tokens():
@@ -362,12 +364,12 @@ def test_spread_is_that_of_the_real_tokens():
 
 def test_concept_noise_leaves_the_first_token_and_has_the_contexts_spread():
     noise = concept(rank=64)
-    assert noise.tokens.shape == (64, 12)
-    assert noise.directions.shape == (64, 40)
+    assert noise.tokens.shape == (1, 64, 12)
+    assert noise.directions.shape == (1, 64, 40)
     assert noise.fields.shape == (2, 64, 6, 8)
-    assert not noise.tokens[:, 0].any()
-    assert float(noise.tokens[:, 1:].std()) == pytest.approx(1, abs=0.12)
-    ratio = noise.directions.std(dim=0, correction=0) / spread(*contexts())
+    assert not noise.tokens[..., 0].any()
+    assert float(noise.tokens[..., 1:].std()) == pytest.approx(1, abs=0.12)
+    ratio = noise.directions[0].std(dim=0, correction=0) / spread(*contexts())
     assert float(ratio.mean()) == pytest.approx(1, abs=0.06)
 
 
@@ -376,9 +378,9 @@ def test_noise_at_amount_1_has_the_contexts_spread_at_any_rank(rank):
     """Σ_r g_r·s_r[t]·d_r over 100 seeds, relative to the spread of the contexts."""
     sample = []
     for seed in range(100):
-        noise = concept(free=torch.ones(6, 8), rank=rank, frames=[3], seed=seed)
+        noise = concept(free=torch.ones(1, 6, 8), rank=rank, frames=[3], seed=seed)
         corners = noise.fields[..., ::5, ::7]
-        sample.append(torch.einsum("brhw,rt,rd->btdhw", corners, noise.tokens, noise.directions))
+        sample.append(torch.einsum("brhw,rt,rd->btdhw", corners, noise.tokens[0], noise.directions[0]))
     relative = torch.stack(sample).std(dim=(0, 1, 2, 4, 5)) / spread(*contexts())
     # Of 12 tokens the first has none.
     assert float(relative.mean()) == pytest.approx(math.sqrt(11 / 12), abs=0.08)
@@ -386,17 +388,17 @@ def test_noise_at_amount_1_has_the_contexts_spread_at_any_rank(rank):
 
 def test_feature_noise_is_the_same_for_every_token_and_only_in_its_dimensions():
     noise = feature()
-    assert torch.equal(noise.tokens, torch.ones(RANK, 12))
+    assert torch.equal(noise.tokens, torch.ones(1, RANK, 12))
     selected = parse_dimensions("4-9,20", 40)
     others = [d for d in range(40) if d not in selected]
-    assert noise.directions[:, selected].all()
-    assert not noise.directions[:, others].any()
-    assert torch.equal(feature(dimensions="4-9,20-30").directions[:, selected], noise.directions[:, selected])
+    assert noise.directions[..., selected].all()
+    assert not noise.directions[..., others].any()
+    assert torch.equal(feature(dimensions="4-9,20-30").directions[..., selected], noise.directions[..., selected])
 
 
 @pytest.mark.parametrize("noise_of", [concept, feature])
 def test_fields_follow_amount_and_envelope(noise_of):
-    flat = noise_of(free=torch.ones(6, 8)).fields
+    flat = noise_of(free=torch.ones(1, 6, 8)).fields
     assert torch.allclose(noise_of().fields, flat * FREE)
     assert not noise_of().fields[..., 0].any()
     m = motion("sine", phase=0.3)
@@ -407,7 +409,7 @@ def test_fields_follow_amount_and_envelope(noise_of):
 
 @pytest.mark.parametrize("noise_of", [concept, feature])
 def test_nothing_to_do_is_none(noise_of):
-    assert noise_of(free=torch.zeros(6, 8)) is None
+    assert noise_of(free=torch.zeros(1, 6, 8)) is None
     assert concept(rank=0) is None
 
 
@@ -417,6 +419,42 @@ def test_the_three_noises_are_independent_and_repeatable():
         assert torch.equal(getattr(first, part), getattr(again, part))
     assert not torch.allclose(first.fields, other.fields, atol=1e-2)
     assert not torch.equal(concept(seed=5).directions, first.directions)
+
+
+def test_every_row_has_the_noise_of_its_own_seed():
+    """As alone, whatever the seeds beside it; one seed for all is there once."""
+    for make in (concept_noise, feature_noise):
+
+        def made(frames, seeds, make=make):
+            options = (8, 0.25) if make is concept_noise else ("4-9", 0.25)
+            return make(*contexts(), FREE, *options, motion("circle"), frames, 12, seeds)
+
+        together = made([0, 3, 5], [4, 7, 4])
+        assert together.tokens.shape[0] == together.directions.shape[0] == 3
+        for row, (frame, seed) in enumerate([(0, 4), (3, 7), (5, 4)]):
+            alone = made([frame], [seed])
+            for part in ("tokens", "directions", "fields"):
+                assert torch.equal(getattr(together, part)[row : row + 1], getattr(alone, part))
+        assert len(made([0, 3], [4, 4]).directions) == 1
+
+
+def test_a_prompt_that_grows_by_a_chunk_keeps_its_noise():
+    """`[short:long:0.5]` changes the number of tokens in the middle of a pass."""
+    long = torch.randn(1, 2 * CHUNK, 40, generator=generator(1, "long"))
+    long[:, [0, CHUNK]] = 100.0  # the sinks
+    long[:, CHUNK + 1 :] = long[:, 1:CHUNK]  # the same spread
+    short = long[:, :CHUNK]
+
+    def made(tokens):
+        return concept_noise(tokens, [tokens.shape[1]], FREE, 8, 0.25, motion("circle"), [3], 12, [4])
+
+    one, two = made(short), made(long)
+    assert torch.equal(two.tokens[..., :CHUNK], one.tokens)
+    assert torch.allclose(two.directions, one.directions, rtol=1e-4)
+    assert not two.tokens[..., [0, CHUNK]].any() and two.tokens[..., 1:CHUNK].all()
+    assert (
+        abs(float(torch.corrcoef(torch.stack([two.tokens[0, 0, 1:CHUNK], two.tokens[0, 0, CHUNK + 1 :]]))[0, 1])) < 0.35
+    )
 
 
 def test_moving_noise_keeps_its_directions():

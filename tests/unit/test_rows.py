@@ -5,8 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib_masknoise.attention import Row, shares
 from lib_masknoise.conditioning import Encoded, condition, condition_negative
-from lib_masknoise.hosts.rows import CACHED, Picture, Row, Rows, shares
+from lib_masknoise.hosts.webui.rows import CACHED, Picture, Rows
+from lib_masknoise.maps import Maps
 from lib_masknoise.scene import Scene
 
 SIZE, TOTAL = (4, 6), 8
@@ -30,11 +32,12 @@ def encoded(value: float, weight: float = 1.0) -> Encoded:
     return Encoded(tokens, tokens[0, :2], weight)
 
 
-CONCEPTS = [[encoded(1)], [encoded(2)]]
+CONCEPTS = {"a": [encoded(1)], "b": [encoded(2)]}
+NEGATIVES = {"c": encoded(3)}
 
 
 def rows(*pictures: tuple[int, int], **parts) -> Rows:
-    return Rows(Scene.parse({**MOVING, **parts}), [Picture(*picture) for picture in pictures], TOTAL, SIZE)
+    return Rows(Maps(Scene.parse({**MOVING, **parts}), SIZE), [Picture(*picture) for picture in pictures])
 
 
 def alike(row: Row, expected) -> None:
@@ -47,7 +50,8 @@ def alike(row: Row, expected) -> None:
     assert torch.equal(row.conditioning.contexts, expected.contexts)
     assert torch.allclose(row.pooled, expected.pooled[0])
     if expected.noise is not None:
-        assert torch.equal(row.conditioning.noise.directions, expected.noise.directions)
+        directions = row.conditioning.noise.directions
+        assert torch.equal(directions[min(row.index, len(directions) - 1)], expected.noise.directions[0])
 
 
 @settings(max_examples=30, deadline=None)
@@ -60,35 +64,29 @@ def test_every_row_sees_its_own_picture_s_frame_seed_and_prompt(pictures, bases)
     chosen = [bases.draw(st.sampled_from(prompts)) for _ in pictures]
     made = rows(*pictures)
     positive = made.positive([[base] for base in chosen], CONCEPTS)
-    negative = made.negative(chosen, [None, encoded(3)])
+    negative = made.negative(chosen, NEGATIVES)
     assert len(positive) == len(negative) == len(pictures)
     for (frame, seed), base, over, under in zip(pictures, chosen, positive, negative, strict=True):
-        options = {"frames": [frame], "total": TOTAL}
-        alike(over, condition(made.scene, base, [one for (one,) in CONCEPTS], SIZE, seed, **options))
-        alike(under, condition_negative(made.scene, base, [None, encoded(3)], SIZE, **options))
+        concepts = {text: one for text, (one,) in CONCEPTS.items()}
+        alike(over, condition(made.maps, base, concepts, [frame], [seed]))
+        alike(under, condition_negative(made.maps, base, NEGATIVES, [frame]))
 
 
 def test_parts_come_image_by_image():
     made = rows((1, 3), (2, 3))
     parts = [made.widened([encoded(5), encoded(6, 0.5)], 2), made.widened([encoded(7)], 2)]
-    found = made.positive(parts, [[encoded(1), encoded(4)], [encoded(2)]])
+    found = made.positive(parts, {"a": [encoded(1), encoded(4)], "b": [encoded(2)]})
     # Frame, base and its weight, first concept, weight of the second concept, which has one part only.
     expected = [(1, 5, 1.0, 1, 1.0), (1, 6, 0.5, 4, 0.0), (2, 7, 1.0, 1, 1.0), (2, 7, 0.0, 4, 0.0)]
     for row, (frame, base, weight, first, other) in zip(found, expected, strict=True):
-        concepts = [encoded(first), encoded(2, other)]
-        c = condition(made.scene, encoded(base, weight), concepts, SIZE, 3, [frame], TOTAL)
+        concepts = {"a": encoded(first), "b": encoded(2, other)}
+        c = condition(made.maps, encoded(base, weight), concepts, [frame], [3])
         alike(row, c)
         assert (row.weight is None) == (c.weight is None)
         assert c.weight is None or torch.allclose(row.weight, c.weight[0])
     assert found[0].weight is None and found[2].weight is None
     # In the upper left corner the second concept is alone: the second row counts nothing there; to its right the base.
     assert found[1].weight[0].tolist() == pytest.approx([0.0] * 3 + [0.5] * 3)
-
-
-def test_how_many_parts_a_batch_needs():
-    made = rows((0, 1))
-    assert made.part_count([[encoded(5)]], CONCEPTS) == 1
-    assert made.part_count([[encoded(5)], [encoded(6)] * 3], [[encoded(1)] * 2]) == 3
 
 
 def test_missing_parts_count_nothing_and_stay_the_same_objects():
@@ -100,19 +98,14 @@ def test_missing_parts_count_nothing_and_stay_the_same_objects():
     assert list(made.widened([encoded(1), encoded(2)], 1))[0].context.equal(encoded(1).context)
 
 
-def test_pictures_with_the_same_prompt_and_seed_share_a_conditioning():
+def test_pictures_with_the_same_prompt_share_a_conditioning_whatever_their_seeds():
+    """The contexts are there once; the noise contexts are each row's own."""
     base, other = encoded(5), encoded(6)
-    found = rows((1, 3), (2, 3), (3, 3)).positive([[base], [other], [base]], CONCEPTS)
+    found = rows((1, 3), (2, 3), (3, 4)).positive([[base], [other], [base]], CONCEPTS)
     assert found[0].conditioning is found[2].conditioning is not found[1].conditioning
     assert [row.index for row in found] == [0, 0, 1]
-    seeds = rows((1, 3), (1, 4)).positive([[base], [base]], CONCEPTS)
-    assert seeds[0].conditioning is not seeds[1].conditioning
-
-
-def test_seeds_do_not_matter_without_noise():
-    silent = {"noise": {"visual": {"strength": 1}}}
-    found = rows((1, 3), (1, 4), **silent).positive([[base := encoded(5)], [base]], CONCEPTS)
-    assert found[0].conditioning is found[1].conditioning
+    assert len(found[0].conditioning.noise.directions) == 2
+    assert len(shares(found)) == 2
 
 
 def test_conditionings_last_as_long_as_their_prompts():
@@ -153,7 +146,7 @@ def test_no_visual_noise_gives_the_very_noise():
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=8))
 def test_shares_are_a_partition_of_the_rows(picks):
-    conditionings = [condition(Scene.parse({}), encoded(i), [], SIZE, 0) for i in range(3)]
+    conditionings = [condition(Maps(Scene.parse({}), SIZE), encoded(i), {}) for i in range(3)]
     given_rows = [Row(conditionings[which], index) for which, index in picks]
     found = shares(given_rows)
     assert sorted(place for share in found for place in share.rows) == list(range(len(picks)))

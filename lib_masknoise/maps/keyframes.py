@@ -1,20 +1,16 @@
 """Concepts that change over the frames: what stands at a frame between two keyframes.
 
 At a keyframe a concept is a still one, `Concept.at_key`. Between two of them its weight moves evenly, its masks are
-drawn between the two (`between_masks`), and its prompts pass into each other (`passing`). Easing and loop are those of
-`motion.between`: with the scene's `motion.loop` the last keyframe leads back to the first.
+drawn between the two (`between_masks`), and its prompts pass into each other (`conditioning.passing`). Easing and loop
+are those of `motion.keys.between`: with the scene's `motion.loop` the last keyframe leads back to the first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from lib_masknoise import masks, motion
+from lib_masknoise.motion.keys import between
 from lib_masknoise.scene import (
     Concept,
     EllipseMask,
@@ -22,14 +18,8 @@ from lib_masknoise.scene import (
     Mask,
     Point,
     RectMask,
-    Scene,
     SplitMask,
 )
-
-# The arc between two contexts is taken as no longer than this: beyond it the contexts are so nearly opposite that their
-# middle would be raised above any bound. At 3π/4 a share is √2 at most.
-LONGEST_ARC = 0.75 * math.pi
-SHORTEST_ARC = 1e-4
 
 # A straight way between two gradients whose direction shrinks below this would turn them over through no gradient.
 SHORTEST_GRADIENT = 0.01
@@ -59,56 +49,8 @@ def passage(concept: Concept, frame: float, total: int, loop: bool) -> Passage:
     """Where a concept is at a frame (of ``total``, a fraction or whole). Without keyframes it is itself throughout."""
     if not concept.keyframes:
         return Passage(concept, concept, 0.0)
-    before, after, way = motion.between(concept.keyframes, frame, total, loop)
+    before, after, way = between(concept.keyframes, frame, total, loop)
     return Passage(concept.at_key(before), concept.at_key(after), way)
-
-
-def passages(scene: Scene, frames: Sequence[float], total: int) -> list[list[Passage]]:
-    """Where each of the N concepts is: a row for each of the B frames, or one for all where none has keyframes."""
-    if not any(concept.keyframes for concept in scene.concepts):
-        frames = (0,)
-    return [[passage(concept, frame, total, scene.motion.loop) for concept in scene.concepts] for frame in frames]
-
-
-def prompts(scene: Scene) -> list[str]:
-    """All prompts of the concepts: for each concept the different ones of its keyframes, in their order, or its own."""
-    return [text for concept in scene.concepts for text in texts(concept, "prompt")]
-
-
-def negatives(scene: Scene) -> list[str]:
-    """The same of the negative prompts; "" stands for the image's own."""
-    return [text for concept in scene.concepts for text in texts(concept, "negative")]
-
-
-def texts(concept: Concept, name: str) -> list[str]:
-    """The different prompts ("prompt" or "negative") that a concept has at its keyframes, or its own."""
-    still = [concept.at_key(key) for key in concept.keyframes] or [concept]
-    return list(dict.fromkeys(getattr(one, name) for one in still))
-
-
-def weight_maps(scene: Scene, size: masks.Size, frames: Sequence[float] = (0,), total: int = 1) -> Tensor:
-    """The weight maps of all concepts at some frames, float32 ``[B, N, h, w]`` in [0, 1]; B is 1 where no concept has
-    keyframes, so that all frames share them."""
-    rows = [[one.masks for one in row] for row in passages(scene, frames, total)]
-    drawn: dict[int, Tensor] = {}  # a mask that several frames share is drawn once
-
-    def weight_map(mask: Mask) -> Tensor:
-        if id(mask) not in drawn:
-            drawn[id(mask)] = masks.weight_map(mask, size, scene.blend.feather)
-        return drawn[id(mask)]
-
-    def combined(parts: Parts) -> Tensor:
-        if len(parts) == 1:
-            return weight_map(parts[0][1])
-        return sum(share * weight_map(mask) for share, mask in parts)
-
-    maps = [torch.stack([combined(parts) for parts in row]) if row else torch.zeros(0, *size) for row in rows]
-    return torch.stack(maps)
-
-
-def pins(maps: Tensor) -> Tensor:
-    """How firmly each location is held at each frame: weight maps ``[B, N, H, W]`` → ``[B, H, W]``."""
-    return torch.stack([masks.pin(one) for one in maps])
 
 
 def between_masks(first: Mask, second: Mask, way: float) -> Parts:
@@ -183,25 +125,7 @@ def _beyond(place: float, feather: float) -> float:
     return {0.0: -feather / 2, 1.0: 1 + feather / 2}.get(place, place)
 
 
-def passing(way: float, arc: float | None = None) -> tuple[float, float]:
-    """The shares of two contexts on the way from one to the other.
-
-    1 − way and way; or, on an arc of that angle, sin((1 − way)·arc)/sin arc and sin(way·arc)/sin arc (Shoemake 1985),
-    which keeps the length where both have the same: a straight way would cut the corner and weaken the prompt.
-    """
-    if arc is None:
-        return 1.0 - way, way
-    arc = min(max(arc, SHORTEST_ARC), LONGEST_ARC)
-    return math.sin((1.0 - way) * arc) / math.sin(arc), math.sin(way * arc) / math.sin(arc)
-
-
-def angle(first: Tensor, second: Tensor) -> float:
-    """The angle between two contexts ``[T, D]``, in radians, without their first token.
-
-    That is the attention sink, the same in every prompt and in some models of a far larger norm: with it all prompts
-    would be parallel. The shorter one counts as zero beyond its length.
-    """
-    a, b = (context[1:].double() for context in (first, second))
-    length = min(len(a), len(b))
-    cosine = (a[:length] * b[:length]).sum() / (a.norm() * b.norm()).clamp_min(1e-12)
-    return math.acos(min(max(float(cosine), -1.0), 1.0))
+def texts(concept: Concept, name: str) -> list[str]:
+    """The different prompts ("prompt" or "negative") that a concept has at its keyframes, or its own."""
+    still = [concept.at_key(key) for key in concept.keyframes] or [concept]
+    return list(dict.fromkeys(getattr(one, name) for one in still))

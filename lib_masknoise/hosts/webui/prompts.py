@@ -7,7 +7,7 @@ Imports `modules`, which A1111, Forge and their kin share.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,8 @@ import torch
 from modules import extra_networks, prompt_parser, sd_samplers, shared
 from torch import Tensor
 
-from lib_masknoise import keyframes
-from lib_masknoise.conditioning import Encoded
-from lib_masknoise.hosts.rows import Parts
+from lib_masknoise.conditioning import Encoded, negatives, prompts
+from lib_masknoise.hosts.webui.rows import Parts
 from lib_masknoise.scene import Scene
 
 CONTROLNET_MARK = 1024.0
@@ -26,18 +25,15 @@ Schedule = Sequence[Any]
 """The host's `ScheduledPromptConditioning`s: (end_at_step, cond), where cond is `[T, D]` or a dictionary (SDXL)."""
 
 
-def without_networks(scene: Scene) -> tuple[list[str], list[str], Mapping[str, list]]:
-    """The scene's prompts and negative prompts without `<lora:…>` and the like, and these, parsed by the host."""
-    networks: dict[str, list] = {}
-
-    def parsed(text: str) -> str:
-        text, found = extra_networks.parse_prompt(text)
+def without_networks(texts: Iterable[str], networks: dict[str, list]) -> dict[str, str]:
+    """Prompts and what is left of each without `<lora:…>` and the like, which are added to `networks`, parsed by the
+    host."""
+    plain = {}
+    for text in texts:
+        plain[text], found = extra_networks.parse_prompt(text)
         for kind, entries in found.items():
             networks.setdefault(kind, []).extend(entries)
-        return text
-
-    prompts = [parsed(text) for text in keyframes.prompts(scene)]
-    return prompts, [parsed(text) for text in keyframes.negatives(scene)], networks
+    return plain
 
 
 def network_tags(networks: Mapping[str, list], present: Mapping[str, list]) -> str:
@@ -65,19 +61,23 @@ class ConceptPrompts:
     changes (the model, clip skip, the steps, …: what the host itself compares)."""
 
     def __init__(self, scene: Scene):
-        self.prompts, self.negatives, self.networks = without_networks(scene)
+        self.networks: dict[str, list] = {}
+        self._prompts = without_networks(prompts(scene), self.networks)
+        self._negatives = without_networks(negatives(scene), self.networks)
         self._caches: dict[tuple[str, bool, bool], list[Any]] = {}
         self._encodings = Encodings()
-        self._multiconds: list[Any] = []
-        self._schedules: list[Schedule | None] = []
+        self._multiconds: dict[str, Any] = {}
+        self._schedules: dict[str, Schedule] = {}
 
     def encode(self, p: Any) -> None:
         """Encode everything for the pass that `p` is about to make. Raises what the host raises."""
         if len(self._encodings) > KEPT:
             self._encodings = Encodings()
         multi, single = prompt_parser.get_multicond_learned_conditioning, prompt_parser.get_learned_conditioning
-        self._multiconds = [self._conds(p, multi, text, False).batch[0] for text in self.prompts]
-        self._schedules = [self._conds(p, single, text, True)[0] if text else None for text in self.negatives]
+        self._multiconds = {text: self._conds(p, multi, plain, False).batch[0] for text, plain in self._prompts.items()}
+        # A negative prompt of networks alone is none.
+        own = {text: plain for text, plain in self._negatives.items() if plain}
+        self._schedules = {text: self._conds(p, single, plain, True)[0] for text, plain in own.items()}
 
     def _conds(self, p: Any, function: Any, text: str, negative: bool) -> Any:
         size = (p.hr_upscale_to_x, p.hr_upscale_to_y) if p.is_hr_pass else (p.width, p.height)
@@ -90,16 +90,19 @@ class ConceptPrompts:
         cache = self._caches.setdefault((text, negative, p.is_hr_pass), [None, None])
         return p.get_conds_with_caching(function, texts, steps, [cache], networks, hires_steps)
 
-    def at(self, step: int) -> tuple[list[Parts], list[Encoded | None]]:
-        """Prompts and negative prompts at a denoiser step."""
-        positive = [self._encodings.parts(parts, step) for parts in self._multiconds]
-        negative = [None if one is None else self._encodings.one(active(one, step)) for one in self._schedules]
+    def at(self, step: int) -> tuple[dict[str, Parts], dict[str, Encoded]]:
+        """Prompts and negative prompts at a denoiser step, by their texts in the scene."""
+        positive = {text: self._encodings.parts(parts, step) for text, parts in self._multiconds.items()}
+        negative = {text: self._encodings.one(active(one, step)) for text, one in self._schedules.items()}
         return positive, negative
 
-    def conds_at(self, step: int) -> tuple[list[list[tuple[Any, float]]], list[Any]]:
+    def conds_at(self, step: int) -> tuple[dict[str, list[tuple[Any, float]]], dict[str, Any]]:
         """The same as the host has them: conds and weights of the prompts' parts, and conds of the negative prompts."""
-        positive = [[(active(part.schedules, step), part.weight) for part in parts] for parts in self._multiconds]
-        return positive, [None if one is None else active(one, step) for one in self._schedules]
+        positive = {
+            text: [(active(part.schedules, step), part.weight) for part in parts]
+            for text, parts in self._multiconds.items()
+        }
+        return positive, {text: active(one, step) for text, one in self._schedules.items()}
 
     def base(self, cond: Any, uncond: Any, step: int) -> tuple[list[Parts], list[Encoded]]:
         """The same of the images' own prompts, from the host's conds of the batch."""
@@ -117,12 +120,12 @@ class ConceptPrompts:
     @property
     def part_count(self) -> int:
         """Parts (`a AND b`) of the concept prompt that has the most."""
-        return max((len(parts) for parts in self._multiconds), default=1)
+        return max((len(parts) for parts in self._multiconds.values()), default=1)
 
     @property
     def weighted(self) -> bool:
         """Whether a part of a concept prompt counts other than once."""
-        return any(entry.weight != 1.0 for parts in self._multiconds for entry in parts)
+        return any(entry.weight != 1.0 for parts in self._multiconds.values() for entry in parts)
 
 
 class Encodings:

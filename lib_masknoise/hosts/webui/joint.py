@@ -12,6 +12,8 @@ What cannot be said so is left to `predictions`: negative weights, and prompts o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from modules import shared
@@ -19,39 +21,58 @@ from torch import Tensor
 
 from lib_masknoise import infotext
 from lib_masknoise.conditioning import NEGLIGIBLE
-from lib_masknoise.hosts import predictions
-from lib_masknoise.hosts.forge import Options
-from lib_masknoise.hosts.predictions import Weighted, condition_of
-from lib_masknoise.masks import Size, resize
+from lib_masknoise.hosts.webui.denoising import Denoising
+from lib_masknoise.hosts.webui.forge import Options
+from lib_masknoise.hosts.webui.predictions import Masks, Weighted, condition_of
+from lib_masknoise.maps import Size, resize
 
 UNSEEN = -1e4
 """For a logit: finite, since the hosts' attention in chunks subtracts the largest logit of a chunk from the others."""
 
+KEPT_MASKS = 2
+"""The prompts' and the negative prompts': each may be hundreds of megabytes, and is the same at every step."""
 
-class Pass(predictions.Pass):
-    """What is installed during one sampling pass of a model with joint attention."""
 
-    blending = "joint attention"
+class JointAttention:
+    """The texts of all concepts side by side in one condition."""
+
+    what = "joint attention"
     instead = (
         "the concepts' tokens stand side by side in the attention of text and image, and a step takes one evaluation "
         "of the model"
     )
 
-    def _conditions(self, entries: list[Weighted], x: Tensor, several: bool) -> list[Options]:
+    def __init__(self, denoising: Denoising):
+        self.denoising = denoising
+        self._masks: list[tuple[Tensor, list[int], Tensor]] = []
+
+    def conditions(self, entries: list[Weighted], x: Tensor, several: bool) -> list[Options]:
+        masks = Masks()
         if len(entries) == 1:
-            return super()._conditions(entries, x, several)
-        if self._part_count is not None or _some_negative(entries):
+            return masks.conditions(entries, x, several)
+        if self.denoising.conds.part_count is not None or _some_negative(entries):
             self._say_predictions()
-            return super()._conditions(entries, x, several)
+            return masks.conditions(entries, x, several)
+        return [_joined(entries, lambda weights, lengths: self._mask(weights, lengths, x))]
+
+    def _mask(self, weights: Tensor, lengths: list[int], x: Tensor) -> Tensor:
+        """`attention_mask` where the model computes, made again only for other weights or texts."""
+        for known, of_lengths, mask in self._masks:
+            if of_lengths == lengths and torch.equal(known, weights) and mask.device == x.device:
+                return mask
         model = shared.sd_model.forge_objects.unet.model.diffusion_model
         patch = getattr(model, "patch_size", 2)
-        size = tuple(math.ceil(side / patch) for side in self.rows.size)
-        return [_joined(entries, size)]
+        size = tuple(math.ceil(side / patch) for side in self.denoising.rows.size)
+        mask = attention_mask(weights, lengths, size).to(x.device)
+        self._masks = [(weights, lengths, mask), *self._masks][:KEPT_MASKS]
+        return mask
 
     def _say_predictions(self) -> None:
-        what = self._blends_what.replace(self.blending, predictions.Pass.blending)
-        self.p.extra_generation_params[infotext.BLENDING] = what
-        self.p.comment(f"MaskNoise: for a negative weight or a prompt of several parts, {predictions.Pass.instead}")
+        p: Any = self.denoising.p
+        p.extra_generation_params[infotext.BLENDING] = p.extra_generation_params[infotext.BLENDING].replace(
+            self.what, Masks.what
+        )
+        p.comment(f"MaskNoise: for a negative weight or a prompt of several parts, {Masks.instead}")
 
 
 def takes_masks(model: torch.nn.Module) -> bool:
@@ -67,8 +88,9 @@ def _some_negative(entries: list[Weighted]) -> bool:
     return any(bool((weight < -NEGLIGIBLE).any()) for _, weight in entries)
 
 
-def _joined(entries: list[Weighted], size: Size) -> Options:
-    """One condition with the texts of all, in which each counts as much as its weights `[B, h, w]` say."""
+def _joined(entries: list[Weighted], mask: Callable[[Tensor, list[int]], Tensor]) -> Options:
+    """One condition with the texts of all, in which each counts as much as its weights `[B, h, w]` say. mask: makes
+    their `attention_mask`."""
     first = entries[0][0]
     of_entries = [one["model_conds"] for one, _ in entries]
     texts = [conds["c_crossattn"].cond for conds in of_entries]
@@ -79,7 +101,7 @@ def _joined(entries: list[Weighted], size: Size) -> Options:
         pooled = torch.stack([conds["y"].cond for conds in of_entries], dim=1)
         area = weights.mean(dim=(2, 3)).to(pooled)
         own["y"] = type(own["y"])(torch.einsum("bj,bjp->bp", area, pooled))
-    own["attention_mask"] = condition_of(attention_mask(weights, [text.shape[1] for text in texts], size))
+    own["attention_mask"] = condition_of(mask(weights, [text.shape[1] for text in texts]))
     return {**first, "cross_attn": own["c_crossattn"].cond, "strength": 1.0, "model_conds": own}
 
 

@@ -13,66 +13,89 @@ guidance) is there. Concept and feature noise live in what a cross-attention see
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from modules import shared
 from torch import Tensor
 
 from lib_masknoise import infotext
-from lib_masknoise.conditioning import NEGLIGIBLE, Encoded, prediction_weights
-from lib_masknoise.hosts.denoising import Conflict
-from lib_masknoise.hosts.forge import Options, Patched
+from lib_masknoise.conditioning import NEGLIGIBLE, Encoded, blended_texts, prediction_weights
+from lib_masknoise.hosts.webui.denoising import Conflict, Denoising
+from lib_masknoise.hosts.webui.forge import Options
 
 Weighted = tuple[Options, Tensor]
 """A condition of the host, and how much what it predicts counts at each location of each image: `[B, h, w]`."""
 
 
-class Pass(Patched):
-    """What is installed in Forge during one sampling pass of a model without cross-attention."""
+class Combination(Protocol):
+    """How several weighted conditions become what the model is given. what, instead: in the infotext and in words."""
 
-    blending = "predictions"
+    what: str
+    instead: str
+
+    def conditions(self, entries: list[Weighted], x: Tensor, several: bool) -> list[Options]:
+        """The host's conditions that make what the entries say. several: whether there is more than one entry, be it on
+        the other side."""
+
+
+class Masks:
+    """The host's own average over conditions with masks: an evaluation for each."""
+
+    what = "predictions"
     instead = (
         "predictions are blended instead of contexts, and a step takes one evaluation of the model for the prompt and "
         "one for each concept"
     )
 
-    def __init__(self, *args: Any):
-        super().__init__(*args)
-        self._blends_what = self.blending
+    def conditions(self, entries: list[Weighted], x: Tensor, several: bool) -> list[Options]:
+        return with_masks(entries, x, several)
+
+
+class Predictions:
+    """A model without cross-attention in Forge, for one sampling pass."""
+
+    def __init__(self, denoising: Denoising, combine: Callable[[Denoising], Combination] = lambda denoising: Masks()):
+        self.denoising = denoising
+        self.rows, self.conds, self.prompts = denoising.rows, denoising.conds, denoising.prompts
         self._step: int | None = None  # None outside the window: the host does as it does without us
         self._total: Tensor | None = None
-        self._known: dict[str, tuple[list[Encoded | None], Tensor]] = {}
-
-    def __enter__(self) -> Pass:
+        self._known: dict[str, tuple[list[Encoded], Tensor]] = {}
+        self._combination = combine(denoising)
         self._say()
-        return super().__enter__()
+
+    def __deepcopy__(self, memo: dict) -> Predictions:
+        return self
 
     def _say(self) -> None:
         """What this model cannot do."""
+        p, scene, what = self.denoising.p, self.rows.scene, self._combination.what
         model = type(shared.sd_model.forge_objects.unet.model.diffusion_model).__name__
-        noise = self.rows.scene.noise
-        missing = " and ".join(kind for kind in ("concept", "feature") if getattr(noise, kind).strength)
+        missing = " and ".join(kind for kind in ("concept", "feature") if getattr(scene.noise, kind).strength)
         if missing:
-            self._blends_what += f", without {missing} noise"
-            self.p.comment(f"MaskNoise: no {missing} noise, which needs a model with cross-attention; this is {model}")
-        if missing or self.rows.scene.concepts:
-            self.p.extra_generation_params[infotext.BLENDING] = self._blends_what
-        if self.rows.scene.concepts:
-            self.p.comment(f"MaskNoise: {model} has no cross-attention; {self.instead}")
+            what += f", without {missing} noise"
+            p.comment(f"MaskNoise: no {missing} noise, which needs a model with cross-attention; this is {model}")
+        if missing or scene.concepts:
+            p.extra_generation_params[infotext.BLENDING] = what
+        if scene.concepts:
+            p.comment(f"MaskNoise: {model} has no cross-attention; {self._combination.instead}")
 
     # --- Before each call of the denoiser
 
-    def _plan(self, params: Any) -> None:
-        self._step = params.denoiser.step if self._inside(params.denoiser) else None
+    def bound(self, unet: torch.nn.Module) -> None:
+        """Nothing is patched."""
 
-    def _changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
+    def plan(self, params: Any) -> None:
+        self._step = params.denoiser.step if self.denoising.inside(params.denoiser) else None
+
+    def changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
         self._total = None
-        if not self.rows.scene.concepts or (self._step is None and self._part_count is None):
+        part_count = self.conds.part_count
+        if not self.rows.scene.concepts or (self._step is None and part_count is None):
             return cond, uncond, options
-        self._check_size(tuple(x.shape[-2:]))
-        if len(cond) != (self._part_count or 1) or len(uncond or [None]) != 1 or any("mask" in one for one in cond):
+        self.denoising.check_size(tuple(x.shape[-2:]))
+        if len(cond) != (part_count or 1) or len(uncond or [None]) != 1 or any("mask" in one for one in cond):
             raise Conflict(
                 "the prompt is divided already by another extension (Forge Couple?); switch it off or MaskNoise"
             )
@@ -82,15 +105,13 @@ class Pass(Patched):
         if not torch.allclose(total, torch.ones(())):
             self._total = total[:, None]
         several = max(len(positive), len(negative)) > 1
-        cond = self._conditions(positive, x, several)
+        cond = self._combination.conditions(positive, x, several)
         if negative:
-            uncond = self._conditions(negative, x, several)
+            uncond = self._combination.conditions(negative, x, several)
         return cond, uncond, options
 
-    def _conditions(self, entries: list[Weighted], x: Tensor, several: bool) -> list[Options]:
-        """The host's conditions that make what the entries say. several: whether there is more than one entry, be it on
-        the other side."""
-        return _with_masks(entries, x, several)
+    def total_weight(self, like: Tensor) -> Tensor | None:
+        return None if self._total is None else self._total.to(like)
 
     def _positive(self, cond: Sequence[Options]) -> list[Weighted]:
         """The parts of the prompts, and those of every concept's prompt; each counts by its own weight too."""
@@ -98,42 +119,41 @@ class Pass(Patched):
         if self._step is None:
             whole = torch.ones(len(own), *self.rows.size)
             return [(one, whole * own[:, k]) for k, one in enumerate(cond)]
-        encoded = [parts[0] for parts in self.prompts.at(self._step)[0]]
+        encoded = {text: parts[0] for text, parts in self.prompts.at(self._step)[0].items()}
         weights = self._weights_of("prompt", encoded)
         entries = [(one, weights[:, 0] * own[:, k]) for k, one in enumerate(cond)]
-        for j, parts in enumerate(self.prompts.conds_at(self._step)[0], start=1):
-            entries += [(_like(cond[0], one, len(own)), weights[:, j] * weight) for one, weight in parts]
+        conds = self.prompts.conds_at(self._step)[0]
+        for j, text in enumerate(blended_texts(self.rows.scene, "prompt", encoded), start=1):
+            entries += [(_like(cond[0], one, len(own)), weights[:, j] * weight) for one, weight in conds[text]]
         return entries
 
     def _negative(self, uncond: Sequence[Options]) -> list[Weighted]:
         if self._step is None:
             return []
-        weights = self._weights_of("negative", self.prompts.at(self._step)[1])
-        conds = [one for one in self.prompts.conds_at(self._step)[1] if one is not None]
-        own = [_like(uncond[0], one, len(weights)) for one in conds]
+        encoded = self.prompts.at(self._step)[1]
+        weights = self._weights_of("negative", encoded)
+        conds = self.prompts.conds_at(self._step)[1]
+        texts = blended_texts(self.rows.scene, "negative", encoded)
+        own = [_like(uncond[0], conds[text], len(weights)) for text in texts]
         return [(one, weights[:, j]) for j, one in enumerate([uncond[0], *own])]
 
     def _parts(self) -> list[list[Any]]:
-        """The host's parts of each image's prompt, as many of each as it denoises (`_widened`)."""
+        """The host's parts of each image's prompt, as many of each as it denoises (`Conds.widened`)."""
         widened = []
-        for parts in self._cond.batch:
-            silent = [_Silent] * ((self._part_count or len(parts)) - len(parts))
+        for parts in self.conds.own.batch:
+            silent = [_Silent] * ((self.conds.part_count or len(parts)) - len(parts))
             widened.append([*parts, *silent])
         return widened
 
-    def _weights_of(self, name: str, encoded: list[Encoded | None]) -> Tensor:
+    def _weights_of(self, name: str, encoded: dict[str, Encoded]) -> Tensor:
         """`prediction_weights` of the batch, `[B, 1 + J, h, w]`, for as long as the prompts stay the same."""
         known, weights = self._known.get(name, ([], None))
-        if weights is None or any(a is not b for a, b in zip(known, encoded, strict=True)):
-            frames = [picture.frame for picture in self.rows.pictures]
-            weights = prediction_weights(
-                self.rows.scene, name, encoded, self.rows.size, frames, self.rows.total
-            ).expand(len(frames), -1, -1, -1)
-            self._known[name] = encoded, weights
+        given = list(encoded.values())
+        if weights is None or any(a is not b for a, b in zip(known, given, strict=True)):
+            frames = self.rows.frames
+            weights = prediction_weights(self.rows.maps, name, encoded, frames).expand(len(frames), -1, -1, -1)
+            self._known[name] = given, weights
         return weights
-
-    def _total_weight(self, like: Tensor) -> Tensor | None:
-        return None if self._total is None else self._total.to(like)
 
 
 class _Silent:
@@ -148,7 +168,7 @@ def _needed(entries: list[Weighted]) -> list[Weighted]:
     return needed or entries[:1]
 
 
-def _with_masks(entries: list[Weighted], x: Tensor, several: bool) -> list[Options]:
+def with_masks(entries: list[Weighted], x: Tensor, several: bool) -> list[Options]:
     """The host's average over its conditions is `Σ mask pred / Σ mask`; strengths that add up to 1 keep it from scaling
     the guidance."""
     masked = []

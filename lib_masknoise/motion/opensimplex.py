@@ -14,15 +14,32 @@ from itertools import product
 
 import numpy as np
 import torch
-from opensimplex import constants
-
-GRADIENTS = {n: getattr(constants, f"GRADIENTS{n}").reshape(-1, n).astype(float) for n in (2, 3, 4)}
-STRETCH = {n: getattr(constants, f"STRETCH_CONSTANT{n}") for n in (2, 3, 4)}
-SQUISH = {n: getattr(constants, f"SQUISH_CONSTANT{n}") for n in (2, 3, 4)}
-NORM = {n: getattr(constants, f"NORM_CONSTANT{n}") for n in (2, 3, 4)}
 
 # Standard deviation by number of dimensions, over random offsets and permutations (standard error 0.06 %).
 DEVIATION = {2: 0.3684, 3: 0.3140, 4: 0.2468}
+
+
+@dataclass(frozen=True)
+class _Tables:
+    gradients: np.ndarray
+    stretch: float
+    squish: float
+    norm: float
+
+
+@functools.cache
+def _tables(n: int) -> _Tables:
+    """The package's constants of n dimensions. Looked up when they are needed: without the package everything but the
+    fields works, and a user interface can open and say what is missing."""
+    try:
+        from opensimplex import constants
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(MISSING, name="opensimplex") from None
+    gradients = constants.__dict__[f"GRADIENTS{n}"].reshape(-1, n).astype(float)
+    return _Tables(gradients, *(getattr(constants, f"{name}_CONSTANT{n}") for name in ("STRETCH", "SQUISH", "NORM")))
+
+
+MISSING = 'the noise needs the package opensimplex: pip install "opensimplex>=0.4.5" in the same Python, then restart'
 
 
 @functools.cache
@@ -49,14 +66,15 @@ def opensimplex(points: Sequence[np.ndarray], permutation: np.ndarray) -> np.nda
     leaves out a few far vertices, which makes it jump by up to 2e-4; here all are summed.
     """
     n = len(points)
-    stretch = STRETCH[n] * sum(points)
+    tables = _tables(n)
+    stretch = tables.stretch * sum(points)
     corner = [np.floor(x + stretch) for x in points]
-    squish = SQUISH[n] * sum(corner)
+    squish = tables.squish * sum(corner)
     inside = [x - c - squish for x, c in zip(points, corner, strict=True)]
     corner = [c.astype(np.int64) for c in corner]
     total = np.zeros(np.broadcast_shapes(*(x.shape for x in points)))
     for vertex in vertices(n):
-        shift = SQUISH[n] * sum(vertex)
+        shift = tables.squish * sum(vertex)
         away = [x - (v + shift) for x, v in zip(inside, vertex, strict=True)]
         hashed = np.zeros_like(total, dtype=np.int64)
         for c, v in zip(corner, vertex, strict=True):
@@ -64,13 +82,13 @@ def opensimplex(points: Sequence[np.ndarray], permutation: np.ndarray) -> np.nda
         slope = sum(g * x for g, x in zip(_gradient(hashed, n), away, strict=True))
         kernel = np.maximum(2.0 - sum(x * x for x in away), 0.0) ** 2
         total += kernel * kernel * slope
-    return total / NORM[n]
+    return total / tables.norm
 
 
 def _gradient(hashed: np.ndarray, n: int) -> np.ndarray:
     """The gradient each hash stands for, coordinate first. Bytes become indices as in the package."""
     index = {2: (hashed & 0x0E) >> 1, 3: hashed % 24, 4: hashed >> 2}[n]
-    return np.moveaxis(GRADIENTS[n][index], -1, 0)
+    return np.moveaxis(_tables(n).gradients[index], -1, 0)
 
 
 @dataclass(frozen=True)

@@ -11,35 +11,50 @@ A conditioning modifier, which the host calls before each denoiser call, switche
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from modules import shared
 from torch import Tensor
 
-from lib_masknoise.attention import blended_attention, stack, unstack
-from lib_masknoise.hosts.denoising import Conflict, Denoising, context_of
-from lib_masknoise.hosts.rows import Row, Share, shares
+from lib_masknoise.attention import Row, Share, shares
+from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, context_of
 
 COND, UNCOND = 0, 1
 
 Options = dict[str, Any]
 
 
-class Patched(Denoising):
-    """A sampling pass on a clone of the host's U-Net (or transformer) with patches of ours."""
+class Blender(Protocol):
+    """How one kind of model blends, given the host's conditions and model options for a call of the denoiser."""
 
-    def __init__(self, *args: Any):
-        super().__init__(*args)
+    def bound(self, unet: torch.nn.Module) -> None:
+        """What is about to be patched."""
+
+    def plan(self, params: Any) -> None:
+        """What the coming call of the denoiser sees."""
+
+    def changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
+        """The host's conditions and model options for this call of the denoiser, with ours."""
+
+    def total_weight(self, like: Tensor) -> Tensor | None:
+        """By how much the guidance counts: `[B, 1, h, w]`; None where it is 1 everywhere."""
+
+
+class Patches:
+    """Forge's method: a clone of the host's U-Net (or transformer) with patches of ours, for one sampling pass."""
+
+    def __init__(self, denoising: Denoising, blender: Callable[[Denoising], Blender]):
+        self.denoising, self.blender = denoising, blender(denoising)
         self._objects: Any = None
         self._own: Any = None
         self._original: Any = None
 
-    def __deepcopy__(self, memo: dict) -> Patched:
+    def __deepcopy__(self, memo: dict) -> Patches:
         return self  # the host copies a U-Net's options, in which our patches are, for each clone
 
-    def _bind(self) -> None:
+    def bind(self) -> None:
         objects = shared.sd_model.forge_objects
         if objects is self._objects and objects.unet is self._own:
             return
@@ -47,51 +62,47 @@ class Patched(Denoising):
         clone = objects.unet.clone()
         clone.add_conditioning_modifier(self._before_sampling)
         clone.model_options.setdefault("sampler_post_cfg_function", []).insert(0, self._weigh_guidance)
-        self._bound(clone.model.diffusion_model)
+        self.blender.bound(clone.model.diffusion_model)
         self._objects, self._original, self._own = objects, objects.unet, clone
         objects.unet = clone
+
+    def close(self) -> None:
+        self._unbind()
+        self.denoising.attention.clear()
 
     def _unbind(self) -> None:
         if self._objects is not None and self._objects.unet is self._own:
             self._objects.unet = self._original
         self._objects = self._original = self._own = None
 
+    def plan(self, params: Any) -> None:
+        self.blender.plan(params)
+
+    def after_denoiser(self, params: Any) -> None:
+        """Never called by this host, which has `_weigh_guidance` for it."""
+
     def _before_sampling(
         self, model: Any, x: Tensor, timestep: Tensor, uncond: Any, cond: Any, scale: float, options: Options, seed: int
     ) -> tuple:
         """The host's conditioning modifier, which it calls before each call of the denoiser."""
-        if self._error is not None:
-            raise self._error
-        cond, uncond, options = self._changed(x, cond, uncond, options)
+        self.denoising.check()
+        cond, uncond, options = self.blender.changed(x, cond, uncond, options)
         return model, x, timestep, uncond, cond, scale, options, seed
 
     def _weigh_guidance(self, args: Options) -> Tensor:
         """The sum of the weights at each location scales the guidance there. Without negative prompts the host takes 0
         for what they predict, and so do we."""
-        total = self._total_weight(args["denoised"])
+        total = self.blender.total_weight(args["denoised"])
         if total is None:
             return args["denoised"]
         return args["uncond_denoised"] + (args["denoised"] - args["uncond_denoised"]) * total
 
-    # --- Each pass's own
 
-    def _bound(self, unet: torch.nn.Module) -> None:
-        """What is about to be patched."""
+class CrossAttention:
+    """The exact blend in the cross-attention layers of a U-Net."""
 
-    def _changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
-        """The host's conditions and model options for this call of the denoiser, with ours."""
-        raise NotImplementedError
-
-    def _total_weight(self, like: Tensor) -> Tensor | None:
-        """By how much the guidance counts: `[B, 1, h, w]`; None where it is 1 everywhere."""
-        raise NotImplementedError
-
-
-class Pass(Patched):
-    """What is installed in Forge during one sampling pass."""
-
-    def __init__(self, *args: Any):
-        super().__init__(*args)
+    def __init__(self, denoising: Denoising):
+        self.denoising = denoising
         self._blocks: list[tuple[str, int]] = []
         self._given_contexts: tuple[Tensor, Tensor | None]
         self._positive: list[Row] = []
@@ -99,28 +110,32 @@ class Pass(Patched):
         self._parts_seen = 0
         self._call: Any = None
         self._given: tuple | None = None  # the layer that has our contexts and not yet used our attention
+        self._wanted = False
         self._shares: tuple[Share, ...] = ()
 
-    def _bound(self, unet: torch.nn.Module) -> None:
+    def __deepcopy__(self, memo: dict) -> CrossAttention:
+        return self
+
+    def bound(self, unet: torch.nn.Module) -> None:
         self._blocks = _blocks(unet)
 
-    def _plan(self, params: Any) -> None:
-        super()._plan(params)
+    def plan(self, params: Any) -> None:
+        self.denoising.plan(params)
         self._given_contexts = context_of(params.text_cond), context_of(params.text_uncond)
-        if self._planned is not None:
-            count = len(self.rows.pictures)
-            parts = (len(self._planned) - (0 if params.text_uncond is None else count)) // count
-            self._positive, self._negative = self._planned[: parts * count], self._planned[parts * count :]
+        planned, count = self.denoising.planned, len(self.denoising.rows.pictures)
+        if planned is not None:
+            parts = (len(planned) - (0 if params.text_uncond is None else count)) // count
+            self._positive, self._negative = planned[: parts * count], planned[parts * count :]
         self._parts_seen, self._call, self._given = 0, None, None
 
     # --- Each call of the denoiser
 
-    def _changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
-        if self._planned is not None:
-            self._check_size(tuple(x.shape[-2:]))
+    def changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
+        if self.denoising.planned is not None:
+            self.denoising.check_size(tuple(x.shape[-2:]))
             options = self._patched(options)
-        if self._weights is not None:
-            cond = self._masked(cond, x)
+        if self.denoising.weights is not None:
+            cond = self._masked(cond, self.denoising.weights, x)
         return cond, uncond, options
 
     def _patched(self, options: Options) -> Options:
@@ -149,38 +164,28 @@ class Pass(Patched):
                 f"the host did not use our attention in block {self._given}: another extension has replaced it; switch "
                 "it off or MaskNoise"
             )
-        self._given = _layer(extra_options)
+        layer = self._given = _layer(extra_options)
         chunks = extra_options["cond_or_uncond"]
         if chunks is not self._call:  # a new list for each call of the U-Net
-            self._check_size(tuple(extra_options["original_shape"][-2:]))
+            self.denoising.check_size(tuple(extra_options["original_shape"][-2:]))
             self._call, self._shares = chunks, shares(self._rows_of(chunks, context))
-        fresh = [share for share in self._shares if (id(share.conditioning), _layer(extra_options)) not in self._bases]
-        if fresh:
-            contexts = torch.cat([stack(self._place(share.conditioning, n)) for share in fresh], dim=1)
-        else:
-            contexts = n.new_zeros(1, 1, context.shape[-1])  # everything is projected already
+        wanted = self.denoising.attention.wanted(layer, self._shares, n)
+        self._wanted = wanted is not None
+        # Where everything is projected already the layer still has to be given something.
+        contexts = n.new_zeros(1, 1, context.shape[-1]) if wanted is None else wanted.stacked
         return n, contexts, contexts
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, extra_options: Options) -> Tensor:
         """The attn2 replace patch: queries `[rows, h·w, heads·d]`, keys and values `[1, M, heads·d]`."""
-        self._given = None
-        heads, size = extra_options["n_heads"], self._size(q.shape[1])
-        out = torch.empty_like(q)
-        start = 0
-        for share in self._shares:
-            key = id(share.conditioning), _layer(extra_options)
-            if key not in self._bases:
-                placed = self._place(share.conditioning, q)
-                stop = start + stack(placed).shape[1]
-                self._bases[key] = unstack(placed, k[:, start:stop], v[:, start:stop], heads)
-                start = stop
-            out[share.span] = blended_attention(q[share.span], self._bases[key], self._level(share, size, q))
-        return out
+        layer, self._given = _layer(extra_options), None
+        if self._wanted:
+            self.denoising.attention.take(layer, k, v, extra_options["n_heads"])
+        return self.denoising.attention.attend(layer, q, self._shares, self.denoising.size_of(q.shape[1]))
 
     def _rows_of(self, chunks: Sequence[int], context: Tensor) -> list[Row]:
         """What the rows of a U-Net call see. The host goes through the parts of the prompts from the last to the first,
         a chunk with a row for each image at a time, in one call or in several."""
-        batch = len(self.rows.pictures)
+        batch = len(self.denoising.rows.pictures)
         if len(context) != batch * len(chunks):
             raise Conflict(
                 f"the U-Net was given {len(context)} rows for {batch} images: another extension divides the prompt "
@@ -207,18 +212,19 @@ class Pass(Patched):
 
     # --- Prompts made of parts whose guidance is added up: `a AND b:0.5`
 
-    def _masked(self, cond: list[Options], x: Tensor) -> list[Options]:
+    def _masked(self, cond: list[Options], weights: Tensor, x: Tensor) -> list[Options]:
         """The host averages the parts, each with its mask: `Σ_k w_k cond_k / Σ_k w_k`. Strengths that add up to 1 keep
         it from scaling the guidance."""
-        weights = self._by_part(x)
-        return [{**one, "mask": weights[:, k], "strength": 1.0 / len(cond)} for k, one in enumerate(cond)]
+        masks = self._by_part(weights, x)
+        return [{**one, "mask": masks[:, k], "strength": 1.0 / len(cond)} for k, one in enumerate(cond)]
 
-    def _by_part(self, x: Tensor) -> Tensor:
+    def _by_part(self, weights: Tensor, x: Tensor) -> Tensor:
         """`[B, parts, h, w]`."""
-        return self._weights[:, 0].unflatten(0, (len(self.rows.pictures), -1)).to(x)
+        return weights[:, 0].unflatten(0, (len(self.denoising.rows.pictures), -1)).to(x)
 
-    def _total_weight(self, like: Tensor) -> Tensor | None:
-        return None if self._weights is None else self._by_part(like).sum(1, keepdim=True)
+    def total_weight(self, like: Tensor) -> Tensor | None:
+        weights = self.denoising.weights
+        return None if weights is None else self._by_part(weights, like).sum(1, keepdim=True)
 
 
 def has_cross_attention(unet: torch.nn.Module) -> bool:

@@ -19,10 +19,11 @@ from modules import shared
 from modules.processing import StableDiffusionProcessingTxt2Img
 
 from lib_masknoise import animation, axes, infotext
-from lib_masknoise.hosts import files, xyz
-from lib_masknoise.hosts.denoising import Conflict, Denoising
-from lib_masknoise.hosts.prompts import ConceptPrompts, network_tags
-from lib_masknoise.hosts.rows import Picture, Rows
+from lib_masknoise.hosts.webui import files, xyz
+from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, Method, sampling
+from lib_masknoise.hosts.webui.prompts import ConceptPrompts, network_tags
+from lib_masknoise.hosts.webui.rows import Picture, Rows
+from lib_masknoise.maps import Maps, Size
 from lib_masknoise.noise.feature import parse_dimensions
 from lib_masknoise.presets import PresetError, Presets
 from lib_masknoise.scene import Problem, Scene, SceneError
@@ -54,6 +55,14 @@ class Job:
     """Whether a sampling pass has begun with the scene in it."""
     moved: torch.Tensor | None = None
     """The noise that has the visual noise in it already."""
+
+    _maps: dict[Size, Maps] = field(default_factory=dict)
+
+    def maps(self, size: Size) -> Maps:
+        """The scene's maps at the latent's size of a pass, the same for all batches."""
+        if size not in self._maps:
+            self._maps[size] = Maps(self.scene, size)
+        return self._maps[size]
 
     @property
     def total(self) -> int:
@@ -205,7 +214,7 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
     """A pass begins: visual noise into its noise `[B, C, h, w]`, in place, and the conditioning onto its sampler."""
     if job.scene.neutral:
         return
-    rows = Rows(job.scene, _pictures(p, job), job.total, tuple(noise.shape[-2:]))
+    rows = Rows(job.maps(tuple(noise.shape[-2:])), _pictures(p, job))
     if noise is not job.moved:  # Forge calls the hook twice for the hires pass
         noise.copy_(rows.visual(noise))
         job.moved = noise
@@ -232,7 +241,7 @@ def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:
         _check_dimensions(job.scene, sampler.sampler_extra_args["cond"])
         job.prompts.encode(p)
         try:
-            with _pass_of_host()(p, rows, job.prompts, sampler):
+            with sampling(p, rows, job.prompts, sampler, _method_of_host()):
                 return launch(steps, sample)
         except Conflict as error:
             raise Refused([Problem("", str(error))]) from error
@@ -253,18 +262,22 @@ def _check_dimensions(scene: Scene, cond: Any) -> None:
         raise Refused([Problem(path, str(error).removeprefix(f"{path}: "))]) from None
 
 
-def _pass_of_host() -> type[Denoising]:
-    """Which host this is and how it can blend, by what its model offers."""
+def _method_of_host() -> Callable[[Denoising], Method]:
+    """How this host can blend, by what its model offers."""
     if not hasattr(shared.sd_model, "forge_objects"):
-        from lib_masknoise.hosts.a1111 import Pass
+        from lib_masknoise.hosts.webui.a1111 import Layers
 
-        return Pass
-    from lib_masknoise.hosts import forge, joint, predictions
+        return Layers
+    from lib_masknoise.hosts.webui import forge, joint, predictions
 
     model = shared.sd_model.forge_objects.unet.model.diffusion_model
     if forge.has_cross_attention(model):
-        return forge.Pass
-    return joint.Pass if joint.takes_masks(model) else predictions.Pass
+        blender: Callable[[Denoising], forge.Blender] = forge.CrossAttention
+    elif joint.takes_masks(model):
+        blender = functools.partial(predictions.Predictions, combine=joint.JointAttention)
+    else:
+        blender = predictions.Predictions
+    return functools.partial(forge.Patches, blender=blender)
 
 
 @_hook

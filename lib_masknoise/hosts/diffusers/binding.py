@@ -1,0 +1,148 @@
+"""A location conditioning on a U-Net of diffusers, for one sampling pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import (
+    Attention,
+    AttnProcessor,
+    AttnProcessor2_0,
+    SlicedAttnProcessor,
+    XFormersAttnProcessor,
+)
+from torch import Tensor
+
+from lib_masknoise.attention import AttentionPass, Share
+from lib_masknoise.conditioning import LocationConditioning
+from lib_masknoise.maps import level_with
+
+# Processors that compute plain cross-attention: replacing one changes nothing but the contexts.
+PLAIN_PROCESSORS = (AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)
+
+
+@contextmanager
+def bind(
+    unet: UNet2DConditionModel,
+    positive: LocationConditioning,
+    negative: LocationConditioning | None,
+    outside: tuple[LocationConditioning, LocationConditioning | None] | None = None,
+    window: tuple[float, float] = (0.0, 1.0),
+) -> Iterator[Binding]:
+    """Make a U-Net attend to a location conditioning until the block ends, however it ends.
+
+    positive: for the conditional rows, one map for all or one per row. negative: for the rows without the prompt; None
+    when guidance is off and there are none. outside: both sides for the steps outside `window`, which is given in
+    fractions of the steps. Report the steps with `callback_on_step_end=binding.on_step_end`.
+    Raises ValueError when a cross-attention layer is not a plain one (an IP-Adapter, say).
+    """
+    binding = Binding(unet, positive, negative, outside, window)
+    try:
+        binding.install()
+        yield binding
+    finally:
+        binding.close()
+
+
+class Binding:
+    """What is installed on a U-Net during one sampling pass; `bind` makes it and takes it away."""
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        positive: LocationConditioning,
+        negative: LocationConditioning | None,
+        outside: tuple[LocationConditioning, LocationConditioning | None] | None,
+        window: tuple[float, float],
+    ):
+        self.unet = unet
+        self.window = window
+        self.inside = _in_row_order(positive, negative)
+        self.outside = _in_row_order(*outside) if outside else self.inside
+        self.fraction = 0.0
+        self.size = (0, 0)
+        self._attention = AttentionPass()
+        self._attention.plan({*self.inside, *self.outside})
+        self._shares: tuple[Share, ...] = ()
+        self._processors: dict[str, Any] = {}
+        self._hook: Any = None
+
+    def install(self) -> None:
+        processors = dict(self.unet.attn_processors)
+        for name, processor in processors.items():
+            if "attn2" in name and not isinstance(processor, PLAIN_PROCESSORS):
+                raise ValueError(
+                    f"{name} is a {type(processor).__name__}: expected plain cross-attention; unload what replaced it"
+                )
+        self._processors = processors
+        ours = _BlendedAttnProcessor(self)
+        self._hook = self.unet.register_forward_pre_hook(self._before_unet, with_kwargs=True)
+        self.unet.set_attn_processor({k: ours if "attn2" in k else p for k, p in processors.items()})
+
+    def close(self) -> None:
+        """Put everything back. Safe at any time, also twice."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        if self._processors:
+            self.unet.set_attn_processor(self._processors)
+            self._processors = {}
+        self._attention.clear()
+
+    def on_step_end(self, pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict) -> dict:
+        """`callback_on_step_end` of the pipeline: counts denoiser calls, so samplers with two a step are right too."""
+        self.fraction = (step + 1) / pipe.num_timesteps
+        return kwargs
+
+    def attend(self, attn: Attention, x: Tensor) -> Tensor:
+        """Cross-attention of one layer: `[rows, h·w, C]` → `[rows, h·w, heads·d]` before its output layer."""
+        q = attn.to_q(x)
+        wide = q.float() if attn.upcast_attention else q
+        wanted = self._attention.wanted(attn, self._shares, q)
+        if wanted is not None:
+            stacked = wanted.stacked
+            upcast = torch.float32 if attn.upcast_attention else None
+            self._attention.take(attn, attn.to_k(stacked), attn.to_v(stacked), attn.heads, upcast)
+        size = level_with(self.size, x.shape[1])
+        return self._attention.attend(attn, wide, self._shares, size, attn.scale).to(q.dtype)
+
+    def _before_unet(self, unet: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        sample = args[0] if args else kwargs["sample"]
+        self.size = tuple(sample.shape[-2:])
+        start, end = self.window
+        sides = self.inside if start <= self.fraction < end else self.outside
+        if len(sample) % len(sides):
+            raise ValueError(f"the U-Net got {len(sample)} rows; expected as many negative as positive ones")
+        rows = range(len(sample) // len(sides))
+        self._shares = tuple(
+            Share(tuple(row + i * len(rows) for row in rows), side, tuple(rows)) for i, side in enumerate(sides)
+        )
+        added = kwargs.get("added_cond_kwargs") or {}
+        if "text_embeds" in added:
+            pooled = torch.cat([side.pooled.to(sample).expand(len(rows), -1) for side in sides])
+            kwargs = {**kwargs, "added_cond_kwargs": {**added, "text_embeds": pooled}}
+        return args, kwargs
+
+
+def _in_row_order(
+    positive: LocationConditioning, negative: LocationConditioning | None
+) -> tuple[LocationConditioning, ...]:
+    """In the order of the pipeline's rows: the negative ones first."""
+    return (positive,) if negative is None else (negative, positive)
+
+
+class _BlendedAttnProcessor:
+    """A diffusers attention processor: the layer's own projections around the binding's attention."""
+
+    def __init__(self, binding: Binding):
+        self.binding = binding
+
+    def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        out = self.binding.attend(attn, hidden_states)
+        for layer in attn.to_out:  # the output projection and its dropout
+            out = layer(out)
+        return out

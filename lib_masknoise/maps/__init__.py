@@ -1,0 +1,110 @@
+"""What every location weighs: the maps of a scene at a size, at any frames.
+
+`Maps` is made once a job and size and handed to whatever needs maps there (both sides of the guidance, the visual
+noise, previews), so that a mask that does not move is drawn once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lib_masknoise.maps.blending import coefficients, pin
+from lib_masknoise.maps.keyframes import Parts, Passage, passage
+from lib_masknoise.maps.raster import rasterize, weight_map
+from lib_masknoise.maps.resample import Size, feather, level_size, level_with, resize
+from lib_masknoise.noise import amount
+from lib_masknoise.scene import Mask, Scene
+
+__all__ = [
+    "Maps",
+    "Size",
+    "coefficients",
+    "feather",
+    "level_size",
+    "level_with",
+    "pin",
+    "rasterize",
+    "resize",
+    "weight_map",
+]
+
+REMEMBERED_FRAMES = 64
+"""Of a scene whose concepts move: enough for both sides and the noise of a batch to find them."""
+
+
+class Maps:
+    """The maps of a scene at one size.
+
+    scene: whose masks; its `animation.frames` are the frames. size: (h, w) of the latent. factor: pixels drawn for each
+    element and axis; None for up to 8, the image's own pixels. Frames may be fractions. Every method gives a row for
+    each frame, or one row where no concept has keyframes, so that all frames share it.
+    """
+
+    def __init__(self, scene: Scene, size: Size, factor: int | None = None) -> None:
+        self.scene, self.size, self.factor = scene, size, factor
+        self.total = scene.animation.frames
+        self.moving = any(concept.keyframes for concept in scene.concepts)
+        self._still: dict[int, Tensor] = {}  # by the id of a mask of the scene, which keeps it alive
+        self._rows: OrderedDict[float, Tensor] = OrderedDict()
+        self._own = {id(mask) for concept in scene.concepts for mask in _masks(concept)}
+        self._lock = threading.Lock()
+
+    def passages(self, frames: Sequence[float]) -> list[list[Passage]]:
+        """Where each of the N concepts is."""
+        loop = self.scene.motion.loop
+        return [
+            [passage(concept, frame, self.total, loop) for concept in self.scene.concepts]
+            for frame in (frames if self.moving else (0.0,))
+        ]
+
+    def weights(self, frames: Sequence[float] = (0,)) -> Tensor:
+        """The weight maps of all concepts, float32 ``[B, N, h, w]`` in [0, 1]."""
+        if not self.moving:
+            return self._row(0.0)[None]
+        return torch.stack([self._row(float(frame)) for frame in frames])
+
+    def pins(self, frames: Sequence[float] = (0,)) -> Tensor:
+        """How firmly each location is held, ``[B, h, w]`` in [0, 1]."""
+        return torch.stack([pin(row) for row in self.weights(frames)])
+
+    def amount(self, name: str, frames: Sequence[float] = (0,)) -> Tensor:
+        """How much of a noise ("visual", "concept" or "feature") there is, ``[B, h, w]``."""
+        noise = self.scene.noise
+        return amount(self.pins(frames), getattr(noise, name).strength, noise.exponent)
+
+    def _row(self, frame: float) -> Tensor:
+        """``[N, h, w]``."""
+        with self._lock:
+            if frame in self._rows:
+                self._rows.move_to_end(frame)
+                return self._rows[frame]
+            (row,) = self.passages([frame])
+            maps = [self._combined(one.masks) for one in row]
+            self._rows[frame] = torch.stack(maps) if maps else torch.zeros(0, *self.size)
+            if len(self._rows) > REMEMBERED_FRAMES:
+                self._rows.popitem(last=False)
+            return self._rows[frame]
+
+    def _combined(self, parts: Parts) -> Tensor:
+        if len(parts) == 1:
+            return self._drawn(parts[0][1])
+        return torch.stack([share * self._drawn(mask) for share, mask in parts]).sum(0)
+
+    def _drawn(self, mask: Mask) -> Tensor:
+        """A mask of the scene once; one between two of them, which lasts for a frame, each time."""
+        if id(mask) in self._still:
+            return self._still[id(mask)]
+        drawn = weight_map(mask, self.size, self.scene.blend.feather, self.factor)
+        if id(mask) in self._own:
+            self._still[id(mask)] = drawn
+        return drawn
+
+
+def _masks(concept: object) -> list[Mask]:
+    own = [concept.mask, *(key.mask for key in concept.keyframes)]
+    return [mask for mask in own if mask is not None]
