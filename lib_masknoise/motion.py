@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 import torch
 
+from lib_masknoise.easing import EASINGS
 from lib_masknoise.simplex import SimplexField
 
 if TYPE_CHECKING:
@@ -40,14 +41,6 @@ NEGLIGIBLE = 1e-5
 # Without a loop the walk repeats only after a period that many e-foldings of its memory longer than the
 # animation.
 FORGOTTEN = 7.0
-
-EASINGS = {
-    "linear": lambda t: t,
-    "ease-in": lambda t: t * t,
-    "ease-out": lambda t: t * (2.0 - t),
-    "ease-in-out": lambda t: t * t * (3.0 - 2.0 * t),
-    "step": lambda t: 0.0,
-}
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:
