@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .scene import (
@@ -36,8 +35,8 @@ from .scene import (
     Stamp,
     Stroke,
     StrokesMask,
-    decode_picture,
 )
+from .scene.pictures import mask_values
 
 Size = tuple[int, int]
 Array = np.ndarray
@@ -306,22 +305,9 @@ def _draw_gradient(mask: GradientMask, size: Size) -> Array:
 
 
 def _draw_image(mask: ImageMask, size: Size) -> Array:
-    values = torch.from_numpy(_picture_values(decode_picture(mask.data)))
+    values = torch.tensor(mask_values(mask.data))  # a copy: NumPy's is not to be written to
     drawn = resize(values, size).numpy()
     return 1 - drawn if mask.invert else drawn
-
-
-def _picture_values(picture: Image.Image) -> Array:
-    """float32 [H, W] in [0, 1]: the alpha channel where it varies (paint on an empty layer), else
-    brightness."""
-    if picture.mode.startswith("I"):  # 16-bit grey: "I;16…", or "I" in older versions of Pillow
-        return np.asarray(picture).astype(np.float32) / 65535
-    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):
-        alpha = picture.convert("RGBA").getchannel("A")
-        low, high = alpha.getextrema()
-        if low < high:
-            return np.asarray(alpha, np.float32) / 255
-    return np.asarray(picture.convert("RGB").convert("L"), np.float32) / 255
 
 
 # --- Strokes
