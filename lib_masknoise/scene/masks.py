@@ -103,7 +103,7 @@ class GradientMask(Mask):
 
 
 class ImageMask(Mask):
-    """A picture: its alpha channel where that varies, otherwise its brightness."""
+    """A picture: its alpha channel where some of it is transparent, otherwise its brightness."""
 
     class Config:
         schema_extra = _kind_required

@@ -78,7 +78,9 @@ def mask_values(data: str) -> np.ndarray[Any, Any]:
     """What a picture is as a mask: float32 [H, W] in [0, 1], not to be written to. Raises ValueError as
     `decode_picture` does.
 
-    The alpha channel where it varies (paint on an empty layer), else the brightness.
+    What carries the picture counts: the alpha channel where some of the picture is fully transparent (paint on an empty
+    layer), or where it varies by more (largest less smallest value) than the brightness; else the brightness. So a
+    black-and-white picture with a few pixels that are not quite opaque counts by its brightness.
     """
     levels = _levels_of(data)
     values = levels.astype(np.float32) / np.iinfo(levels.dtype).max
@@ -145,13 +147,13 @@ def _levels_of(data: str) -> Levels:
 def _mask_levels(picture: Image.Image) -> Levels:
     if picture.mode.startswith("I"):  # 16-bit grey: "I;16…", or "I" in older versions of Pillow
         return np.asarray(picture).astype(np.uint16)
+    grey = picture if picture.mode in ("1", "L") else picture.convert("RGB")
+    brightness = np.asarray(grey.convert("L"))
     if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):
         alpha = np.asarray(picture.convert("RGBA").getchannel("A"))
-        if alpha.min() < alpha.max():
+        if alpha.any() and (not alpha.all() or np.ptp(alpha) > np.ptp(brightness)):
             return alpha
-    if picture.mode not in ("1", "L"):  # which are grey already
-        picture = picture.convert("RGB")
-    return np.asarray(picture.convert("L"))
+    return brightness
 
 
 def _size(picture: Image.Image) -> int:
