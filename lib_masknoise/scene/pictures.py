@@ -230,13 +230,16 @@ def _storable(image: Image.Image) -> Image.Image:
         low, high = int(levels.min()), int(levels.max())
         if not 0 <= low <= high <= 65535:
             raise ValueError(f"expected levels from 0 to 65535, got {low} to {high}")
-    if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"):
+        return Image.fromarray(levels.astype(np.uint16))
+    if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
         return image
     return image.convert("RGBA" if image.mode in ("PA", "La", "RGBa") else "RGB")
 
 
 def _drawn(array: Any) -> Image.Image:
     """An array or tensor [H, W] as a grey image."""
+    if not hasattr(array, "__array__"):
+        raise ValueError(f"expected an array, a tensor or an image, got a value of type {type(array).__name__}")
     if hasattr(array, "detach"):  # a tensor: perhaps on a device, or of a dtype that NumPy does not have
         array = array.detach().cpu()
         array = array.float() if array.is_floating_point() else array
