@@ -4,7 +4,7 @@ No ``from __future__ import annotations`` here and where parts are defined: pyda
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from lib_masknoise.controls import control
 from lib_masknoise.scene.errors import Problem, SceneError, number, path_of, shown
@@ -13,6 +13,25 @@ from lib_masknoise.scene.reading import read_json
 from lib_masknoise.scene.rules import Rule, check_list, suggestion
 
 Self = TypeVar("Self", bound="Part")
+
+if TYPE_CHECKING:
+    AnyModel = TypeVar("AnyModel", bound="_Model")
+
+    class _Model:
+        """What we use of pydantic's model. By its own type a checker would refuse what a part takes: a list where the
+        field is a tuple, a mapping where it is a part, an array where it is a mask."""
+
+        __fields__: ClassVar[dict[str, Any]]
+
+        def __init__(self, **given: Any) -> None: ...
+
+        def copy(self: AnyModel, *, update: Mapping[str, Any]) -> AnyModel: ...
+
+        @classmethod
+        def schema(cls, by_alias: bool = True) -> dict[str, Any]: ...
+
+else:
+    _Model = pydantic.BaseModel
 
 
 def _nullable(schema: dict[str, Any], model: Any) -> None:
@@ -25,7 +44,7 @@ def _nullable(schema: dict[str, Any], model: Any) -> None:
             schema["properties"][field.alias] = {"description": description, "anyOf": [given, null], "default": None}
 
 
-class Part(pydantic.BaseModel):
+class Part(_Model):
     """What every part of a scene has in common.
 
     ``Part(field=value, …)`` takes parts, or what JSON has for them. A field whose name Python reserves has an
