@@ -23,7 +23,7 @@ from lib_masknoise.scene import Part, Problem, Scene, SceneError, pydantic
 
 PREFIX = "/masknoise/v1"
 SMALLEST, LARGEST = 16, 2048  # pixels, of a preview's side
-MAX_BODY = 16_000_000
+MAX_BODY, MAX_DROPPED = 16_000_000, 128_000_000  # bytes
 MAX_AT_ONCE = 2
 """Of the requests with a scene in them. More would only wait for the processor, and hold their bodies meanwhile."""
 RETRY_AFTER = 1  # seconds
@@ -52,6 +52,7 @@ def add_routes(app: FastAPI, presets: Presets, dependencies: Sequence[Any] = ())
     async def answer(request: Request, work: Callable[[bytes], Response]) -> Response:
         """What ``work`` makes of the request's body, within the limits."""
         if not places.acquire(blocking=False):
+            await _body(request, 0)
             message = f"expected at most {MAX_AT_ONCE} requests with a scene at once; try again in {RETRY_AFTER} s"
             return _refusal(429, [Problem("", message)], {"Retry-After": str(RETRY_AFTER)})
         try:
@@ -105,17 +106,17 @@ async def _answer(work: Callable[[], Response]) -> Response:
         return _refusal(422, [Problem("name", str(error))])
 
 
-async def _body(request: Request) -> bytes | None:
-    """The request's body; None, and the rest of it is not read, where it is larger than MAX_BODY."""
-    said = request.headers.get("content-length", "")
-    if said.isdecimal() and int(said) > MAX_BODY:
-        return None
-    body = bytearray()
+async def _body(request: Request, most: int = MAX_BODY) -> bytes | None:
+    """The request's body, None where it is larger. What is too much is read and dropped, up to a bound: a client that
+    is still sending would not see the answer."""
+    body, count = bytearray(), 0
     async for part in request.stream():
-        body += part
-        if len(body) > MAX_BODY:
-            return None
-    return bytes(body)
+        count += len(part)
+        if count <= most:
+            body += part
+        if count > MAX_DROPPED:
+            break
+    return bytes(body) if count <= most else None
 
 
 def _refusal(status: int, problems: Sequence[Problem], headers: Mapping[str, str] | None = None) -> Response:
