@@ -62,7 +62,7 @@ def test_a_known_picture_that_was_forgotten_is_still_good(decoded):
     pictures._levels.clear()
     ImageMask(data=data)
     assert len(decoded) == 1
-    assert mask_values(data)[0, 0] == np.float32(7) / 255 and len(decoded) == 2
+    assert mask_values(data)[0, 0] == np.float32(7 / 255) and len(decoded) == 2
 
 
 def test_values_are_not_to_be_written_to():
