@@ -23,7 +23,7 @@ test-pydantic1: .venv/ready-for-tests
 	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade --target .venv/pydantic1 \
 		'pydantic<2' 'fastapi==0.94.*' 'httpx<0.28'
 	PYTHONPATH=.venv/pydantic1 $(PY) -m pytest $(addprefix tests/unit/test_,$(addsuffix .py,\
-		scene controls presets infotext preview api)) $(ARGS)
+		scene controls presets infotext preview api from_python pictures)) $(ARGS)
 
 # The painting canvas in Chromium, with A1111's gradio and with Forge's. Each lies in a folder of its own over the
 # packages in .venv, with the versions of their time that it needs; CHROMIUM names another browser than `chromium`.

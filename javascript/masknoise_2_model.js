@@ -142,7 +142,7 @@
 
     class NotYet extends Error {}
 
-    /** Decoded mask pictures by their data: brightness, or alpha where that varies, as the library reads them. */
+    /** Decoded mask pictures by their data: brightness, or alpha where that carries the picture, as in the library. */
     class Pictures {
         constructor(onReady) {
             this.maps = new Map();
@@ -183,15 +183,19 @@
     async function decode(blob) {
         const {width, height, data} = await pixelsOf(blob);
         const map = newMap(width, height);
-        let [low, high] = [255, 0];
-        for (let i = 3; i < data.length; i += 4) {
-            low = Math.min(low, data[i]);
-            high = Math.max(high, data[i]);
-        }
-        for (let i = 0; i < map.data.length; i++) {
-            const [r, g, b, a] = [data[4 * i], data[4 * i + 1], data[4 * i + 2], data[4 * i + 3]];
-            map.data[i] = (low < high ? a : (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16) / 255;
-        }
+        const alpha = (i) => data[4 * i + 3];
+        const brightness = (i) => (data[4 * i] * 19595 + data[4 * i + 1] * 38470 + data[4 * i + 2] * 7471 + 0x8000) >> 16;
+        const range = (value) => {
+            let [low, high] = [255, 0];
+            for (let i = 0; i < map.data.length; i++) {
+                low = Math.min(low, value(i));
+                high = Math.max(high, value(i));
+            }
+            return [low, high];
+        };
+        const [[thin, thick], [dark, bright]] = [range(alpha), range(brightness)];
+        const carries = thick > 0 && (thin === 0 || thick - thin > bright - dark) ? alpha : brightness;
+        for (let i = 0; i < map.data.length; i++) map.data[i] = carries(i) / 255;
         return map;
     }
 

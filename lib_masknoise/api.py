@@ -1,14 +1,15 @@
 """The extension's own routes, for scripts and for the user interface; docs/api.md shows each.
 
 What is refused is answered with 422 and a JSON list of ``{"path": …, "message": …}``, one entry a problem; a preset
-that is not there with 404 and the same. Nothing here touches the model: no route needs the WebUI's queue.
+that is not there with 404 and the same, a body that is too large with 413, one request too many at once with 429.
+Nothing here touches the model: no route needs the WebUI's queue.
 """
 
 # No `from __future__ import annotations`: fastapi and pydantic read the annotations of what is defined here.
 
-import asyncio
 import io
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -22,6 +23,12 @@ from lib_masknoise.scene import Part, Problem, Scene, SceneError, pydantic
 
 PREFIX = "/masknoise/v1"
 SMALLEST, LARGEST = 16, 2048  # pixels, of a preview's side
+MAX_BODY, MAX_DROPPED = 16_000_000, 128_000_000  # bytes
+MAX_AT_ONCE = 2
+"""Of the requests with a scene in them. More would only wait for the processor, and hold their bodies meanwhile."""
+RETRY_AFTER = 1  # seconds
+
+_drawing = threading.Lock()  # one preview at a time: the processor is for the images
 
 
 class PreviewRequest(Part):
@@ -40,7 +47,21 @@ def add_routes(app: FastAPI, presets: Presets, dependencies: Sequence[Any] = ())
     dependencies: of fastapi (``Depends(…)``), run before each of the routes: the host's own authentication.
     """
     router = APIRouter(prefix=PREFIX, dependencies=list(dependencies), tags=["MaskNoise"])
-    drawing = asyncio.Semaphore(1)  # one preview at a time: the processor is for the images
+    places = threading.BoundedSemaphore(MAX_AT_ONCE)
+
+    async def answer(request: Request, work: Callable[[bytes], Response]) -> Response:
+        """What ``work`` makes of the request's body, within the limits."""
+        if not places.acquire(blocking=False):
+            await _body(request, 0)
+            message = f"expected at most {MAX_AT_ONCE} requests with a scene at once; try again in {RETRY_AFTER} s"
+            return _refusal(429, [Problem("", message)], {"Retry-After": str(RETRY_AFTER)})
+        try:
+            body = await _body(request)
+            if body is None:
+                return _refusal(413, [Problem("", f"expected a body of at most {MAX_BODY // 10**6} MB, got more")])
+            return await _answer(lambda: work(body))
+        finally:
+            places.release()
 
     @router.get("/schema", summary="The JSON Schema of a scene")
     def schema() -> Response:
@@ -48,14 +69,11 @@ def add_routes(app: FastAPI, presets: Presets, dependencies: Sequence[Any] = ())
 
     @router.post("/validate", summary="A scene with all its fields, or what is wrong with it")
     async def validate(request: Request) -> Response:
-        body = await request.body()
-        return await _answer(lambda: JSONResponse(Scene.parse(body).to_dict()))
+        return await answer(request, lambda body: JSONResponse(Scene.parse(body).to_dict()))
 
     @router.post("/preview", summary="A picture of the coefficient maps or of the noise amount")
     async def draw(request: Request) -> Response:
-        body = await request.body()
-        async with drawing:
-            return await _answer(lambda: _png(PreviewRequest.parse(body)))
+        return await answer(request, lambda body: _png(PreviewRequest.parse(body)))
 
     @router.get("/presets", summary="The names of the presets")
     def names() -> Response:
@@ -67,8 +85,7 @@ def add_routes(app: FastAPI, presets: Presets, dependencies: Sequence[Any] = ())
 
     @router.put("/presets/{name}", summary="Keep a scene as a preset")
     async def save(name: str, request: Request) -> Response:
-        body = await request.body()
-        return await _answer(lambda: _saved(presets, name, Scene.parse(body)))
+        return await answer(request, lambda body: _saved(presets, name, Scene.parse(body)))
 
     @router.delete("/presets/{name}", summary="Remove a preset")
     async def delete(name: str) -> Response:
@@ -89,12 +106,26 @@ async def _answer(work: Callable[[], Response]) -> Response:
         return _refusal(422, [Problem("name", str(error))])
 
 
-def _refusal(status: int, problems: Sequence[Problem]) -> Response:
-    return JSONResponse([problem._asdict() for problem in problems], status)
+async def _body(request: Request, most: int = MAX_BODY) -> bytes | None:
+    """The request's body, None where it is larger. What is too much is read and dropped, up to a bound: a client that
+    is still sending would not see the answer."""
+    body, count = bytearray(), 0
+    async for part in request.stream():
+        count += len(part)
+        if count <= most:
+            body += part
+        if count > MAX_DROPPED:
+            break
+    return bytes(body) if count <= most else None
+
+
+def _refusal(status: int, problems: Sequence[Problem], headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse([problem._asdict() for problem in problems], status, dict(headers or {}))
 
 
 def _png(wanted: PreviewRequest) -> Response:
-    picture = preview.picture(wanted.scene, wanted.what, wanted.frame, (wanted.height, wanted.width))
+    with _drawing:
+        picture = preview.picture(wanted.scene, wanted.what, wanted.frame, (wanted.height, wanted.width))
     file = io.BytesIO()
     picture.save(file, "PNG")
     return Response(file.getvalue(), media_type="image/png")

@@ -281,4 +281,9 @@ def control(path: str) -> Control:
     return _BY_PATH["[]".join(part.split("]", 1)[-1] for part in path.split("["))]
 
 
+def default_scale(mode: str) -> float:
+    """What ``blend.scale`` is in a mode when it is not given."""
+    return ADD_SCALE if mode == "add" else float(control("blend.scale").default)  # type: ignore[arg-type]
+
+
 _BY_PATH = {entry.path: entry for entry in CONTROLS}

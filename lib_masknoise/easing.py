@@ -1,4 +1,4 @@
-"""The ways from one keyframe to the next: 0 … 1 → 0 … 1, named as in CSS."""
+"""The easings of keyframes: how the way from one to the next is walked. One place for their names and their curves."""
 
 from __future__ import annotations
 
@@ -11,3 +11,4 @@ EASINGS: dict[str, Callable[[float], float]] = {
     "ease-in-out": lambda t: t * t * (3.0 - 2.0 * t),
     "step": lambda t: 0.0,
 }
+"""Name → the way done (0 … 1) at a fraction t of the time, 0 ≤ t < 1."""

@@ -16,7 +16,8 @@ import torch
 
 from lib_masknoise.maps.edges import Array, centres, offsets, rise, strip
 from lib_masknoise.maps.resample import Size, resize
-from lib_masknoise.scene import EllipseMask, GradientMask, ImageMask, Mask, RectMask, SplitMask, decode_picture
+from lib_masknoise.scene import EllipseMask, GradientMask, ImageMask, Mask, RectMask, SplitMask
+from lib_masknoise.scene.pictures import mask_values
 
 _SAMPLES = 4
 
@@ -103,7 +104,7 @@ def _draw_gradient(mask: GradientMask, size: Size) -> Array:
 
 
 def _draw_image(mask: ImageMask, size: Size) -> Array:
-    values = torch.from_numpy(mask_values(mask.data))
+    values = torch.tensor(mask_values(mask.data))  # a copy: NumPy's is not to be written to
     drawn = resize(values, size).numpy()
     return 1 - drawn if mask.invert else drawn
 
@@ -115,15 +116,3 @@ SHAPES: dict[type[Mask], Callable[[Any, Size], Array]] = {
     GradientMask: _draw_gradient,
     ImageMask: _draw_image,
 }
-
-
-def mask_values(data):  # until scene/pictures has it
-    picture = decode_picture(data)
-    if picture.mode.startswith("I"):
-        return np.asarray(picture).astype(np.float32) / 65535
-    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):
-        alpha = picture.convert("RGBA").getchannel("A")
-        low, high = alpha.getextrema()
-        if low < high:
-            return np.asarray(alpha, np.float32) / 255
-    return np.asarray(picture.convert("RGB").convert("L"), np.float32) / 255

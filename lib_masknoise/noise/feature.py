@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import torch
 
 from lib_masknoise.noise import SeparableNoise, for_rows, spread
 from lib_masknoise.noise.fields import moving_fields
+from lib_masknoise.scene.dimensions import canonical, ranges
 from lib_masknoise.seeded import generator
 
 if TYPE_CHECKING:
@@ -26,25 +26,14 @@ def parse_dimensions(spec: str | Sequence[int], size: int) -> list[int]:
     Ascending, without repetitions, each in 0 … size − 1. Raises ValueError naming the first range that does
     not fit.
     """
-    if spec == "all":
+    chosen = ranges(canonical(spec))
+    if chosen is None:
         return list(range(size))
-    parts = spec.split(",") if isinstance(spec, str) else [str(part) for part in spec]
-    chosen = {dimension for part in parts for dimension in _range(part.strip(), size)}
-    if not chosen:
-        raise ValueError("noise.feature.dimensions: expected at least one")
-    return sorted(chosen)
-
-
-def _range(part: str, size: int) -> range:
-    match = re.fullmatch(r"([0-9]+)(?:\s*-\s*([0-9]+))?", part)
-    if match is None:
-        raise ValueError(f'noise.feature.dimensions: expected a number or a range such as "0-63", got "{part}"')
-    first, last = int(match[1]), int(match[2] or match[1])
-    if first > last:
-        raise ValueError(f'noise.feature.dimensions: the range "{part}" does not ascend')
-    if last >= size:
-        raise ValueError(f'noise.feature.dimensions: "{part}" goes beyond the last dimension, {size - 1}')
-    return range(first, last + 1)
+    for part in chosen:
+        if part[-1] >= size:
+            name = f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}"
+            raise ValueError(f'noise.feature.dimensions: "{name}" goes beyond the last dimension, {size - 1}')
+    return sorted({dimension for part in chosen for dimension in part})
 
 
 def feature_noise(

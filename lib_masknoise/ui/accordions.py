@@ -18,7 +18,7 @@ import gradio as gr
 
 from lib_masknoise import preview
 from lib_masknoise import scene as scenes
-from lib_masknoise.controls import ADD_SCALE, Control, control
+from lib_masknoise.controls import Control, control, default_scale
 from lib_masknoise.scene import Scene, SceneError
 from lib_masknoise.ui import inputs, live
 
@@ -160,11 +160,7 @@ def _blend(parts: _Parts) -> None:
     parts.row("blend.mode", "blend.scale", "blend.feather")
     parts.row("blend.start", "blend.end", "blend.preserve_norm")
     mode, scale = parts.made["blend.mode"], parts.made["blend.scale"]
-    mode.input(_usual_scale, [mode], [scale], **QUIET)
-
-
-def _usual_scale(mode: str) -> float:
-    return ADD_SCALE if mode == "add" else control("blend.scale").default
+    mode.input(default_scale, [mode], [scale], **QUIET)
 
 
 def _noise(parts: _Parts) -> None:

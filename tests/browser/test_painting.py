@@ -90,6 +90,19 @@ def test_canvas_and_library_agree_on_random_strokes(painter):
         assert difference(painter) < 2 / 10
 
 
+@pytest.mark.parametrize("least", [0, 128, 250])
+def test_canvas_and_library_agree_which_channel_is_the_mask(painter, least):
+    """Of a picture that is transparent in places, somewhat or not quite opaque. A browser rounds such colours."""
+    rng = np.random.default_rng(least)
+    layers = rng.integers(0, 256, (24, 40, 4), np.uint8)
+    layers[..., 3] = layers[..., 3].clip(least)
+    data = data_url(Image.fromarray(layers).resize((200, 120), Image.Resampling.NEAREST))
+    concept = {"prompt": "", "mask": {"kind": "strokes", "strokes": [{"mask": {"kind": "image", "data": data}}]}}
+    painter.js(f"{EDITOR}.load({json.dumps(json.dumps({'concepts': [concept]}))})")
+    assert 0.05 < drawn(painter).mean() < 0.98
+    assert difference(painter) < 1
+
+
 def random_operations(rng: np.random.Generator, count: int) -> list[dict]:
     """Strokes mostly, shapes, pictures and filters, in no order."""
     entries = [{"mask": {"kind": "image", "data": random_picture(rng)}, "opacity": 0.5}]

@@ -97,8 +97,8 @@ def test_the_canvas_finds_its_fields():
 
 
 def test_each_mode_has_its_usual_scale():
-    assert accordions._usual_scale("add") == 0.1
-    assert accordions._usual_scale("interpolate") == control("blend.scale").default
+    assert accordions.default_scale("add") == 0.1
+    assert accordions.default_scale("interpolate") == control("blend.scale").default
 
 
 def test_text_of_a_scene_applied_is_that_scene():

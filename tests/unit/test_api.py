@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
@@ -16,9 +17,9 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 
 from lib_masknoise import preview  # noqa: E402
-from lib_masknoise.api import LARGEST, PREFIX, add_routes  # noqa: E402
+from lib_masknoise.api import LARGEST, MAX_BODY, PREFIX, PreviewRequest, add_routes  # noqa: E402
 from lib_masknoise.presets import Presets  # noqa: E402
-from lib_masknoise.scene import Scene  # noqa: E402
+from lib_masknoise.scene import Part, Scene  # noqa: E402
 
 SCENE = {"concepts": [{"prompt": "麦畑", "mask": {"kind": "split", "to": 0.5}}], "noise": {"visual": {"strength": 0.5}}}
 
@@ -147,3 +148,46 @@ def test_work_is_done_off_the_event_loop(client, monkeypatch):
     monkeypatch.setattr(preview, "picture", draw)
     assert client.post(f"{PREFIX}/preview", json={"scene": {}}).status_code == 200
     assert threads
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_body_that_is_too_large_is_refused(client, said):
+    """Whether its length is said before it or not. One that is just small enough is read."""
+    for method, route in (("POST", "validate"), ("POST", "preview"), ("PUT", "presets/sea")):
+        body = json.dumps({"concepts": [{"prompt": "a" * (MAX_BODY + 1)}]}).encode()
+        body = body if said else iter([body[:100], body[100:]])
+        found = refused(client.request(method, f"{PREFIX}/{route}", content=body), 413)
+        assert found == {"": "expected a body of at most 16 MB, got more"}
+    assert client.get(f"{PREFIX}/presets").json() == []
+    assert client.post(f"{PREFIX}/validate", content=json.dumps(SCENE).encode().ljust(MAX_BODY)).status_code == 200
+
+
+@pytest.mark.parametrize(("method", "route"), [("POST", "validate"), ("POST", "preview"), ("PUT", "presets/sea")])
+def test_a_third_request_at_once_is_told_to_come_back(client, monkeypatch, method, route):
+    inside, go_on = threading.Barrier(3), threading.Event()
+    parse = Part.parse.__func__
+
+    def slowly(cls, body):
+        if body == b'{"enabled": false}':
+            inside.wait(20)
+            go_on.wait(20)
+            body = b'{"scene": {}}' if cls is PreviewRequest else body
+        return parse(cls, body)
+
+    monkeypatch.setattr(Part, "parse", classmethod(slowly))
+    slow = {"content": '{"enabled": false}'}
+    with ThreadPoolExecutor(2) as pool:
+        first = [pool.submit(client.request, method, f"{PREFIX}/{route}", **slow) for _ in range(2)]
+        inside.wait(20)
+        response = client.request(method, f"{PREFIX}/{route}", content="{}")
+        go_on.set()
+        assert [request.result().status_code for request in first] == [200, 200]
+    assert "at most 2 requests" in refused(response, 429)[""] and int(response.headers["retry-after"]) >= 1
+    assert client.post(f"{PREFIX}/validate", content="{}").status_code == 200
+
+
+def test_a_request_that_was_refused_leaves_its_place(client):
+    for _ in range(5):
+        refused(client.post(f"{PREFIX}/validate", content="{"))
+        refused(client.post(f"{PREFIX}/validate", content=b" " * (MAX_BODY + 1)), 413)
+    assert client.post(f"{PREFIX}/validate", content="{}").status_code == 200

@@ -370,6 +370,31 @@ def test_varying_alpha_counts_and_colour_does_not():
     torch.testing.assert_close(draw((2, 2), "image", data=picture(layers), invert=True), 1 - EXPECTED)
 
 
+def test_a_black_and_white_picture_with_some_pixels_not_quite_opaque_counts_by_its_brightness():
+    layers = np.full((8, 8, 4), 255, np.uint8)
+    layers[:, 4:, :3] = 0
+    layers[0, 0, 3], layers[5, 6, 3] = 250, 128
+    torch.testing.assert_close(draw((1, 2), "image", data=picture(layers)), torch.tensor([[1.0, 0.0]]))
+
+
+@pytest.mark.parametrize("paint", [0, 255, "photo"])
+@pytest.mark.parametrize("most", [255, 60])
+def test_paint_on_an_empty_layer_counts_by_its_alpha(paint, most):
+    """Whatever its colours, also faint paint."""
+    layers = np.zeros((8, 8, 4), np.uint8)
+    layers[:, 4:, 3] = most
+    layers[:4, :4, :3] = 255
+    layers[:, 4:, :3] = np.arange(8)[:, None, None] * 36 if paint == "photo" else paint
+    torch.testing.assert_close(draw((1, 2), "image", data=picture(layers)), torch.tensor([[0.0, most / 255]]))
+
+
+def test_a_layer_faint_in_places_counts_by_its_alpha_where_its_colours_are_more_even():
+    layers = np.full((8, 8, 4), 200, np.uint8)
+    layers[:, 4:, 3] = 51
+    layers[0, 0, :3] = 180
+    torch.testing.assert_close(draw((1, 2), "image", data=picture(layers)), torch.tensor([[200 / 255, 0.2]]))
+
+
 def test_transparent_palette_entry_counts_as_alpha():
     half = Image.fromarray(np.array([[0, 255]], np.uint8)).convert("P")
     file = io.BytesIO()

@@ -1,0 +1,102 @@
+"""The Scene, strictly read: what a job is, in one description. See :mod:`lib_masknoise.scene.model`.
+
+errors: what is wrong, and where. strict: the base of every part (on rules, for one value, and reading, of JSON).
+pictures, points, masks, dimensions: what parts are made of. model: the Scene. editing: changes by path.
+"""
+
+from lib_masknoise.scene.errors import Problem, SceneError
+from lib_masknoise.scene.masks import (
+    MAX_FILTERS,
+    MAX_FLOW_LENGTH,
+    MAX_STAMPS,
+    MAX_STROKES,
+    AnyMask,
+    AnyShape,
+    EllipseMask,
+    Filter,
+    GradientMask,
+    ImageMask,
+    Mask,
+    Operation,
+    RectMask,
+    SplitMask,
+    Stamp,
+    Stroke,
+    StrokesMask,
+)
+from lib_masknoise.scene.model import (
+    EASINGS,
+    MAX_CONCEPTS,
+    MAX_KEYFRAMES,
+    MAX_PROMPTS,
+    VERSION,
+    Animation,
+    Blend,
+    Concept,
+    ConceptKeyframe,
+    ConceptNoise,
+    FeatureNoise,
+    Keyframe,
+    Motion,
+    Noise,
+    Scene,
+    VisualNoise,
+)
+from lib_masknoise.scene.pictures import (
+    IMAGE_FORMATS,
+    MAX_IMAGE_BYTES,
+    MAX_IMAGE_SIDE,
+    MAX_UNPACKED_BYTES,
+    decode_picture,
+)
+from lib_masknoise.scene.points import MAX_POINTS, Point, Points
+from lib_masknoise.scene.pydantic1 import pydantic
+from lib_masknoise.scene.strict import Part
+
+__all__ = [
+    "EASINGS",
+    "IMAGE_FORMATS",
+    "MAX_CONCEPTS",
+    "MAX_FILTERS",
+    "MAX_FLOW_LENGTH",
+    "MAX_IMAGE_BYTES",
+    "MAX_IMAGE_SIDE",
+    "MAX_KEYFRAMES",
+    "MAX_POINTS",
+    "MAX_PROMPTS",
+    "MAX_STAMPS",
+    "MAX_STROKES",
+    "MAX_UNPACKED_BYTES",
+    "VERSION",
+    "Animation",
+    "AnyMask",
+    "AnyShape",
+    "Blend",
+    "Concept",
+    "ConceptKeyframe",
+    "ConceptNoise",
+    "EllipseMask",
+    "FeatureNoise",
+    "Filter",
+    "GradientMask",
+    "ImageMask",
+    "Keyframe",
+    "Mask",
+    "Motion",
+    "Noise",
+    "Operation",
+    "Part",
+    "Point",
+    "Points",
+    "Problem",
+    "RectMask",
+    "Scene",
+    "SceneError",
+    "SplitMask",
+    "Stamp",
+    "Stroke",
+    "StrokesMask",
+    "VisualNoise",
+    "decode_picture",
+    "pydantic",
+]

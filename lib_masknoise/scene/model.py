@@ -1,0 +1,335 @@
+"""The Scene: the one description of a job, and the only way a request enters the program.
+
+A Scene is JSON (docs/scene.md shows every field). Parsing is strict, because a wrong setting that is quietly
+dropped costs the user a wrong image: unknown fields, wrong types, numbers out of bounds and unreadable mask
+images are all refused, all at once, each with its path and what was expected there. Scalar settings take
+their defaults, bounds, choices and descriptions from :mod:`lib_masknoise.controls`.
+
+No ``from __future__ import annotations`` here: pydantic reads the annotations of these classes.
+"""
+
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+from lib_masknoise import easing
+from lib_masknoise.controls import control, default_scale
+from lib_masknoise.scene import dimensions, pictures
+from lib_masknoise.scene.editing import put_all
+from lib_masknoise.scene.errors import Problem, SceneError, path_of, shown
+from lib_masknoise.scene.masks import AnyMask, Mask, RectMask, mask_of
+from lib_masknoise.scene.pydantic1 import pydantic
+from lib_masknoise.scene.rules import Rule
+from lib_masknoise.scene.strict import Part, bounded, each, not_below, setting, setting_or_none, tidy
+
+VERSION = 1
+MAX_CONCEPTS = 16
+MAX_KEYFRAMES = 1000
+MAX_PROMPTS = 16
+EASINGS = tuple(easing.EASINGS)
+
+
+def _frame() -> Any:
+    return pydantic.Field(0, ge=0, le=control("animation.frames").high, description="Index of the frame, from 0.")
+
+
+def _easing() -> Any:
+    description = "How it goes on to the next keyframe; step holds it until there."
+    return pydantic.Field("linear", enum=list(EASINGS), description=description)
+
+
+def _keyframes(description: str) -> Any:
+    return pydantic.Field((), maxItems=MAX_KEYFRAMES, description=description)
+
+
+def _check_ascending(keys: tuple[Any, ...]) -> None:
+    """Raise SceneError where a key's frame does not come after the one before."""
+    wrong = [
+        Problem(f"[{i}].frame", f"expected more than the keyframe before ({a.frame}), got {b.frame}")
+        for i, (a, b) in enumerate(itertools.pairwise(keys), 1)
+        if b.frame <= a.frame
+    ]
+    if wrong:
+        raise SceneError(wrong)
+
+
+class ConceptKeyframe(Part):
+    """A concept at one frame, and how it moves on from there; what is left out is as the concept itself has it."""
+
+    frame: int = _frame()
+    easing: str = _easing()
+    prompt: Optional[str] = setting_or_none("concepts[].prompt")  # noqa: UP045
+    negative: Optional[str] = setting_or_none("concepts[].negative")  # noqa: UP045
+    weight: Optional[float] = setting_or_none("concepts[].weight")  # noqa: UP045
+    mask: Optional[AnyMask] = pydantic.Field(  # noqa: UP045
+        None, discriminator="kind", description="Where the concept applies at that frame."
+    )
+
+    @pydantic.validator("mask", pre=True)
+    def _by_kind(cls, value: Any) -> Any:
+        return None if value is None else mask_of(value)
+
+
+class Concept(Part):
+    """A prompt with a mask, a weight and optionally a negative prompt, and how they change over the frames."""
+
+    prompt: str = setting("concepts[].prompt")
+    negative: str = setting("concepts[].negative")
+    weight: float = setting("concepts[].weight")
+    mask: AnyMask = pydantic.Field(
+        default_factory=RectMask,
+        discriminator="kind",
+        description="Where the concept applies; by default everywhere.",
+    )
+    interpolation: str = setting("concepts[].interpolation")
+    keyframes: tuple[ConceptKeyframe, ...] = _keyframes(
+        "What the concept becomes at some frames, in their order; in between it moves from one to the next."
+    )
+
+    @pydantic.validator("mask", pre=True)
+    def _by_kind(cls, value: Any) -> Mask:
+        return mask_of(value)
+
+    @pydantic.validator("keyframes")
+    def _ascending(cls, value: tuple[ConceptKeyframe, ...]) -> tuple[ConceptKeyframe, ...]:
+        _check_ascending(value)
+        for name in ("prompt", "negative"):
+            different = len({getattr(key, name) for key in value})
+            if different > MAX_PROMPTS:
+                raise ValueError(f"expected at most {MAX_PROMPTS} different {name}s, got {different}")
+        return value
+
+    def at_key(self, key: ConceptKeyframe) -> "Concept":
+        """The concept as it is at one of its keyframes: a still one."""
+        given = {name: getattr(key, name) for name in ("prompt", "negative", "weight", "mask")}
+        return self.copy(update={"keyframes": (), **{name: v for name, v in given.items() if v is not None}})
+
+
+class Blend(Part):
+    """How the concepts' prompts are mixed with the base prompt."""
+
+    mode: str = setting("blend.mode")
+    scale: float = setting("blend.scale")
+    preserve_norm: bool = setting("blend.preserve_norm")
+    feather: float = setting("blend.feather")
+    start: float = setting("blend.start")
+    end: float = setting("blend.end")
+
+    _end = not_below("start", "end")
+
+    @pydantic.root_validator(pre=True)
+    def _scale_of_mode(cls, values: dict[str, Any]) -> dict[str, Any]:
+        mode = values.get("mode")
+        return {"scale": default_scale(mode), **values} if mode == "add" else values
+
+    def default_of(self, name: str) -> Any:
+        return default_scale(self.mode) if name == "scale" else super().default_of(name)
+
+
+class Keyframe(Part):
+    """The motion's value at one frame and how it moves on from there."""
+
+    frame: int = _frame()
+    value: float = bounded(0.0, -1.0, 1.0, "The motion's value at that frame.")
+    easing: str = _easing()
+
+
+class Motion(Part):
+    """How noise moves from frame to frame."""
+
+    kind: str = setting("motion.kind")
+    cycles: int = setting("motion.cycles")
+    phase: float = setting("motion.phase")
+    momentum: float = setting("motion.momentum")
+    loop: bool = setting("motion.loop")
+    keyframes: tuple[Keyframe, ...] = _keyframes("For the kind keyframes: at least one, in the order of their frames.")
+
+    @pydantic.validator("keyframes", always=True)
+    def _ascending(cls, value: tuple[Keyframe, ...], values: Mapping[str, Any]) -> tuple[Keyframe, ...]:
+        if not value and values.get("kind") == "keyframes":
+            raise ValueError("expected at least one keyframe for the kind keyframes, got none")
+        _check_ascending(value)
+        return value
+
+
+def _own_motion() -> Any:
+    return pydantic.Field(None, description="How this noise moves; null means as the scene's motion says.")
+
+
+class VisualNoise(Part):
+    """Noise in the initial latent."""
+
+    strength: float = setting("noise.visual.strength")
+    motion: Optional[Motion] = _own_motion()  # noqa: UP045
+
+
+class ConceptNoise(Part):
+    """Noise in the space of the text embeddings."""
+
+    strength: float = setting("noise.concept.strength")
+    rank: int = setting("noise.concept.rank")
+    size: float = setting("noise.concept.size")
+    motion: Optional[Motion] = _own_motion()  # noqa: UP045
+
+
+class FeatureNoise(Part):
+    """Noise on chosen dimensions of the text features."""
+
+    strength: float = setting("noise.feature.strength")
+    dimensions: str = setting("noise.feature.dimensions")
+    size: float = setting("noise.feature.size")
+    motion: Optional[Motion] = _own_motion()  # noqa: UP045
+
+    @pydantic.validator("dimensions", pre=True)
+    def _canonical(cls, value: Any) -> Any:
+        return dimensions.canonical(value)
+
+
+class Noise(Part):
+    """The three kinds of noise, and what they share."""
+
+    exponent: float = setting("noise.exponent")
+    seed: int = setting("noise.seed")
+    visual: VisualNoise = pydantic.Field(default_factory=VisualNoise, description="Noise in the initial latent.")
+    concept: ConceptNoise = pydantic.Field(default_factory=ConceptNoise, description="Noise in the text embeddings.")
+    feature: FeatureNoise = pydantic.Field(default_factory=FeatureNoise, description="Noise on chosen text features.")
+
+
+class Animation(Part):
+    """How many frames there are and what is written from them."""
+
+    frames: int = setting("animation.frames")
+    fps: int = setting("animation.fps")
+    formats: tuple[str, ...] = setting("animation.formats")
+    rubber_band: bool = setting("animation.rubber_band")
+    interpolate: int = setting("animation.interpolate")
+
+    @pydantic.validator("formats", pre=True)
+    def _known(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        rule = Rule(str, choices=control("animation.formats").choices)
+        known: list[str] = []
+
+        def check(entry: Any) -> Any:
+            if rule.check(entry) in known:
+                raise ValueError(f"{shown(entry)} is given twice")
+            known.append(entry)
+            return entry
+
+        return each(check, value)
+
+
+class Scene(Part):
+    """One job of MaskNoise. ``Scene.parse({})`` is the neutral scene; docs/scene.md describes every field."""
+
+    version: int = pydantic.Field(VERSION, enum=[VERSION], description="Version of the scene format.")
+    enabled: bool = setting("enabled")
+    concepts: tuple[Concept, ...] = pydantic.Field(
+        (), maxItems=MAX_CONCEPTS, description="Prompts, each with a mask of its own."
+    )
+    blend: Blend = pydantic.Field(default_factory=Blend, description="How concepts and base prompt are mixed.")
+    noise: Noise = pydantic.Field(default_factory=Noise, description="What moves where no mask holds it.")
+    motion: Motion = pydantic.Field(default_factory=Motion, description="How the noise moves from frame to frame.")
+    animation: Animation = pydantic.Field(default_factory=Animation, description="The frames and their files.")
+
+    @pydantic.validator("concepts", pre=True)
+    def _pictures_fit(cls, value: Any) -> Any:
+        """By the pictures' headers, before any is decoded: a small request must not unpack into a huge one."""
+        known: set[str] = set()
+        total = 0
+        for steps, data in _pictures(value):
+            if data not in known:
+                known.add(data)
+                total += pictures.unpacked_bytes(data)
+                if total > pictures.MAX_UNPACKED_BYTES:
+                    raise SceneError([Problem(path_of(steps), _too_many(total, pictures.MAX_UNPACKED_BYTES))])
+        return value
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "Scene":
+        """The scene in a JSON file (UTF-8). Raises SceneError, also where the file cannot be read."""
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise SceneError([Problem("", f"cannot read {path}: {error.strerror or error}")]) from None
+        return cls.parse(data)
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The complete scene as JSON text."""
+        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """The JSON Schema (draft 7) of a scene.
+
+        It cannot express the order of two fields, whether an image can be decoded, or that the default of
+        ``blend.scale`` depends on ``blend.mode``; :meth:`parse` can.
+        """
+        schema = tidy(cls.schema(by_alias=True))
+        dimensions = schema["definitions"]["FeatureNoise"]["properties"]["dimensions"]
+        indices = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+        dimensions["anyOf"] = [{"type": dimensions.pop("type")}, indices]
+        return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "MaskNoise scene", **schema}
+
+    def replace(self, changes: Mapping[str, Any]) -> "Scene":
+        """The scene with other values at some paths: ``{"concepts[0].weight": 0.5, "animation.frames": 24}``.
+
+        ``concepts[].weight`` means the weight of every concept. A ``blend.scale`` that is its mode's default
+        follows a change of the mode. Raises SceneError for what does not exist or does not fit.
+        """
+        data = self.to_dict()
+        if self.blend.scale == self.blend.default_of("scale"):
+            del data["blend"]["scale"]
+        put_all(data, changes)
+        return self.parse(data)
+
+    @property
+    def neutral(self) -> bool:
+        """True where the scene cannot change an image: disabled, or no concept and every strength 0."""
+        noise = self.noise
+        still = noise.visual.strength == noise.concept.strength == noise.feature.strength == 0
+        return not self.enabled or (not self.concepts and still)
+
+    @property
+    def loops(self) -> bool:
+        """Whether the animation is played in a circle, so that its last frame leads to its first."""
+        noise = self.noise
+        own = [part.motion for part in (noise.visual, noise.concept, noise.feature) if part.motion and part.strength]
+        return all(motion.loop for motion in (self.motion, *own)) and not self.animation.rubber_band
+
+
+def _too_many(total: int, most: int) -> str:
+    return (
+        f"expected all pictures of a scene to be at most {most // 2**20} MiB of unpacked pixels together, "
+        f"got {total / 2**20:.1f} MiB with this one"
+    )
+
+
+def _pictures(concepts: Any) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """The pictures of a scene's concepts, be they parts or what JSON has for them, with their places."""
+    for i, concept in enumerate(_entries(concepts)):
+        yield from _pictures_of(_given(concept, "mask"), (i, "mask"))
+        for j, key in enumerate(_entries(_given(concept, "keyframes"))):
+            yield from _pictures_of(_given(key, "mask"), (i, "keyframes", j, "mask"))
+
+
+def _pictures_of(mask: Any, steps: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], str]]:
+    data = _given(mask, "data")
+    if isinstance(data, str):
+        yield (*steps, "data"), data
+    for i, entry in enumerate(_entries(_given(mask, "strokes"))):
+        data = _given(_given(entry, "mask"), "data")
+        if isinstance(data, str):
+            yield (*steps, "strokes", i, "mask", "data"), data
+
+
+def _given(node: Any, name: str) -> Any:
+    return node.get(name) if isinstance(node, Mapping) else getattr(node, name, None)
+
+
+def _entries(node: Any) -> Any:
+    return node if isinstance(node, list | tuple) else ()
