@@ -139,7 +139,7 @@ def render(
     the same images. on_step: called after every denoising step; an exception it raises ends the render and leaves the
     pipeline as it was.
     """
-    size = size or _default_size(pipe)
+    size = size or default_size(pipe)
     _check_size(size, pipe.vae_scale_factor)
     total = scene.animation.frames
     frames = range(total) if frames is None else frames
@@ -477,7 +477,8 @@ def _best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _default_size(pipe: DiffusionPipeline) -> tuple[int, int]:
+def default_size(pipe: DiffusionPipeline) -> tuple[int, int]:
+    """The model's own (height, width) in pixels."""
     sample = pipe.unet.config.sample_size
     height, width = (sample, sample) if isinstance(sample, int) else sample
     return height * pipe.vae_scale_factor, width * pipe.vae_scale_factor
