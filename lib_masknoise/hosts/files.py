@@ -50,7 +50,7 @@ def _add(p: Any, processed: Any, path: Path, frame: Image.Image, info: str) -> N
         processed.images.append(base64.b64encode(path.read_bytes()).decode())
     elif path.suffix in SHOWN:
         # The gallery shows the file an image says it was saved as.
-        shown = frame.copy()
+        shown: Any = frame.copy()
         shown.already_saved_as = str(path)
         processed.images.append(shown)
     else:

@@ -90,7 +90,7 @@ def write(
         "interrupted": interrupted,
         "files": [str(path.relative_to(folder)) for path in files],
         "sha256": [frames[index] for index in indices],
-        "times": [plan.times[index] for index in indices],
+        "times": [plan.time(index) for index in indices],
         "smoothness": smooth,
         **plan.metadata,
     }
@@ -143,7 +143,7 @@ def _even_times(plan: Plan, images: Images) -> list[float]:
         return list(range(plan.total))
     looks = max(min(plan.total, MANY_LOOKS), plan.total // 2)
     times = smoothness.coarse_times(plan.total, looks + int(plan.loops), plan.loops)
-    size = plan.settings.batch_size
+    size = plan.batch_size
     seen_times = times[:looks]  # the end of a loop is its beginning, which has been seen
     batches = [seen_times[start : start + size] for start in range(0, looks, size)]
     with progress("looking ahead", looks) as advance:
@@ -158,7 +158,7 @@ def _make_frames(
     """Adds every missing frame to `frames` (index → sha256) as soon as its file is whole, so that an interrupt finds
     what there is."""
     batches = [batch for batch in plan.batches if not all(index in frames for index in batch)]
-    times = [[plan.times[index] for index in batch] for batch in batches]
+    times = [[plan.time(index) for index in batch] for batch in batches]
     rendered = sum(map(len, batches))
     with progress("rendering", plan.total, initial=plan.total - rendered) as advance:
         made = images(plan.scene, plan.settings, times, advance)

@@ -97,10 +97,21 @@ class Plan:
         return self.times is not None and self.settings.batch_size is not None
 
     @property
+    def batch_size(self) -> int:
+        """Once it is decided."""
+        assert self.settings.batch_size is not None
+        return self.settings.batch_size
+
+    def time(self, frame: int) -> float:
+        """The moment that a frame shows, once it is decided."""
+        assert self.times is not None
+        return self.times[frame]
+
+    @property
     def batches(self) -> list[range]:
         """The frames that are sampled together. A frame's last bit may depend on its neighbours in the batch, so a
         batch is always made of the same frames, also where only some of them are missing."""
-        size = self.settings.batch_size
+        size = self.batch_size
         return [range(start, min(start + size, self.total)) for start in range(0, self.total, size)]
 
     @cached_property
@@ -110,7 +121,7 @@ class Plan:
 
     def text(self, frame: int) -> str:
         """What a frame's file carries: JSON."""
-        return json.dumps({**self.metadata, "frame": frame, "time": self.times[frame]})
+        return json.dumps({**self.metadata, "frame": frame, "time": self.time(frame)})
 
     def write(self, folder: Path) -> None:
         replace_file(folder / FILE, (json.dumps(self._record, indent=2) + "\n").encode())
