@@ -28,7 +28,7 @@ def _write(target: Path, film: Film, comment: str | None) -> None:
     import av
 
     timing = _timing(film)
-    palette = _global_palette(film.images(film.paths))
+    palette = _global_palette(film.images(film.paths), film.size)
     nearest = _nearest_entries(palette)
     width, height = film.size
     dither = np.tile(_bayer(3), (math.ceil(height / 8), math.ceil(width / 8)))[:height, :width, None]
@@ -48,25 +48,22 @@ def _write(target: Path, film: Film, comment: str | None) -> None:
         insert(target, _comment_offset(target), _comment_block(comment.encode("ascii")))
 
 
-def _global_palette(images: Iterator[Image.Image]) -> np.ndarray:
-    """[256, 4] uint8, ARGB: 255 colours for all the images together, and one transparent entry.
+def _global_palette(images: Iterator[Image.Image], size: tuple[int, int]) -> np.ndarray:
+    """[256, 4] uint8, ARGB: 255 colours for all images of a size (width, height), and one transparent entry.
 
     The transparent entry lets the encoder leave out what does not change.
     """
     import av
 
-    graph = source = sink = None
+    graph = av.filter.Graph()
+    width, height = size
+    source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=Fraction(1, 100))
+    generator = graph.add("palettegen", "stats_mode=full:reserve_transparent=1")
+    sink = graph.add("buffersink")
+    source.link_to(generator)
+    generator.link_to(sink)
+    graph.configure()
     for image in images:
-        if graph is None:
-            graph = av.filter.Graph()
-            source = graph.add_buffer(
-                width=image.width, height=image.height, format="rgb24", time_base=Fraction(1, 100)
-            )
-            generator = graph.add("palettegen", "stats_mode=full:reserve_transparent=1")
-            sink = graph.add("buffersink")
-            source.link_to(generator)
-            generator.link_to(sink)
-            graph.configure()
         rgb = np.asarray(image)
         # The filter remembers every colour it meets. 6 bits a channel (the high bits repeated below, so that
         # 0 and 255 stay) bound that at 2^18 however many frames there are.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -44,7 +44,7 @@ def _write_mp4(target: Path, film: Film, comment: str | None) -> None:
     odd = ((0, height % 2), (0, width % 2), (0, 0))
     rgb = _video_frames(film, lambda image: np.pad(np.asarray(image), odd, mode="edge"))
     even = (width + width % 2, height + height % 2)
-    reformatter = VideoReformatter()
+    reformatter: Any = VideoReformatter()  # its annotations know colour spaces by number only
     yuv = (reformatter.reformat(frame, format="yuv420p", dst_colorspace="ITU709") for frame in rgb)
     bt709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
     encode(
