@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lib_masknoise.job import Settings, write  # noqa: E402
+from lib_masknoise.render import Settings, write  # noqa: E402
 from lib_masknoise.scene import Scene  # noqa: E402
 
 SCENE = {

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lib_masknoise.conditioning import LocationConditioning, condition, unblended
 from lib_masknoise.hosts.diffusers import Binding, encode
-from lib_masknoise.masks import level_with
+from lib_masknoise.maps import level_with
 from lib_masknoise.scene import Scene
 
 

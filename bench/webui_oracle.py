@@ -202,7 +202,7 @@ def compare(kind: str, job: Any, lengths: tuple[int, ...] = (TOKENS,) * 5) -> tu
     import torch
     from modules import prompt_parser
 
-    from lib_masknoise.masks import level_with
+    from lib_masknoise.maps import level_with
     from tests.materialised import materialised_attention
 
     pooled = kind == "SDXL"

@@ -17,8 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lib_masknoise.distributed import cluster  # noqa: E402
-from lib_masknoise.job import Images, Settings, this_process  # noqa: E402
+from lib_masknoise.render import Settings  # noqa: E402
+from lib_masknoise.render.ray import cluster  # noqa: E402
+from lib_masknoise.render.studio import Images, this_process  # noqa: E402
 from lib_masknoise.scene import Scene  # noqa: E402
 
 SETTINGS = Settings(prompt="an ocean", steps=8, size=(64, 96), batch_size=4, threads=1)
@@ -40,11 +41,11 @@ def main() -> None:
     batches = [list(range(start, start + 4)) for start in range(0, arguments.frames, 4)]
     rates: dict[str, list[float]] = {"no worker": [], "1 worker": [], "2 workers": []}
     for _ in range(arguments.rounds):
-        with this_process(SETTINGS) as images:
-            rates["no worker"].append(rate(images, scene, batches))
+        with this_process(SETTINGS) as studio:
+            rates["no worker"].append(rate(studio.images, scene, batches))
         for count in (1, 2):
-            with cluster(SETTINGS, count) as images:
-                rates[f"{count} worker{'s' * (count > 1)}"].append(rate(images, scene, batches))
+            with cluster(SETTINGS, count) as studio:
+                rates[f"{count} worker{'s' * (count > 1)}"].append(rate(studio.images, scene, batches))
     print("| | frames a second | against 1 worker |\n|---|---|---|")
     for name, values in rates.items():
         ratio = statistics.median(a / b for a, b in zip(values, rates["1 worker"], strict=True))

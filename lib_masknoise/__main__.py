@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_masknoise import ASSETS, __version__
-from lib_masknoise.job import PlanChanged, Settings, write
+from lib_masknoise.render import PlanChanged, Settings, write
 from lib_masknoise.scene import Scene, SceneError
 
 EXIT_FAILED = 1
@@ -46,6 +48,7 @@ exit codes: 0 done, 1 the disk or the cluster failed, 2 something in the input i
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    _accept_every_name()
     options = _parser().parse_args(argv)
     try:
         return options.run(options)
@@ -53,6 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(*(f"{problem.path}: {problem.message}".removeprefix(": ") for problem in error.problems))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def _accept_every_name() -> None:
+    """A path or prompt that the output's encoding lacks (a pipe's on Windows, mostly) is printed with escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,7 +131,7 @@ def _add_render_options(render: argparse.ArgumentParser) -> None:
     )
     render.add_argument(
         "--guidance",
-        type=float,
+        type=_finite,
         metavar="G",
         help="guidance scale (default: 4 for the built-in model, 7 for others)",
     )
@@ -172,6 +182,16 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return value
+
+
 def _port(text: str) -> int:
     if not re.fullmatch(r"\d{1,5}", text) or not 1 <= int(text) < 2**16:
         raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {text!r}")
@@ -204,7 +224,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _ui(options: argparse.Namespace) -> int:
     try:
-        from lib_masknoise.ui import page
+        from lib_masknoise import page
     except ModuleNotFoundError as error:
         return _refuse(f"{error}: the page needs gradio and diffusers: pip install 'masknoise[cli,ui]'")
     try:

@@ -10,9 +10,9 @@ import json
 import os
 import re
 import unicodedata
-import uuid
 from pathlib import Path
 
+from lib_masknoise.disk import replace_file
 from lib_masknoise.scene import Problem, Scene, SceneError
 
 MAX_LENGTH = 64
@@ -85,20 +85,15 @@ class Presets:
     def save(self, name: str, scene: Scene, overwrite: bool = True) -> Path:
         """Keep a scene under a name; returns its file. What equals the defaults is left out, for people to read.
 
-        The file is written whole under another name first, so that an interrupted write leaves the old preset.
-        Raises PresetError for a name that cannot be one, or that is taken where ``overwrite`` is false; OSError.
+        An interrupted write leaves the old preset. Raises PresetError for a name that cannot be one, or that is taken
+        where ``overwrite`` is false; OSError.
         """
         path = self._path(name)
         if not overwrite and path.exists():
             raise PresetError(f"there already is a preset {_quoted(name)}")
         data = {"version": scene.version, **scene.to_dict(defaults=False)}
         self.folder.mkdir(parents=True, exist_ok=True)
-        scratch = self.folder / f".{uuid.uuid4().hex}.tmp"
-        try:
-            scratch.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        replace_file(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
         return path
 
     def delete(self, name: str) -> None:

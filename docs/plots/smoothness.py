@@ -13,7 +13,8 @@ from PIL import Image
 
 from docs.plots.motion import KEYS, TOTAL, plt, save
 from lib_masknoise import smoothness
-from lib_masknoise.job import Settings, this_process, write
+from lib_masknoise.render import Settings, write
+from lib_masknoise.render.studio import this_process
 from lib_masknoise.scene import Scene
 
 MOTIONS: dict[str, dict[str, Any]] = {
@@ -74,12 +75,12 @@ def looks() -> None:
     print("\n| looks | plain | " + " | ".join(str(2 * TOTAL // every) for every in (8, 4, 2, 1)) + " |")
     print("|---" * 6 + "|")
     settings = Settings(prompt="an ocean", steps=4, size=(64, 96), threads=1)
-    with this_process(settings) as images:
+    with this_process(settings) as studio:
         for name in ("sine", "simplex"):
 
             def made(times: list[float], name: str = name) -> list[Image.Image]:
                 batches = [times[start : start + 4] for start in range(0, len(times), 4)]
-                return list(images(scene(MOTIONS[name]), settings, batches, lambda frames: None))
+                return list(studio.images(scene(MOTIONS[name]), settings, batches, lambda frames: None))
 
             seen = made(smoothness.coarse_times(TOTAL, 2 * TOTAL + 1, loop=True)[:-1])
             cells = [smoothness.measure(seen[::2], loop=True)]

@@ -7,9 +7,9 @@ import re
 
 import numpy as np
 import pytest
-from lib_masknoise.masks import rasterize
 from PIL import Image
 
+from lib_masknoise.maps import rasterize
 from lib_masknoise.scene import Scene
 from tests.browser.painter import EDITOR, MOUNTED, Painter
 from tools.small_model.patch_classifier import CONCEPTS, PatchClassifier

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,6 +80,30 @@ def test_a_still_is_one_picture(scene):
 
 def test_a_model_by_its_folder(scene):
     assert render(scene, "--frames", "1", "--model", str(builtin_model()))[0] == 0
+
+
+def test_a_render_into_a_folder_that_the_output_cannot_encode(scene):
+    folder = scene.parent / "麦"
+    command = [sys.executable, "-m", "lib_masknoise", "render", str(scene), *QUICK, "--out", str(folder)]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252:strict"}
+    ended = subprocess.run(command, env=environment, capture_output=True)
+    assert ended.returncode == 0, ended.stderr
+    assert len(list((folder / "frames").iterdir())) == 3 and b"\\u9ea6.gif" in ended.stdout
+
+
+def test_another_model_under_the_same_path_is_refused(scene, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(builtin_model(), model)
+    _, folder = render(scene, "--model", str(model))
+    (folder / "frames" / "00001.png").unlink()
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1
+    weights.write_bytes(data)
+    capsys.readouterr()
+    assert render(scene, "--model", str(model), "--resume")[0] == 2
+    assert "\nmodel.unet/diffusion_pytorch_model.safetensors: was " in "\n" + capsys.readouterr().err
+    assert not (folder / "frames" / "00001.png").exists()
 
 
 def test_what_does_not_fit_the_model_is_refused(scene, capsys):

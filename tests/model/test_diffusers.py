@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler, HeunDiscreteScheduler
-from lib_masknoise.masks import level_with
 
 from lib_masknoise import builtin_model
 from lib_masknoise.hosts import diffusers as host
 from lib_masknoise.hosts.diffusers import encode, load_pipeline, render
+from lib_masknoise.maps import level_with
 from lib_masknoise.scene import Scene
 from tests.materialised import materialised_attention
 from tools.small_model import export_single_file

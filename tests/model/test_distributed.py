@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lib_masknoise.__main__ import main
-from lib_masknoise.job import Settings, write
+from lib_masknoise.render import Settings, write
 from lib_masknoise.scene import Scene
 
 ray = pytest.importorskip("ray")

@@ -29,7 +29,7 @@ def hand_out(host):
         p.all_seeds = [p.seed]
         processed = host.processing.Processed(p, list(FRAMES), ["info"] * 3, 0, [])
         made = Scene.parse({"animation": {"frames": 3, "formats": list(formats)}})
-        host.files.hand_out(p, processed, made, FRAMES, 3)
+        host.files.hand_out(p, processed, made, FRAMES)
         return sorted(str(path.relative_to(host.folder)) for path in host.folder.rglob("*") if path.is_file())
 
     return written
@@ -99,6 +99,17 @@ def test_where_the_host_saves_nothing_neither_do_we(hand_out, temporary):
     assert list(temporary.iterdir()) == [folder]
 
 
+@pytest.mark.parametrize("is_api", [True, False])
+def test_nothing_stays_where_writing_fails(host, hand_out, temporary, monkeypatch, is_api):
+    def full(*args, **options):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(host.files.animation, "write", full)
+    with pytest.raises(OSError, match="no space"):
+        hand_out({"do_not_save_samples": True, "is_api": is_api})
+    assert list(temporary.iterdir()) == []
+
+
 def test_every_file_carries_the_scene_and_the_infotext(host, hand_out):
     from lib_masknoise import animation
 
@@ -117,14 +128,14 @@ def test_what_is_interpolated_to_its_beginning(host, monkeypatch, frames, loop, 
     processed = host.processing.Processed(p, list(frames), ["info"] * 3, 0, [])
     options = {"frames": 3, "rubber_band": rubber_band, "interpolate": 2}
     made = Scene.parse({"motion": {"loop": loop}, "animation": options})
-    host.files.hand_out(p, processed, made, frames, 3)
+    host.files.hand_out(p, processed, made, frames)
     assert seen == {"interpolate": 2, "loop": loop and not rubber_band and len(frames) == 3}
 
 
 def test_an_mp4_is_named_where_it_cannot_be_shown(host):
     p = host.job(is_api=False, do_not_save_samples=True)
     processed = host.processing.Processed(p, list(FRAMES), ["info"] * 3, 0, [])
-    host.files.hand_out(p, processed, Scene.parse({"animation": {"frames": 3, "formats": ["mp4"]}}), FRAMES, 3)
+    host.files.hand_out(p, processed, Scene.parse({"animation": {"frames": 3, "formats": ["mp4"]}}), FRAMES)
     (comment,) = p.comments
     assert Path(comment.removeprefix("MaskNoise wrote ")).suffix == ".mp4"
     assert len(processed.images) == 3

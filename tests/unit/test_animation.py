@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageSequence, PngImagePlugin
 
 from lib_masknoise import animation
+from lib_masknoise.animation.film import Timing
+from lib_masknoise.scene import Scene
 
 av = pytest.importorskip("av")
 
@@ -336,7 +338,7 @@ def test_time(tmp_path, fps):
 @given(count=st.integers(1, 10_000), fps=st.integers(1, 1000), unit=st.sampled_from([(100, 2), (1000, 11)]))
 def test_timing(count, fps, unit):
     rate, shortest = unit
-    timing = animation._Timing.fit(count, fps, rate, shortest)
+    timing = Timing.fit(count, fps, rate, shortest)
     starts = [timing.start(k) for k in range(timing.shown + 1)]
     durations = [timing.duration(k) for k in range(timing.shown)]
     sources = [timing.source(k) for k in range(timing.shown)]
@@ -465,12 +467,30 @@ def test_sheet_of_large_frames_is_shrunk(tmp_path):
         assert np.asarray(image)[5, 5].tolist() == [90, 90, 90]
 
 
+# A scene's own
+
+
+@pytest.mark.parametrize("count, rubber_band, loop", [(3, False, True), (2, False, False), (3, True, False)])
+@pytest.mark.parametrize("closes", [True, False])
+def test_where_a_scene_is_interpolated_to_its_beginning(tmp_path, monkeypatch, count, rubber_band, loop, closes):
+    """Where it loops and no frame is missing; a rubber band closes by itself."""
+    seen = {}
+    monkeypatch.setattr(animation, "write", lambda *given, **options: seen.update(given=given, **options) or [])
+    options = {"frames": 3, "fps": 7, "formats": ["webp"], "interpolate": 2, "rubber_band": rubber_band}
+    scene = Scene.parse({"motion": {"kind": "circle", "loop": closes}, "animation": options})
+    frames = [Image.new("RGB", (4, 4))] * count
+    assert animation.write_scene(scene, frames, tmp_path, "a", {"b": 1}) == []
+    assert seen["interpolate"] == 2 and seen["loop"] == (loop and closes)
+    assert seen["given"] == (frames, tmp_path, "a", ("webp",), 7, rubber_band, {"b": 1}, None)
+
+
 # Progress and failure
 
 
 @pytest.mark.parametrize("interpolate", [1, 3])
 @pytest.mark.parametrize("rubber_band", [False, True])
 def test_progress(tmp_path, rubber_band, interpolate):
+    """Of five files from the beginning, evenly within each one, and up to the last."""
     calls = []
     animation.write(
         save(tmp_path / "frames", greys([0, 100, 200])),
@@ -479,11 +499,15 @@ def test_progress(tmp_path, rubber_band, interpolate):
         EVERY,
         120,
         rubber_band,
-        progress=lambda done, total: calls.append((done, total)),
+        progress=lambda files, total: calls.append((files, total)),
         interpolate=interpolate,
     )
-    total = calls[0][1]
-    assert calls == [(done, total) for done in range(1, total + 1)]
+    counts = [count for count, _ in calls]
+    assert {total for _, total in calls} == {5} and counts[-1] == 5
+    for file in range(5):
+        steps = [count - file for count in counts if file < count <= file + 1]
+        assert steps == pytest.approx([(k + 1) / len(steps) for k in range(len(steps))])
+        assert len(steps) >= 2
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
@@ -492,10 +516,10 @@ def test_failing_progress_leaves_nothing_behind(tmp_path, name, error):
     frames = save(tmp_path / "frames", half_still(4))
     animation.write(frames[:1], tmp_path, "moving", EVERY, 12)
     before = snapshot(tmp_path)
-    for left in (3, 2, 0):  # steps left: near the beginning, inside, at the end
+    for part in (0.25, 0.5, 1):  # of the file: near the beginning, inside, at the end
 
-        def fail(done: int, total: int, left: int = left) -> None:
-            if total - done == left:
+        def fail(files: float, total: int, part: float = part) -> None:
+            if files >= part:
                 raise error("stop")
 
         with pytest.raises(error, match="stop"):
@@ -508,8 +532,8 @@ def test_a_late_failure_takes_no_format_with_it(tmp_path):
     frames = save(tmp_path / "frames", greys([0, 100, 200]))
     before = snapshot(tmp_path)
 
-    def fail(done: int, total: int) -> None:
-        if done == total:
+    def fail(files: float, total: int) -> None:
+        if files == total:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

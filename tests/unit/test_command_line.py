@@ -1,6 +1,8 @@
 """The command line's words: what needs no model."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -54,6 +56,9 @@ def test_a_missing_scene_is_refused(tmp_path, capsys):
         ("--steps", "many", "expected a whole number from 1, got 'many'"),
         ("--seed", "-1", "expected a whole number from 0"),
         ("--batch", "1.5", "expected a whole number from 1, got '1.5'"),
+        ("--guidance", "nan", "expected a finite number, got 'nan'"),
+        ("--guidance", "-inf", "expected a finite number, got '-inf'"),
+        ("--guidance", "strong", "expected a finite number, got 'strong'"),
     ],
 )
 def test_bad_options_are_refused_with_what_was_expected(scene_file, capsys, option, value, message):
@@ -61,6 +66,18 @@ def test_bad_options_are_refused_with_what_was_expected(scene_file, capsys, opti
         main(["render", scene_file({}), f"{option}={value}"])
     assert error.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scene, code, stream", [("{}", 0, "stdout"), ('{"麦": 1}', 2, "stderr")])
+def test_names_that_the_output_cannot_encode_are_escaped(tmp_path, scene, code, stream):
+    """As where Windows pipes what is printed."""
+    path = tmp_path / "麦.json"
+    path.write_text(scene, encoding="utf-8")
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252:strict"}
+    command = [sys.executable, "-m", "lib_masknoise", "check", str(path)]
+    ended = subprocess.run(command, env=environment, capture_output=True)
+    assert ended.returncode == code
+    assert b"\\u9ea6" in getattr(ended, stream) and b"Traceback" not in ended.stderr
 
 
 def test_more_frames_than_a_scene_may_have_are_refused(scene_file, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -12,11 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_masknoise import distributed
 from lib_masknoise.__main__ import main
-from lib_masknoise.distributed import AHEAD, LOSSES, _Pool, cpus_each
-from lib_masknoise.plan import Settings, versions
+from lib_masknoise.render import Settings
+from lib_masknoise.render import ray as distributed
+from lib_masknoise.render.plan import versions
+from lib_masknoise.render.ray import AHEAD, LOSSES, _Pool, cpus_each
 from lib_masknoise.scene import Scene
+
+MODEL = {"unet.safetensors": {"sha256": "1f", "size": 3, "changed": 4}}
+MACHINE = {"device": "cuda NVIDIA H100", "dtype": "float16"}
+
+
+def ready() -> dict:
+    """What a worker says of itself."""
+    return {"versions": versions(), "model": {"unet.safetensors": "1f"}, "machine": MACHINE}
 
 
 class RayError(Exception):
@@ -36,7 +46,7 @@ class Actor:
 
     @property
     def prepare(self):
-        return SimpleNamespace(remote=lambda settings: self.ray.promise(self, versions))
+        return SimpleNamespace(remote=lambda settings, known: self.ray.promise(self, self.ray.ready))
 
     @property
     def render(self):
@@ -60,6 +70,7 @@ class FakeRay:
     asked: list[float] = field(default_factory=list)
     killed: list[Actor] = field(default_factory=list)
     started: int = 0
+    ready: object = staticmethod(ready)
     exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
 
     def __post_init__(self):
@@ -115,7 +126,7 @@ def batched(count: int, size: int) -> list[list[int]]:
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 200), st.integers(1, 7), st.integers(1, 4), st.integers(0, 999))
 def test_images_come_in_order_however_workers_finish(count, size, workers, seed):
-    pool = _Pool(FakeRay(seed), Settings(), workers)
+    pool = _Pool(FakeRay(seed), Settings(), workers, MODEL)
     assert values(pool, batched(count, size)) == list(range(count))
 
 
@@ -130,7 +141,7 @@ def test_what_a_lost_worker_had_is_made_again(count, workers, seed):
             raise RayError("the actor died")
 
     ray = FakeRay(seed, fate)
-    pool = _Pool(ray, Settings(), workers)
+    pool = _Pool(ray, Settings(), workers, MODEL)
     assert values(pool, batched(count, 1)) == list(range(count))
     assert ray.started == workers + len(lost)  # each one replaced
     pool.close()
@@ -143,7 +154,7 @@ def test_a_cluster_that_keeps_losing_workers_is_given_up():
 
     ray = FakeRay(0, fate)
     with pytest.raises(ConnectionError, match="7 workers were lost, the last one because: the node died$"):
-        values(_Pool(ray, Settings(), 2), batched(5, 1))
+        values(_Pool(ray, Settings(), 2, MODEL), batched(5, 1))
     assert ray.started == 2 + LOSSES * 2
 
 
@@ -152,7 +163,7 @@ def test_an_error_of_our_own_is_raised_as_it_was():
         raise RayTaskError(ValueError("noise.feature.dimensions: too many"))
 
     with pytest.raises(ValueError, match="^noise.feature.dimensions: too many$"):
-        values(_Pool(FakeRay(0, fate), Settings(), 2), batched(5, 1))
+        values(_Pool(FakeRay(0, fate), Settings(), 2, MODEL), batched(5, 1))
 
 
 def test_after_an_error_the_workers_can_be_used_again():
@@ -165,7 +176,7 @@ def test_after_an_error_the_workers_can_be_used_again():
             raise RayTaskError(RuntimeError("out of memory"))
 
     ray = FakeRay(3, fate)
-    pool = _Pool(ray, Settings(), 3)
+    pool = _Pool(ray, Settings(), 3, MODEL)
     with pytest.raises(RuntimeError, match="out of memory"):
         values(pool, batched(9, 1))
     assert values(pool, [[100 + index] for index in range(9)]) == list(range(100, 109))
@@ -189,7 +200,7 @@ def test_images_waiting_for_an_earlier_one_are_bounded():
         first = None
 
     ray = Slow()
-    made = _Pool(ray, Settings(), 2).images(Scene.parse({}), Settings(), batched(100, 1), lambda frames: None)
+    made = _Pool(ray, Settings(), 2, MODEL).images(Scene.parse({}), Settings(), batched(100, 1), lambda frames: None)
     next(made)
     assert max(ray.asked) < AHEAD * 2
 
@@ -201,14 +212,44 @@ def test_workers_that_never_get_ready_end_in_an_error(monkeypatch):
 
     monkeypatch.setattr(distributed, "START_SECONDS", 0.0)
     with pytest.raises(ConnectionError, match="no worker was ready"):
-        values(_Pool(Stuck(), Settings(), 2), batched(3, 1))
+        values(_Pool(Stuck(), Settings(), 2, MODEL), batched(3, 1))
 
 
-def test_another_version_on_a_worker_is_refused(monkeypatch):
-    pool = _Pool(FakeRay(), Settings(), 1)
-    monkeypatch.setattr(distributed, "versions", lambda: {**versions(), "torch": "9.9"})
-    with pytest.raises(ValueError, match=r"a worker has torch .* \(here 9.9\)"):
-        values(pool, batched(3, 1))
+def test_the_first_worker_says_what_makes_the_frames():
+    assert _Pool(FakeRay(), Settings(), 2, {}).machine() == MACHINE
+
+
+@pytest.mark.parametrize(
+    "part, name, value",
+    [
+        ("versions", "torch", "9.9"),
+        ("model", "unet.safetensors", "2e"),
+        ("model", "vae.safetensors", "33"),
+        ("machine", "dtype", "float32"),
+    ],
+)
+@pytest.mark.parametrize("model", [MODEL, {}])
+def test_a_worker_that_is_not_like_the_others_is_refused(part, name, value, model):
+    def odd() -> dict:
+        said = ready()
+        return {**said, part: {**said[part], name: value}}
+
+    ray = FakeRay()
+    pool = _Pool(ray, Settings(), 1, model)
+    pool.machine()
+    ray.ready = odd
+    pool._start_worker()
+    expected = ready()[part].get(name)
+    said = f"a worker has {name} {value} (expected {expected}): the same frame would come out differently there"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        values(pool, batched(30, 1))
+
+
+def test_a_model_that_is_not_the_one_here_is_refused():
+    ray = FakeRay()
+    other = {"unet.safetensors": {"sha256": "2e", "size": 3, "changed": 4}}
+    with pytest.raises(ValueError, match=r"a worker has unet.safetensors 1f \(expected 2e\)"):
+        _Pool(ray, Settings(), 1, other).machine()
 
 
 @pytest.mark.parametrize(

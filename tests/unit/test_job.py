@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_masknoise import animation, job, plan
+from lib_masknoise import animation
 from lib_masknoise.__main__ import main
-from lib_masknoise.job import PlanChanged, Settings, write
+from lib_masknoise.render import PlanChanged, Settings, job, plan, progress, weights, write
+from lib_masknoise.render import studio as studios
 from lib_masknoise.scene import Scene
 
 FRAMES = 11
@@ -36,10 +39,11 @@ class Studio:
         self.sizes: list[int] = []
         self.clock = 0.0
         self.cost = lambda size: 1.0
+        self.machine = {"device": "cpu AVX2", "dtype": "float32"}
 
     @contextmanager
-    def __call__(self, settings, workers, address):
-        yield self.images
+    def __call__(self, plan, workers, address):
+        yield studios.Studio(self.images, self.machine)
 
     def images(self, scene, settings, batches, advance) -> Iterator[Image.Image]:
         for batch in batches:
@@ -95,7 +99,7 @@ def test_only_missing_frames_are_made_again_in_the_same_batches(studio, tmp_path
     whole = write(scene(), settings, tmp_path / "a")
     write(scene(), settings, tmp_path / "b")
     missing = damage(tmp_path / "b")
-    (tmp_path / "b" / "frames" / ".00007.png.part").write_bytes(b"half a frame")
+    (tmp_path / "b" / "frames" / ".00007.png.1f.part").write_bytes(b"half a frame")
     studio.batches.clear()
     announced = []
     summary = write(scene(), settings, tmp_path / "b", announced.append, resume=True)
@@ -144,7 +148,7 @@ def test_every_difference_is_named_and_nothing_touched(studio, tmp_path):
     assert error.value.differences == (
         "noise.visual.strength: was 0.0, is 0.5",
         "animation.frames: was 11, is 12",
-        f'settings.prompt: was "", is "{"x" * 59}…',
+        f'settings.prompt: was "", is "{"x" * 60}…"',
         "settings.seed: was 1, is 2",
     )
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -164,6 +168,91 @@ def test_another_version_is_refused(studio, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "versions", lambda: {"masknoise": "9"})
     with pytest.raises(PlanChanged, match='versions.masknoise: was "[0-9.]+", is "9"'):
         write(scene(), Settings(), tmp_path, resume=True)
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    """A folder that stands for a model's."""
+    folder = tmp_path / "model"
+    files = {"model_index.json": "{}", "unet/a.safetensors": "weights", "README.md": "", ".git/a.bin": ""}
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_a_changed_model_is_refused(studio, tmp_path, model):
+    settings = Settings(model=str(model))
+    before = write(scene(), settings, tmp_path / "out")
+    frame(tmp_path / "out", 2).unlink()
+    (model / "README.md").write_text("says nothing of the model", encoding="utf-8")
+    (model / "model_index.json").touch()
+    assert write(scene(), settings, tmp_path / "out", resume=True)["sha256"] == before["sha256"]
+    (model / "unet" / "a.safetensors").write_text("WEIGHTS", encoding="utf-8")
+    (model / "vae.bin").write_bytes(b"")
+    with pytest.raises(PlanChanged) as error:
+        write(scene(), settings, tmp_path / "out", resume=True)
+    first, second = error.value.differences
+    was, now = (hashlib.sha256(text).hexdigest()[:60] for text in (b"weights", b"WEIGHTS"))
+    assert first == f'model.unet/a.safetensors: was "{was}…", is "{now}…"'
+    assert second.startswith("model.vae.bin: was null, is ")
+
+
+def test_a_single_file_and_the_configuration_beside_it(tmp_path, model):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"all of it")
+    found = weights.digests(weights.weights(str(file)))
+    assert found["model.safetensors"] == hashlib.sha256(b"all of it").hexdigest()
+    assert set(found) == {"model.safetensors", "model_index.json", "unet/a.safetensors"}
+    assert weights.weights(str(tmp_path / "nowhere")) == {}
+
+
+def test_a_model_is_read_again_only_where_it_looks_changed(model, monkeypatch):
+    known = weights.weights(str(model))
+    marked = {name: {**file, "sha256": "known"} for name, file in known.items()}
+    assert weights.weights(str(model), marked) == marked
+    (model / "unet" / "a.safetensors").write_text("longer weights", encoding="utf-8")
+    again = weights.digests(weights.weights(str(model), marked))
+    assert again["model_index.json"] == "known" != again["unet/a.safetensors"]
+
+
+def test_the_built_in_model_is_known_by_its_content():
+    assert "unet/diffusion_pytorch_model.safetensors" in weights.weights(None)
+
+
+def test_a_render_goes_on_where_its_model_is_on_other_machines_only(studio, tmp_path, model):
+    write(scene(), Settings(model=str(model)), tmp_path / "out")
+    frame(tmp_path / "out", 2).unlink()
+    model.rename(tmp_path / "elsewhere")
+    assert write(scene(), Settings(model=str(model)), tmp_path / "out", resume=True)["kept"] == FRAMES - 1
+
+
+@pytest.mark.parametrize("part, value", [("device", "cuda NVIDIA H100"), ("dtype", "float16")])
+def test_another_kind_of_machine_is_refused(studio, tmp_path, part, value):
+    before = write(scene(), Settings(), tmp_path)
+    frame(tmp_path, 2).unlink()
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    was, studio.machine = studio.machine, {**studio.machine, part: value}
+    with pytest.raises(PlanChanged, match=f'^machine.{part}: was "{was[part]}", is "{value}"$'):
+        write(scene(), Settings(), tmp_path, resume=True)
+    assert files == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    studio.machine = was
+    assert write(scene(), Settings(), tmp_path, resume=True)["sha256"] == before["sha256"]
+
+
+def test_frames_of_another_model_are_gone_before_its_plan_is(studio, tmp_path, model, monkeypatch):
+    """Killed at the worst moment, a render without --resume must not leave frames that pass for its own."""
+    settings = Settings(model=str(model))
+    write(scene(), settings, tmp_path / "out")
+    (model / "unet" / "a.safetensors").write_text("WEIGHTS", encoding="utf-8")
+
+    def killed(*_):
+        raise SystemExit
+
+    monkeypatch.setattr(job, "_decide", killed)
+    with pytest.raises(SystemExit):
+        write(scene(), settings, tmp_path / "out")
+    assert digests(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"scene": 3}', "{"])
@@ -207,7 +296,7 @@ def full_disk(monkeypatch):
 
     def fill(index: int | None) -> None:
         def writes(path: Path, data: bytes) -> int:
-            if index is not None and path.name == f".{index:05}.png.part":
+            if index is not None and path.name.startswith(f".{index:05}.png."):
                 write_bytes(path, data[: len(data) // 2])
                 raise OSError(errno.ENOSPC, "No space left on device")
             return write_bytes(path, data)
@@ -249,7 +338,7 @@ def test_a_model_that_does_not_load_leaves_an_earlier_render_alone(studio, tmp_p
     before = digests(tmp_path)
 
     @contextmanager
-    def broken(settings, workers, address):
+    def broken(plan, workers, address):
         raise FileNotFoundError("no model")
         yield
 
@@ -363,6 +452,52 @@ def test_batch_auto_hides_no_other_error(studio, tmp_path):
     studio.cost = cost
     with pytest.raises(RuntimeError, match="something else"):
         write(scene(), Settings(batch_size=None), tmp_path)
+
+
+# How far it is
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_now_and_then_where_there_is_no_terminal(studio, monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with progress.progress("rendering", 24, initial=4) as advance:
+        for _ in range(40):
+            clock[0] += 1.0
+            advance(0.5)
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == "" and lines[0] == "rendering: 4/24 frames"
+    assert lines[1] == "rendering: 6.5/24 frames, 0:05 gone, 0:35 to go"
+    assert lines[-1] == "rendering: 24/24 frames, 0:40 gone, 0:00 to go"
+    assert len(lines) == 2 + 40 / progress.PERIOD
+
+
+def test_a_bar_on_a_terminal(monkeypatch):
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    with progress.progress("writing", 5, unit="files") as advance:
+        advance(2.5)
+    assert "0.0/5 files" in terminal.getvalue() and "None" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_counts_are_of_a_total_known_from_the_start(studio, tmp_path, monkeypatch, terminal):
+    monkeypatch.setattr("sys.stderr", stream := Terminal() if terminal else io.StringIO())
+    monkeypatch.setattr(progress, "PERIOD", 0.0)
+    write(scene(formats=["gif", "webp", "sheet"]), Settings(), tmp_path)
+    counts = re.findall(r"(\w+): [^/]*?([\d.]+)/(\w+) (\w+)", stream.getvalue())
+    assert {(what, total, unit) for what, _, total, unit in counts} == {
+        ("rendering", "11", "frames"),
+        ("measuring", "11", "frames"),
+        ("writing", "3", "files"),
+    }
+    assert all(float(done) <= float(total) for _, done, total, _ in counts)
+    if not terminal:
+        assert [done for what, done, _, _ in counts if what == "writing"][-1] == "3"
 
 
 # What the scene says of playback

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ SHOWN = (".gif", ".webp", ".png")  # what a gallery of images can play; an MP4 i
 LONGEST_NAME = 200  # bytes, of the 255 that file systems allow, with room for the ending
 
 
-def hand_out(p: Any, processed: Any, scene: Scene, frames: Sequence[Image.Image], total: int) -> None:
-    """Write the animation of some frames, of `total`, and add its files to what the host returns.
+def hand_out(p: Any, processed: Any, scene: Scene, frames: Sequence[Image.Image]) -> None:
+    """Write the animation of a scene's frames, all or some, and add its files to what the host returns.
 
     Where the host saves images it lies beside them, under the host's own rules for folders and names; otherwise in the
     temporary folder, if a gallery is to show it. Through the API each file is one more item of `images`, base64;
@@ -31,25 +32,17 @@ def hand_out(p: Any, processed: Any, scene: Scene, frames: Sequence[Image.Image]
         return
     saved = p.save_samples()
     folder, stem = _place(p, frames[0]) if saved else (Path(tempfile.mkdtemp(prefix="masknoise-")), "frames")
-    options = scene.animation
     shared.state.textinfo = "MaskNoise: writing the animation"
     info = processed.infotexts[processed.index_of_first_image]
-    written = animation.write(
-        frames,
-        folder,
-        stem,
-        options.formats,
-        options.fps,
-        options.rubber_band,
-        {"scene": scene.to_dict(), "parameters": info},
-        interpolate=options.interpolate,
-        loop=scene.loops and len(frames) == total,
-    )
-    p.extra_generation_params[infotext.FILES] = "; ".join(path.name for path in written)
-    for path in written:
-        _add(p, processed, path, frames[0], info)
-    if p.is_api and not saved:
-        shutil.rmtree(folder, ignore_errors=True)  # the answer has them; a gallery shows the files
+    with ExitStack() as leaving:
+        if not saved:
+            leaving.callback(shutil.rmtree, folder, ignore_errors=True)
+        written = animation.write_scene(scene, frames, folder, stem, {"scene": scene.to_dict(), "parameters": info})
+        p.extra_generation_params[infotext.FILES] = "; ".join(path.name for path in written)
+        for path in written:
+            _add(p, processed, path, frames[0], info)
+        if not p.is_api:
+            leaving.pop_all()  # a gallery shows the files; an answer has them
 
 
 def _add(p: Any, processed: Any, path: Path, frame: Image.Image, info: str) -> None:
@@ -57,7 +50,7 @@ def _add(p: Any, processed: Any, path: Path, frame: Image.Image, info: str) -> N
         processed.images.append(base64.b64encode(path.read_bytes()).decode())
     elif path.suffix in SHOWN:
         # The gallery shows the file an image says it was saved as.
-        shown = frame.copy()
+        shown: Any = frame.copy()
         shown.already_saved_as = str(path)
         processed.images.append(shown)
     else:

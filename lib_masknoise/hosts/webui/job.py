@@ -300,7 +300,7 @@ def postprocess(p: Any, job: Job, processed: Any) -> None:
         return
     frames = [processed.images[processed.index_of_first_image + place] for place in job.complete]
     try:
-        files.hand_out(p, processed, job.scene, frames, job.total)
+        files.hand_out(p, processed, job.scene, frames)
     except Exception as error:  # the frames must not be lost over it
         p.extra_generation_params[infotext.ERROR] = f"the animation was not written: {error}"
         p.comment(f"MaskNoise: the animation was not written: {error}")

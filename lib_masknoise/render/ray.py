@@ -17,17 +17,16 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from lib_masknoise.plan import Settings, versions
+from lib_masknoise.render.plan import Settings, versions
+from lib_masknoise.render.studio import Advance, Studio, host, host_options, machine
+from lib_masknoise.render.weights import Weights, digests, weights
 from lib_masknoise.scene import Scene
-
-if TYPE_CHECKING:
-    from lib_masknoise.job import Advance, Images
 
 PORT = 6379  # of a Ray cluster's head
 REACH_SECONDS = 5.0  # to open a connection to it
@@ -47,15 +46,19 @@ RAY_ENVIRONMENT = {
 
 
 @contextmanager
-def cluster(settings: Settings, workers: int | None = None, address: str | None = None) -> Iterator[Images]:
+def cluster(
+    settings: Settings, workers: int | None = None, address: str | None = None, model: Weights | None = None
+) -> Iterator[Studio]:
     """Make images on the workers of a Ray cluster; all of it is taken down when the block ends, however it ends.
 
     settings: which model and how many threads; a path must lead to the same model everywhere. workers: how many; when
     None, with an address one a GPU or, without GPUs, one a machine; without an address 1. address: HOST, HOST:PORT,
-    "auto" or "ray://HOST:PORT" of a running cluster; None starts one on this machine and stops it afterwards.
+    "auto" or "ray://HOST:PORT" of a running cluster; None starts one on this machine and stops it afterwards. model:
+    the files that the workers must have; None to have them all like the first one's.
 
     Raises ModuleNotFoundError without Ray, ConnectionError where the cluster cannot be reached, has no room for the
-    workers or keeps losing them, ValueError where a worker runs other versions, and what `load_pipeline` raises.
+    workers or keeps losing them, ValueError where a worker has other versions, another model or another kind of
+    machine, and what `load_pipeline` raises.
     """
     ray = _ray()
     ours = not ray.is_initialized()
@@ -63,8 +66,8 @@ def cluster(settings: Settings, workers: int | None = None, address: str | None 
         _connect(ray, workers, address)
     pool = None
     try:
-        pool = _Pool(ray, settings, workers or (_usual_workers(ray) if address else 1))
-        yield pool.images
+        pool = _Pool(ray, settings, workers or (_usual_workers(ray) if address else 1), model or {})
+        yield Studio(pool.images, pool.machine())
     finally:
         if pool is not None:
             pool.close()
@@ -125,19 +128,17 @@ class Worker:
         self._pipe: Any = None
         self._render: Any = None
 
-    def prepare(self, settings: Settings) -> Mapping[str, str]:
-        """Load the pipeline. Returns the versions of what decides how a frame is rounded."""
-        from lib_masknoise.job import host
-
-        torch.set_num_threads(settings.threads)
+    def prepare(self, settings: Settings, known: Weights) -> dict[str, dict[str, str]]:
+        """Load the pipeline. Returns everything that decides how a frame comes out; `known`: see `weights`."""
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
         load_pipeline, self._render = host()
         self._pipe = load_pipeline(settings.model)
-        return versions()
+        model = digests(weights(settings.model, known))
+        return {"versions": versions(), "model": model, "machine": machine(self._pipe)}
 
     def render(self, scene: Mapping[str, Any], settings: Settings, times: Sequence[float]) -> list[np.ndarray]:
         """One batch of frames: `[H, W, 3]` uint8 each."""
-        from lib_masknoise.job import host_options
-
         options = host_options(settings, times, len(times))
         return [np.asarray(frame.image) for frame in self._render(self._pipe, Scene.parse(scene), **options)]
 
@@ -145,8 +146,11 @@ class Worker:
 class _Pool:
     """Some workers, and which of them is doing what."""
 
-    def __init__(self, ray: Any, settings: Settings, workers: int) -> None:
-        self._ray, self._settings, self._workers = ray, settings, workers
+    def __init__(self, ray: Any, settings: Settings, workers: int, model: Weights) -> None:
+        self._ray, self._settings, self._workers, self._model = ray, settings, workers, model
+        self._alike: dict[str, dict[str, str]] = {"versions": versions()}  # what every worker must have
+        if model:
+            self._alike["model"] = digests(model)
         self._actor = ray.remote(max_restarts=0, max_task_retries=0, **self._share())(Worker)
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, int | None]] = {}  # what is under way → (worker, batch; None: getting ready)
@@ -155,10 +159,17 @@ class _Pool:
         for _ in range(workers):
             self._start_worker()
 
+    def machine(self) -> Mapping[str, str]:
+        """`Studio.machine`, when the first worker is ready."""
+        while "machine" not in self._alike:
+            for _ in self._finished():
+                pass
+        return self._alike["machine"]
+
     def images(
         self, scene: Scene, settings: Settings, batches: Sequence[Sequence[float]], advance: Advance
     ) -> Iterator[Image.Image]:
-        """`job.Images`: in order, however the workers finish and whichever of them are lost on the way."""
+        """`studio.Images`: in order, however the workers finish and whichever of them are lost on the way."""
         shared_scene = self._ray.put(scene.to_dict())
         waiting = list(range(len(batches)))
         done: dict[int, list[np.ndarray]] = {}
@@ -197,7 +208,7 @@ class _Pool:
 
     def _start_worker(self) -> None:
         worker = self._actor.remote()
-        self._busy[worker.prepare.remote(self._settings)] = worker, None
+        self._busy[worker.prepare.remote(self._settings, self._model)] = worker, None
 
     def _finished(self) -> Iterator[tuple[int, list[np.ndarray] | None]]:
         """Wait for one worker to finish, or to be lost; give its batch and the images, None where they are lost."""
@@ -219,7 +230,7 @@ class _Pool:
                 self._idle.append(worker)
                 self._deadline = float("inf")
                 if batch is None:
-                    _check_versions(result)
+                    self._check(result)
                 elif batch != NOBODY:
                     yield batch, result
         if time.monotonic() > self._deadline:
@@ -232,8 +243,11 @@ class _Pool:
             raise ConnectionError(f"{self._lost} workers were lost, the last one because: {reason}") from error
         self._start_worker()
 
-
-def _check_versions(there: Mapping[str, str]) -> None:
-    here = versions()
-    if different := [f"{name} {there.get(name)} (here {here[name]})" for name in here if there.get(name) != here[name]]:
-        raise ValueError(f"a worker has {', '.join(different)}: the same frame would come out differently there")
+    def _check(self, there: dict[str, dict[str, str]]) -> None:
+        """The first worker decides what is not known here."""
+        for part in there:
+            has, wanted = there[part], self._alike.setdefault(part, there[part])
+            names = [name for name in {**wanted, **has} if has.get(name) != wanted.get(name)]
+            if names:
+                different = ", ".join(f"{name} {has.get(name)} (expected {wanted.get(name)})" for name in names)
+                raise ValueError(f"a worker has {different}: the same frame would come out differently there")

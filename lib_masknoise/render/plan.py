@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -17,7 +16,10 @@ import torch
 from PIL import Image
 
 from lib_masknoise import __version__
+from lib_masknoise.disk import replace_file
+from lib_masknoise.render.weights import Weights, digests, weights
 from lib_masknoise.scene import Scene
+from lib_masknoise.scene.errors import shown
 
 FILE = "job.json"
 TEXT_KEY = "masknoise"  # of the text in a frame's PNG file
@@ -58,19 +60,29 @@ class Plan:
     """A render, decided down to its bytes.
 
     times: the moment of the animation that each frame shows, in frames; None as long as `settings.even` leaves them to
-    be found. versions: of the programs on which a frame's rounding depends.
+    be found. versions: of the programs on which a frame's rounding depends. weights: the model's files, none where it
+    lies on other machines only. machine: what computes, and in which numbers; None until the first of them is ready.
     """
 
     scene: Scene
     settings: Settings
     times: tuple[float, ...] | None
     versions: Mapping[str, str]
+    weights: Weights
+    machine: Mapping[str, str] | None = None
 
     @classmethod
-    def of(cls, scene: Scene, settings: Settings) -> Plan:
+    def of(cls, scene: Scene, settings: Settings, known: Weights | None = None) -> Plan:
+        """known: files of the model that need not be read again."""
         settings = replace(settings, threads=settings.threads or torch.get_num_threads())
         times = None if settings.even else tuple(range(scene.animation.frames))
-        return cls(scene, settings, times, versions())
+        return cls(scene, settings, times, versions(), weights(settings.model, known))
+
+    def on(self, machine: Mapping[str, str]) -> Plan:
+        """The plan for a machine. Raises PlanChanged with every difference where it was begun on another kind."""
+        if self.machine and (different := list(differences(self.machine, machine, "machine"))):
+            raise PlanChanged(different)
+        return replace(self, machine=machine)
 
     @property
     def total(self) -> int:
@@ -85,10 +97,21 @@ class Plan:
         return self.times is not None and self.settings.batch_size is not None
 
     @property
+    def batch_size(self) -> int:
+        """Once it is decided."""
+        assert self.settings.batch_size is not None
+        return self.settings.batch_size
+
+    def time(self, frame: int) -> float:
+        """The moment that a frame shows, once it is decided."""
+        assert self.times is not None
+        return self.times[frame]
+
+    @property
     def batches(self) -> list[range]:
         """The frames that are sampled together. A frame's last bit may depend on its neighbours in the batch, so a
         batch is always made of the same frames, also where only some of them are missing."""
-        size = self.settings.batch_size
+        size = self.batch_size
         return [range(start, min(start + size, self.total)) for start in range(0, self.total, size)]
 
     @cached_property
@@ -98,7 +121,7 @@ class Plan:
 
     def text(self, frame: int) -> str:
         """What a frame's file carries: JSON."""
-        return json.dumps({**self.metadata, "frame": frame, "time": self.times[frame]})
+        return json.dumps({**self.metadata, "frame": frame, "time": self.time(frame)})
 
     def write(self, folder: Path) -> None:
         replace_file(folder / FILE, (json.dumps(self._record, indent=2) + "\n").encode())
@@ -114,11 +137,12 @@ class Plan:
             return cls.of(scene, settings)
         try:
             record = json.loads(path.read_bytes())
-            times, decided = record["times"], record["settings"]
+            times, decided, read = record["times"], record["settings"], record["model"]
             known = {name: decided[name] for name in ("batch_size", "threads") if getattr(settings, name) is None}
-            plan = cls.of(scene, replace(settings, **known))
+            plan = cls.of(scene, replace(settings, **known), read)
+            plan = replace(plan, weights=plan.weights or read, machine=record["machine"])
             different = list(differences(_comparable(record), _comparable(json.loads(json.dumps(plan._record)))))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PlanChanged([f"{path}: not a render's plan ({error!r})"]) from None
         if different:
             raise PlanChanged(different)
@@ -126,12 +150,14 @@ class Plan:
 
     @property
     def _record(self) -> dict[str, Any]:
-        return {"versions": self.versions, **self.metadata, "times": self.times}
+        made = {"versions": self.versions, "machine": self.machine, "model": self.weights}
+        return {**made, **self.metadata, "times": self.times}
 
 
 def _comparable(record: dict[str, Any]) -> dict[str, Any]:
     """A plan's record with the scene's fields under their own paths, as a scene's problems name them."""
-    return {**record["scene"], "settings": record["settings"], "versions": record["versions"]}
+    parts = {name: record[name] for name in ("settings", "versions")}
+    return {**record["scene"], **parts, "model": digests(record["model"])}
 
 
 def versions() -> dict[str, str]:
@@ -148,12 +174,7 @@ def differences(was: Any, now: Any, path: str = "") -> Iterator[str]:
         for i, (before, after) in enumerate(zip(was, now, strict=True)):
             yield from differences(before, after, f"{path}[{i}]")
     elif was != now:
-        yield f"{path}: was {_shown(was)}, is {_shown(now)}"
-
-
-def _shown(value: Any, limit: int = 60) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= limit else f"{text[:limit]}…"
+        yield f"{path}: was {shown(was)}, is {shown(now)}"
 
 
 def whole_frames(plan: Plan, folder: Path, looked: Callable[[int], object]) -> dict[int, str]:
@@ -186,13 +207,3 @@ def _is_whole(png: bytes, text: str) -> bool:
 
 def frame_path(folder: Path, index: int) -> Path:
     return folder / f"{index:05}.png"
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write under a temporary name and move into place: a file that is there is whole."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""`python -m lib_masknoise ui`: a small txt2img page with the same accordions and canvas, on the diffusers host."""
+"""`python -m lib_masknoise ui`: a small txt2img page, the accordions and canvas of `ui` on the diffusers host."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ import gradio as gr
 
 from lib_masknoise import animation
 from lib_masknoise.hosts import diffusers as host
+from lib_masknoise.presets import Presets
+from lib_masknoise.render import Settings
+from lib_masknoise.render.studio import host_options
 from lib_masknoise.scene import Scene, SceneError
 from lib_masknoise.ui import accordions, inputs, live
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 TAB = "txt2img"
 SHOWN_FRAMES = 48  # in the gallery: the newest ones of a long animation
 BATCH = 4
@@ -49,13 +52,14 @@ class Studio:
         if session in self._stops:
             self._stops[session].set()
 
-    def render(self, session: str, scene: Scene, options: dict[str, Any]) -> Iterator[host.Progress | host.Frame]:
+    def render(self, session: str, scene: Scene, settings: Settings) -> Iterator[host.Progress | host.Frame]:
         """Steps and finished frames as they come. Raises what the sampling raises, and Stopped.
 
         The sampling runs in a thread of its own: it reports its steps by calling back, a page wants them one by one.
         """
         stop = self._stops[session] = threading.Event()
         events: queue.Queue[Any] = queue.Queue()
+        options = host_options(settings, range(scene.animation.frames), BATCH)
 
         def on_step(progress: host.Progress) -> None:
             if stop.is_set():
@@ -65,7 +69,7 @@ class Studio:
         def work() -> None:
             try:
                 with self._busy:
-                    for frame in host.render(self.pipe, scene, **options, batch_size=BATCH, on_step=on_step):
+                    for frame in host.render(self.pipe, scene, **options, on_step=on_step):
                         events.put(frame)
                 events.put(None)
             except BaseException as error:  # whatever it is, the page is where it must be said
@@ -95,7 +99,7 @@ class Studio:
         return f"{count}/{CHUNK_TOKENS * max(1, -(-count // CHUNK_TOKENS))}"
 
 
-def create(pipe: Any, folder: Path, presets: Any = None) -> gr.Blocks:
+def create(pipe: Any, folder: Path, presets: Presets | None = None) -> gr.Blocks:
     """The page. folder: for the pictures it shows."""
     studio = Studio(pipe, folder)
     theme = gr.themes.Default(**FONTS)
@@ -113,8 +117,6 @@ def create(pipe: Any, folder: Path, presets: Any = None) -> gr.Blocks:
 
 def run(port: int | None, model: str | None = None) -> None:
     """Serve the page until it is interrupted."""
-    from lib_masknoise.presets import Presets
-
     pipe = host.load_pipeline(model)
     with tempfile.TemporaryDirectory(prefix="masknoise-") as folder:
         page = create(pipe, Path(folder), Presets(Path.home() / ".masknoise" / "presets"))
@@ -205,18 +207,12 @@ def _generate(studio: Studio, session: str, settings: Sequence[Any], job: Sequen
     except SceneError as error:
         yield [live.problem_list(error.problems), unchanged, unchanged, unchanged]
         return
-    options = {
-        "prompt": prompt,
-        "negative_prompt": negative,
-        "seed": int(seed),
-        "steps": int(steps),
-        "size": (int(height), int(width)),
-        "guidance_scale": float(guidance),
-    }
+    size = int(height), int(width)
+    made = Settings(prompt, negative, None, int(seed), int(steps), size, float(guidance))
     folder, paths = studio.session_folder(session), []
     yield [_bar("Starting…", 0), "", [], gr.update(visible=False)]
     try:
-        for event in studio.render(session, scene, options):
+        for event in studio.render(session, scene, made):
             if isinstance(event, host.Progress):
                 yield [_progress(event), unchanged, unchanged, unchanged]
             else:
@@ -238,28 +234,14 @@ def _finished(words: str, scene: Scene, paths: list[Path], folder: Path) -> list
         film = _picture(paths[0], "the picture") if paths else ""
         return [_bar(words, bool(paths)), film, shown, gr.update(visible=False)]
     try:
-        files = _animate(scene, paths, folder)
+        metadata = {"scene": scene.to_dict(defaults=False)}
+        files = animation.write_scene(scene, paths, folder / "animation", "masknoise", metadata)
     except (ImportError, ValueError, OSError) as error:
         return [live.failure(error), gr.update(), shown, gr.update(visible=False)]
     bar = _bar(f"{words} {len(paths)} of {scene.animation.frames} frames.", len(paths) / scene.animation.frames)
     moving = next((path for path in files if path.suffix in (".gif", ".webp", ".png")), None)
     film = _picture(moving, "the animation") if moving else gr.update()
     return [bar, film, shown, gr.update(value=[str(path) for path in files], visible=True)]
-
-
-def _animate(scene: Scene, paths: list[Path], folder: Path) -> list[Path]:
-    settings = scene.animation
-    return animation.write(
-        paths,
-        folder / "animation",
-        "masknoise",
-        settings.formats,
-        settings.fps,
-        settings.rubber_band,
-        {"scene": scene.to_dict(defaults=False)},
-        interpolate=settings.interpolate,
-        loop=scene.motion.loop,
-    )
 
 
 def _save(frame: host.Frame, folder: Path) -> Path:

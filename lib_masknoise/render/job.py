@@ -7,30 +7,26 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image, PngImagePlugin
 
 from lib_masknoise import animation, smoothness
-from lib_masknoise.plan import TEXT_KEY, Plan, PlanChanged, Settings, frame_path, replace_file, whole_frames
+from lib_masknoise.disk import replace_file
+from lib_masknoise.render.plan import TEXT_KEY, Plan, Settings, frame_path, whole_frames
+from lib_masknoise.render.progress import progress
+from lib_masknoise.render.studio import Images, Studio, this_process
 from lib_masknoise.scene import Scene
-
-__all__ = ["PlanChanged", "Settings", "write"]
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
 BATCH_STEPS = 4  # denoising steps to tell the quickest batch size by
 BATCH_GAIN = 0.97  # a larger batch must take at most this part of the time a frame, or its memory is wasted
 
 MANY_LOOKS = 64  # enough to learn the pace of a short motion; a long one is looked at half as often as it has frames
-
-Advance = Callable[[float], object]
-Images = Callable[[Scene, Settings, Sequence[Sequence[float]], Advance], Iterator[Image.Image]]
-"""Batches of frame times → their images, in order; `Advance` hears of every (part of a) frame that is made."""
 
 
 def write(
@@ -47,7 +43,7 @@ def write(
 
     announce: called with each file once it is whole. resume: keep the frames that an interrupted render of the same
     scene and settings has left in the folder; the others come out as they would have. workers, address: spread the
-    frames over that many processes of a Ray cluster (`lib_masknoise.distributed`).
+    frames over that many processes of a Ray cluster (`lib_masknoise.render.ray`).
 
     Returns the summary. An interrupt (Ctrl+C) ends the sampling: the frames made so far are kept, the animations are
     written of what there is, and the summary says so. Raises PlanChanged where `resume` meets another render,
@@ -63,16 +59,17 @@ def write(
     frames_folder.mkdir(parents=True, exist_ok=True)
     frames: dict[int, str] = {}  # index → sha256
     if resume:
-        with _bar("checking", plan.total) as bar:
-            frames = whole_frames(plan, frames_folder, bar.update)
+        with progress("checking", plan.total) as looked:
+            frames = whole_frames(plan, frames_folder, looked)
     kept = len(frames)
     interrupted = False
     try:
         if kept < plan.total:
-            with _studio(plan.settings, workers, address) as images:
-                plan = _decide(plan, images, folder)
+            with _studio(plan, workers, address) as studio:
+                plan = plan.on(studio.machine)
                 _remove_others(frames_folder, frames)
-                _make_frames(plan, images, frames_folder, frames, announce)
+                plan = _decide(plan, studio.images, folder)
+                _make_frames(plan, studio.images, frames_folder, frames, announce)
     except KeyboardInterrupt:
         interrupted = True
     indices = sorted(frames)
@@ -93,7 +90,7 @@ def write(
         "interrupted": interrupted,
         "files": [str(path.relative_to(folder)) for path in files],
         "sha256": [frames[index] for index in indices],
-        "times": [plan.times[index] for index in indices],
+        "times": [plan.time(index) for index in indices],
         "smoothness": smooth,
         **plan.metadata,
     }
@@ -146,11 +143,11 @@ def _even_times(plan: Plan, images: Images) -> list[float]:
         return list(range(plan.total))
     looks = max(min(plan.total, MANY_LOOKS), plan.total // 2)
     times = smoothness.coarse_times(plan.total, looks + int(plan.loops), plan.loops)
-    size = plan.settings.batch_size
+    size = plan.batch_size
     seen_times = times[:looks]  # the end of a loop is its beginning, which has been seen
     batches = [seen_times[start : start + size] for start in range(0, looks, size)]
-    with _bar("looking ahead", looks) as bar:
-        seen = images(plan.scene, plan.settings, batches, bar.update)
+    with progress("looking ahead", looks) as advance:
+        seen = images(plan.scene, plan.settings, batches, advance)
         _, steps = smoothness.steps(seen, plan.loops)
     return smoothness.even_times(times, steps, plan.total, plan.loops)
 
@@ -161,10 +158,10 @@ def _make_frames(
     """Adds every missing frame to `frames` (index → sha256) as soon as its file is whole, so that an interrupt finds
     what there is."""
     batches = [batch for batch in plan.batches if not all(index in frames for index in batch)]
-    times = [[plan.times[index] for index in batch] for batch in batches]
+    times = [[plan.time(index) for index in batch] for batch in batches]
     rendered = sum(map(len, batches))
-    with _bar("rendering", plan.total, initial=plan.total - rendered) as bar:
-        made = images(plan.scene, plan.settings, times, bar.update)
+    with progress("rendering", plan.total, initial=plan.total - rendered) as advance:
+        made = images(plan.scene, plan.settings, times, advance)
         for index, image in zip(chain(*batches), made, strict=True):
             if index not in frames:
                 path = frame_path(folder, index)
@@ -173,113 +170,35 @@ def _make_frames(
 
 
 def _smoothness(paths: Sequence[Path], loop: bool) -> dict[str, Any]:
-    with _bar("measuring", len(paths)) as bar:
+    with progress("measuring", len(paths)) as advance:
 
         def images() -> Iterator[Image.Image]:
             for path in paths:
                 with Image.open(path) as image:
                     yield image.convert("RGB")
-                bar.update(1)
+                advance(1)
 
         return smoothness.measure(images(), loop)
 
 
 def _animate(plan: Plan, paths: Sequence[Path], folder: Path) -> list[Path]:
-    options = plan.scene.animation
-    with _bar("writing", None) as bar:
+    done = 0.0
+    with progress("writing", len(plan.scene.animation.formats), unit="files") as advance:
 
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return animation.write(
-            paths,
-            folder,
-            folder.name,
-            options.formats,
-            options.fps,
-            options.rubber_band,
-            plan.metadata,
-            progress,
-            interpolate=options.interpolate,
-            loop=plan.loops and len(paths) == plan.total,
-        )
-
-
-@contextmanager
-def _bar(what: str, total: int | None, initial: int = 0) -> Iterator[Any]:
-    """A progress bar of frames: how many, how fast, how long to go."""
-    from tqdm import tqdm
-
-    counts = "{n:.1f}/{total} frames, {rate_noinv_fmt}, {elapsed} gone, {remaining} to go"
-    bar_format = "{desc}: {percentage:3.0f}% |{bar}| " + counts
-    with tqdm(total=total, initial=initial, desc=what, unit=" frames", bar_format=bar_format, leave=False) as bar:
-        yield bar
-
-
-def _studio(settings: Settings, workers: int | None, address: str | None) -> AbstractContextManager[Images]:
-    if workers is None and address is None:
-        return this_process(settings)
-    from lib_masknoise.distributed import cluster
-
-    return cluster(settings, workers, address)
-
-
-@contextmanager
-def this_process(settings: Settings) -> Iterator[Images]:
-    """Make images here, on one pipeline."""
-    load_pipeline, render = host()
-    pipe = load_pipeline(settings.model)
-
-    def images(
-        scene: Scene, settings: Settings, batches: Sequence[Sequence[float]], advance: Advance
-    ) -> Iterator[Image.Image]:
-        done = 0.0
-
-        def on_step(progress: Any) -> None:
+        def written(files: float, total: int) -> None:
             nonlocal done
-            advance(progress.frames - done)
-            done = progress.frames
+            advance(files - done)
+            done = files
 
-        # One call for all batches, which are of one size but for the last: the prompts are encoded once.
-        times = list(chain(*batches))
-        for frame in render(pipe, scene, **host_options(settings, times, len(batches[0])), on_step=on_step):
-            yield frame.image
-
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
-    try:
-        yield images
-    finally:
-        torch.set_num_threads(threads_before)
+        return animation.write_scene(plan.scene, paths, folder, folder.name, plan.metadata, written)
 
 
-def host_options(settings: Settings, times: Sequence[float], batch_size: int) -> dict[str, Any]:
-    """The arguments of the host's `render` after the pipeline and the scene."""
-    return {
-        "prompt": settings.prompt,
-        "negative_prompt": settings.negative_prompt,
-        "seed": settings.seed,
-        "steps": settings.steps,
-        "size": settings.size,
-        "guidance_scale": settings.guidance_scale,
-        "frames": times,
-        "batch_size": batch_size,
-    }
+def _studio(plan: Plan, workers: int | None, address: str | None) -> AbstractContextManager[Studio]:
+    if workers is None and address is None:
+        return this_process(plan.settings)
+    from lib_masknoise.render.ray import cluster
 
-
-def host() -> tuple[Callable, Callable]:
-    """`load_pipeline` and `render` of the diffusers host, which takes seconds to import; its libraries' own progress
-    bars and hints kept quiet."""
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    from lib_masknoise.hosts.diffusers import load_pipeline, render
-
-    return load_pipeline, render
+    return cluster(plan.settings, workers, address, plan.weights)
 
 
 def _remove_others(folder: Path, frames: dict[int, str]) -> None:
