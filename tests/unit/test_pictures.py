@@ -6,7 +6,8 @@ import threading
 import numpy as np
 import pytest
 
-from lib_masknoise import Concept, ImageMask, Scene, SceneError, masks
+from lib_masknoise import Concept, ImageMask, Scene, SceneError
+from lib_masknoise.maps import Maps
 from lib_masknoise.scene import MAX_UNPACKED_BYTES, pictures
 from lib_masknoise.scene.pictures import Memory, data_url, mask_values, unpacked_bytes
 
@@ -44,7 +45,7 @@ def test_a_picture_is_decoded_once_in_all(decoded):
     scene = Scene.parse(body)
     Scene.parse(scene.to_json()).replace({"blend.feather": 0.1, "concepts[0].weight": 0.5})
     for size in ((8, 8), (16, 24)):
-        masks.weight_maps(scene, size)
+        Maps(scene, size).weights()
     assert sorted(decoded) == sorted([picture(0), picture(1)])
 
 
