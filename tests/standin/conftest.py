@@ -55,6 +55,7 @@ def _standin(tmp_path_factory):
 
         scripts.folder = str(tmp_path_factory.mktemp("extension"))
         adapter = {name: importlib.import_module(f"lib_masknoise.hosts.webui.{name}") for name in ADAPTER}
+        adapter["attention"] = importlib.import_module("lib_masknoise.attention")
         adapter["jobs"] = adapter.pop("job")  # the host has a `job` of its own
         with hijacked_ldm():
             yield Host(_script(), adapter)

@@ -88,7 +88,8 @@ def test_the_unet_fails(host, plain, monkeypatch, call, error):
 @pytest.mark.parametrize(
     "module, function",
     [
-        *(("a1111", name) for name in ("blended_attention", "project", "shares", "_hypernetworks")),
+        *(("attention", name) for name in ("blended_attention", "projected", "wanted")),
+        *(("a1111", name) for name in ("shares", "_project", "_hypernetworks")),
         *(("denoising", name) for name in ("padded_alike", "_set_vectors", "context_of", "level_with")),
     ],
 )

@@ -26,10 +26,15 @@ def encode(host):
     return encoded
 
 
+def first(made, step):
+    """The first part of the first prompt at a step."""
+    return next(iter(made.at(step)[0].values()))[0]
+
+
 def test_networks_are_taken_out_of_the_prompts(host):
-    both = scene({"prompt": "a <lora:oak:1> tree", "negative": "<hypernet:fish> dull"}, "sea")
-    prompts, negatives, networks = host.prompts.without_networks(Scene.parse(both))
-    assert (prompts, negatives) == (["a  tree", "sea"], [" dull", ""])
+    networks = {}
+    plain = host.prompts.without_networks(["a <lora:oak:1> tree", "sea", "<hypernet:fish> dull"], networks)
+    assert list(plain.values()) == ["a  tree", "sea", " dull"]
     assert {kind: [entry.items for entry in entries] for kind, entries in networks.items()} == {
         "lora": [["oak", "1"]],
         "hypernet": [["fish"]],
@@ -49,12 +54,12 @@ def test_tags_of_networks_that_are_not_present(host):
 def test_the_same_prompt_is_the_same_object_at_every_step(encode):
     made, _ = encode(scene("[green:blue:4] tree AND sea:0.5", {"prompt": "cat", "negative": "dull"}))
     steps = [made.at(step) for step in range(11)]
-    first = {id(parts[0]) for (parts, _), _ in steps}
-    assert len(first) == 2  # until step 4, and from then on
-    assert steps[4][0][0][0] is steps[0][0][0][0] is not steps[5][0][0][0]
-    assert len({id(parts[1]) for (parts, _), _ in steps}) == 1
-    assert {one.weight for one in steps[0][0][0]} == {1.0, 0.5}
-    assert all(negatives[0] is None and negatives[1] is steps[0][1][1] for _, negatives in steps)
+    first, second = zip(*(positive.values() for positive, _ in steps), strict=True)
+    assert len({id(parts[0]) for parts in first}) == 2  # until step 4, and from then on
+    assert first[4][0] is first[0][0] is not first[5][0]
+    assert len({id(parts[0]) for parts in second}) == 1
+    assert {one.weight for one in first[0]} == {1.0, 0.5}
+    assert all(list(negatives) == ["dull"] and negatives["dull"] is steps[0][1]["dull"] for _, negatives in steps)
     assert (made.part_count, made.weighted) == (2, True)
 
 
@@ -67,7 +72,7 @@ def test_weights_and_parts_of_plain_prompts(encode):
 def test_prompts_are_encoded_one_at_a_time(host, encode):
     """The host fills up those that it encodes together."""
     made, _ = encode(scene("cat", LONG))
-    (short,), (long,) = made.at(0)[0]
+    (short,), (long,) = made.at(0)[0].values()
     assert (len(short.context), len(long.context)) == (5, 15)
 
 
@@ -80,12 +85,12 @@ def test_nothing_is_encoded_again_until_something_changes(host, encode, monkeypa
         return original(self, texts)
 
     monkeypatch.setattr(type(host.model), "get_learned_conditioning", counted)
-    before = made.at(0)[0][0][0]
+    before = first(made, 0)
     made.encode(p)
-    assert not calls and made.at(0)[0][0][0] is before
+    assert not calls and first(made, 0) is before
     host.shared.sd_model = host.shared.checkpoints["refiner"]
     made.encode(p)
-    assert len(calls) == 3 and made.at(0)[0][0][0] is not before
+    assert len(calls) == 3 and first(made, 0) is not before
     host.shared.sd_model = host.model
 
 
@@ -97,14 +102,14 @@ def test_the_hires_pass_has_steps_and_a_size_of_its_own(host, monkeypatch):
     p.setup_conds()
     p.init()
     made.encode(p)
-    assert made.at(0)[0][0][0] is made.at(8)[0][0][0]
-    first = made.at(0)[0][0][0]
+    assert first(made, 0) is first(made, 8)
+    before = first(made, 0)
     p.is_hr_pass = True
     made.encode(p)
-    assert made.at(3)[0][0][0] is not made.at(4)[0][0][0]
-    second = made.at(0)[0][0][0]
-    assert torch.equal(first.context, second.context)
-    assert not torch.equal(first.pooled, second.pooled), "the vector says the size"
+    assert first(made, 3) is not first(made, 4)
+    second = first(made, 0)
+    assert torch.equal(before.context, second.context)
+    assert not torch.equal(before.pooled, second.pooled), "the vector says the size"
 
 
 def test_as_given(host, encode):

@@ -190,7 +190,7 @@ def test_a_bug_for_the_networks_of_the_hires_pass_stops_the_job(host, monkeypatc
             raise RuntimeError("a bug")
         return original(*args)
 
-    monkeypatch.setattr(host.webui, "network_tags", broken)
+    monkeypatch.setattr(host.jobs, "network_tags", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         host.process(host.job(scene("tree <lora:oak:1>"), enable_hr=True, batch_size=2))
 

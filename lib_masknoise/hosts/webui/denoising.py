@@ -78,9 +78,9 @@ def _listening(denoising: Denoising, method: Method) -> Iterator[None]:
         except Exception as error:
             denoising.error = error
 
-    script_callbacks.on_cfg_denoiser(before)
-    script_callbacks.on_cfg_denoised(method.after_denoiser)
     try:
+        script_callbacks.on_cfg_denoiser(before)
+        script_callbacks.on_cfg_denoised(method.after_denoiser)
         yield
     finally:
         for callback in (before, method.after_denoiser):
