@@ -398,11 +398,7 @@ class AttentionPass:
                 for parts in (keys.split(split, dim=1), values.split(split, dim=1))
             )
             basis = projected(conditioning, *own, heads)
-            # On a CPU the attention is computed in float32 at least.
-            kept = dtype or (
-                torch.promote_types(keys.dtype, torch.float32) if keys.device.type == "cpu" else keys.dtype
-            )
-            self._bases[conditioning.digest][layer] = basis.to(kept)
+            self._bases[conditioning.digest][layer] = basis.to(dtype or keys.dtype)
 
     def attend(
         self, layer: Hashable, q: Tensor, shares: Sequence[Share], size: Size, scale: float | None = None

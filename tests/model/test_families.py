@@ -165,7 +165,7 @@ def test_prompts_are_encoded_as_the_pipeline_does(random_pipe):
     expected = random_pipe.encode_prompt(
         "an ocean", device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
     )
-    encoded = encode(random_pipe, ["an ocean"])[0]
+    encoded = encode(random_pipe, ["an ocean"])["an ocean"]
     assert torch.equal(encoded.context, expected[0][0])
     if encoded.pooled is not None:
         assert torch.equal(encoded.pooled, expected[2][0])

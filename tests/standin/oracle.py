@@ -120,7 +120,8 @@ class _Picture:
             a = coefficients(self.maps.weights([self.frame])[0], weights, blend.mode, blend.scale)
             weight = own[1]
             if any(one[1] != weight for one in of_concepts):  # with keyframes there are more prompts than concepts
-                steps = [one[1] - own[1] for one in of_concepts]
+                weight_of = {text: one[1] for text, one in zip(concepts, of_concepts, strict=True)}
+                steps = [weight_of[concept.prompt] - own[1] for concept in self.scene.concepts]
                 weight = own[1] + sum(a_j * step for a_j, step in zip(a[1:], steps, strict=True))
             rows.append((c, weight, own[2]))
         return rows
@@ -166,7 +167,7 @@ class _Picture:
 
 def _double(c: LocationConditioning) -> LocationConditioning:
     def double(noise: SeparableNoise | None) -> SeparableNoise | None:
-        return noise and SeparableNoise(noise.tokens.double(), noise.directions.double(), noise.fields.double())
+        return noise and replace(noise, tokens=noise.tokens.double(), directions=noise.directions.double())
 
     return replace(c, contexts=c.contexts.double(), noise=double(c.noise), offset=double(c.offset))
 

@@ -369,13 +369,13 @@ def test_half_precision(host, upcast):
 
 def test_upcast_attention_computes_in_float32(host, monkeypatch):
     dtypes = set()
-    original = host.a1111.blended_attention
+    original = host.attention.blended_attention
 
     def spy(q, basis, level, scale):
         dtypes.update((q.dtype, basis.keys.dtype, level.coefficients.dtype))
         return original(q, basis, level, scale)
 
-    monkeypatch.setattr(host.a1111, "blended_attention", spy)
+    monkeypatch.setattr(host.attention, "blended_attention", spy)
     host.start(torch.float16, upcast_attn=True)
     host.latents(scene("green tree"))
     assert dtypes == {torch.float32}
