@@ -109,8 +109,7 @@ def decode_picture(data: str) -> Image.Image:
     """
     with _opened(data) as picture:
         picture.load()
-        ImageOps.exif_transpose(picture, in_place=True)
-        return picture
+        return ImageOps.exif_transpose(picture) or picture
 
 
 def data_url(picture: Any) -> str:
