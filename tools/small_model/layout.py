@@ -119,16 +119,16 @@ def to_sd1(
     unet_config: Mapping,
     vae_config: Mapping,
 ) -> dict[str, torch.Tensor]:
-    """State dicts of the three networks -> one SD1 state dict in half precision."""
+    """State dicts of the three networks -> one SD1 state dict, every tensor in its own precision."""
     out: dict[str, torch.Tensor] = {}
     for key, name in unet_names(unet, unet_config).items():
-        out[UNET_PREFIX + name] = unet[key].half()
+        out[UNET_PREFIX + name] = unet[key]
     for key, name in vae_names(vae, vae_config).items():
-        value = vae[key].half()
+        value = vae[key]
         out[VAE_PREFIX + name] = value[:, :, None, None] if is_projection(name) else value
     for key, value in text.items():
         if not key.endswith("position_ids"):
-            out[TEXT_PREFIX + text_key(key)] = value.half()
+            out[TEXT_PREFIX + text_key(key)] = value
     positions = text[
         "embeddings.position_embedding.weight"
         if "embeddings.position_embedding.weight" in text
