@@ -4,7 +4,7 @@
 (() => {
     "use strict";
     const MaskNoise = (window.MaskNoise ??= {});
-    const {History, NotYet, Pictures, Rasters, layerOf, link, newId, parse, serialise, withLayer} = MaskNoise;
+    const {History, Pictures, Rasters, layerOf, link, newId, parse, serialise, withLayer} = MaskNoise;
 
     const SIDES = [256, 1024]; // pixels: the longer side of the maps at least and at most
     const AT_ONCE = 24; // operations drawn without waiting for the next picture frame
@@ -54,7 +54,9 @@
         }
 
         get text() {
-            return serialise(this.document);
+            const {text, masks} = serialise(this.document, this.masks);
+            this.masks = masks;
+            return text;
         }
 
         view(layer) {
@@ -71,6 +73,7 @@
             const size = [width, height].map((n) => Math.max(1, Math.round(n * scale)));
             this.rasters = new Rasters(...size, this.pictures.get);
             this.jobs.clear();
+            this.settle();
             this.onChange("maps");
         }
 
@@ -85,14 +88,19 @@
             return this.rasters.ready(layer.chain) ?? null;
         }
 
-        /** Draw some operations of a chain. */
+        /** Draw some operations of a chain; returns whether it could go on. */
         advance(chain, count) {
             try {
-                for (let i = 0; i < count; i++) if (this.jobs.get(chain)?.next().done) this.jobs.delete(chain);
+                for (let i = 0; i < count && this.jobs.has(chain); i++) {
+                    const {done, value} = this.jobs.get(chain).next();
+                    if (value === "waiting") return false; // for a picture: "maps" is announced when it is there
+                    if (done) this.jobs.delete(chain);
+                }
             } catch (error) {
-                this.jobs.delete(chain); // a picture that is not there yet: asked for again when it is
-                if (!(error instanceof NotYet)) this.fail(chain, error);
+                this.jobs.delete(chain);
+                this.fail(chain, error);
             }
+            return true;
         }
 
         /** What cannot be drawn is shown empty, and said once. */
@@ -101,19 +109,23 @@
             this.onStatus(`A mask cannot be shown: ${error.message}`);
         }
 
-        /** Go on drawing for a moment; returns whether anything is left. The active layer comes first. */
+        /** Go on drawing for a moment; returns whether anything is left that waits for no picture. The active layer
+         *  comes first. */
         pump() {
             const wanted = new Set(this.layers.map((layer) => layer.chain));
             for (const chain of this.jobs.keys()) if (!wanted.has(chain)) this.jobs.delete(chain);
+            const ready = new Set(this.jobs.keys());
             const end = performance.now() + BUDGET;
             let finished = false;
-            while (this.jobs.size && performance.now() < end) {
-                const first = this.jobs.has(this.active?.chain) ? this.active.chain : this.jobs.keys().next().value;
-                this.advance(first, 4);
-                finished ||= !this.jobs.has(first);
+            while (ready.size && performance.now() < end) {
+                const first = ready.has(this.active?.chain) ? this.active.chain : ready.values().next().value;
+                const moved = this.advance(first, 4);
+                if (moved && this.jobs.has(first)) continue;
+                ready.delete(first);
+                finished ||= moved;
             }
             if (finished) this.onChange("maps");
-            return this.jobs.size > 0;
+            return ready.size > 0;
         }
 
         // --- Steps
@@ -127,7 +139,7 @@
         /** Replace everything by a painting's text, as one step that can be undone. Throws where it is none.
          *  What was there a few steps ago comes back as it was, with its layers' views. */
         load(text) {
-            const lately = this.history.steps.slice(-LATELY).findLast((step) => serialise(step) === text);
+            const lately = this.history.steps.slice(-LATELY).findLast((step) => serialise(step).text === text);
             this.history.push(lately ?? parse(text));
             this.settle();
             this.onChange("document");
@@ -140,6 +152,7 @@
         }
 
         settle() {
+            this.rasters.shown = new Set(this.layers.map((layer) => layer.chain));
             if (!this.active) this.activeId = this.layers[0]?.id ?? null;
         }
 
@@ -190,6 +203,14 @@
 
         addConcept() {
             this.addConcepts([{prompt: "", mask: {kind: "strokes", strokes: []}}]);
+        }
+
+        /** What is painted before there is a concept belongs to the first one; returns whether it was made. */
+        ensureConcept() {
+            if (this.layers.length) return false;
+            this.addConcept();
+            this.onStatus("Concept 1 is new: say in its field what your mask should show.");
+            return true;
         }
 
         /** Replace all concepts' masks by those of a split; concepts that lack are added, prompts are kept. */

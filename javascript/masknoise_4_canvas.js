@@ -43,6 +43,7 @@
             this.stage = stage;
             this.layer = layer;
             this.style = style;
+            this.whole = raster.complete.stroke(style);
             this.base = stage.editor.mapOf(layer);
             this.cover = stage.scratch(this.base);
             this.runs = [];
@@ -63,14 +64,14 @@
         }
 
         start(point) {
-            this.painter = new StrokePainter(this.cover, this.style);
+            this.painter = new StrokePainter(this.cover, this.whole);
             this.runs.push({points: [], painter: this.painter});
             this.extend(point);
         }
 
         extend(point) {
             this.runs.at(-1).points.push(point);
-            this.stage.paintTint(this.layer, this.base, this.cover, this.style, this.painter.add(point));
+            this.stage.paintTint(this.layer, this.base, this.cover, this.whole, this.painter.add(point));
         }
 
         /** The strokes, simplified and rounded. */
@@ -145,9 +146,11 @@
             return {x, y, width: w, height: h};
         }
 
+        /** Where an event is on the canvas in its own CSS pixels: the page may show it larger or smaller than that. */
         place(event) {
-            const {left, top} = this.canvas.getBoundingClientRect();
-            return [event.clientX - left, event.clientY - top];
+            const {clientWidth, clientHeight} = this.canvas;
+            const {left, top, width, height} = this.canvas.getBoundingClientRect();
+            return [((event.clientX - left) * clientWidth) / width, ((event.clientY - top) * clientHeight) / height];
         }
 
         /** A place on the canvas as a point of the picture, 0 to 1 (beyond its edges: outside). */
@@ -306,7 +309,7 @@
         }
 
         /** Show a stroke that is being painted, where it has just changed. */
-        paintTint(layer, base, cover, {opacity = 1, erase = false}, area) {
+        paintTint(layer, base, cover, {opacity, erase}, area) {
             const tint = this.tints.get(layer.id);
             if (!area || !tint) return;
             const value = erase
@@ -423,8 +426,22 @@
             };
         }
 
+        /** A press without any concept makes the first one; a second finger, which takes the press back, takes it too. */
         toolGesture(event) {
-            if (!this.editor.allowed()) return null;
+            const first = this.editor.ensureConcept();
+            const gesture = this.editor.allowed() ? this.gestureOf(event) : null;
+            if (!first || !gesture) return gesture;
+            const {cancel} = gesture;
+            return {
+                ...gesture,
+                cancel: () => {
+                    cancel?.();
+                    this.editor.undo();
+                },
+            };
+        }
+
+        gestureOf(event) {
             const {name, erase} = this.editor.tool;
             const subtract = erase || event.altKey;
             if (name === "brush" || name === "eraser") return this.strokeGesture(subtract || name === "eraser");
@@ -608,6 +625,7 @@
 
         /** Put a dab where the keyboard's brush is, or with `joined` a line from the last dab. */
         dab(joined) {
+            this.editor.ensureConcept();
             const to = (this.keyPoint ?? [0.5, 0.5]).map(rounded);
             const points = joined && this.lastDab ? [this.lastDab, to] : [to];
             this.editor.add([{points, ...this.style(this.editor.tool.erase || this.editor.tool.name === "eraser")}]);

@@ -95,6 +95,11 @@
         return {node, set};
     }
 
+    function checkbox(label, title, onchange) {
+        const input = element("input", {type: "checkbox", onchange: () => onchange(input.checked)});
+        return {input, node: element("label", {className: "mn-check", title}, input, label)};
+    }
+
     const percent = (value) => `${Math.round(value * 100)} %`;
 
     // --- Tools
@@ -124,10 +129,10 @@
                 tools.append(button);
             }
             this.gradient = this.choice("Gradient shape", ["linear", "radial"], (gradient) => editor.setTool({gradient}));
-            this.erase = this.check("Subtract", "Tools take away instead of adding (X, or hold Alt)", (erase) =>
+            this.erase = checkbox("Subtract", "Tools take away instead of adding (X, or hold Alt)", (erase) =>
                 editor.setTool({erase}),
             );
-            this.pressure = this.check("Pen pressure", "A pen's pressure sets the brush's width", (pressure) =>
+            this.pressure = checkbox("Pen pressure", "A pen's pressure sets the brush's width", (pressure) =>
                 editor.setTool({pressure}),
             );
             this.sliders = this.makeSliders(editor);
@@ -174,11 +179,6 @@
             const options = names.map((name) => element("option", {value: name}, name));
             const properties = {className: "mn-select", "aria-label": label, title: label};
             return element("select", {...properties, onchange: (event) => onchange(event.target.value)}, ...options);
-        }
-
-        check(label, title, onchange) {
-            const input = element("input", {type: "checkbox", onchange: () => onchange(input.checked)});
-            return {input, node: element("label", {className: "mn-check", title}, input, label)};
         }
 
         update() {
@@ -281,7 +281,7 @@
             setValue(this.negative, fields.negative ?? "");
             this.prompt.setAttribute("aria-label", `Prompt of concept ${i + 1}`);
             this.negative.setAttribute("aria-label", `Negative prompt of concept ${i + 1}`);
-            this.weight.set(fields.weight ?? 1);
+            this.weight.set(fields.weight ?? this.panel.weight.usual);
             this.opacity.set(view.opacity);
             setIcon(this.eye, view.visible ? "eye" : "hidden", view.visible ? "Hide" : "Show");
             this.eye.setAttribute("aria-pressed", String(!view.visible));
@@ -395,13 +395,16 @@
     const LARGEST_SIDE = 1024;
 
     class Panel {
-        /** `root` is filled. config: colours, weight {low, high, step}, limits; `lastImage()` gives the last generated
+        /** `root` is filled. config: colours, weight {low, high, step, usual}, limits, defaults; `lastImage()` gives the last generated
          *  picture's address or null. */
         constructor(root, {config, onEdit, onViewChange, lastImage}) {
+            MaskNoise.raster.useDefaults(config.defaults);
             this.root = root;
             this.colours = config.colours;
             this.weight = config.weight;
             this.lastImage = lastImage;
+            this.onViewChange = onViewChange;
+            this.following = false;
             this.tokens = {};
             this.status = element("p", {className: "mn-status", role: "status"});
             this.editor = new MaskNoise.Editor({
@@ -489,12 +492,15 @@
                 },
             });
             this.backdropSlider.set(stage.backdropOpacity);
+            const follow = checkbox("Follow", "Show each new image behind the masks as it comes", (on) => this.follow(on));
+            this.followBox = follow.input;
             return element(
                 "div",
                 {className: "mn-group", role: "group", "aria-label": "Backdrop"},
                 textButton("Last image", "Show the last generated image behind the masks", () => this.useLastImage()),
-                textButton("Open backdrop", "Show any picture behind the masks; also by Shift and drop", () => this.pick((file) => this.setBackdrop(URL.createObjectURL(file)))),
-                textButton("No backdrop", "Remove the picture behind the masks", () => this.setBackdrop(null)),
+                follow.node,
+                textButton("Open backdrop", "Show any picture behind the masks; also by Shift and drop", () => this.pick((file) => this.setBackdropFile(file))),
+                textButton("No backdrop", "Remove the picture behind the masks", () => this.noBackdrop()),
                 this.backdropSlider.node,
             );
         }
@@ -533,7 +539,7 @@
         }
 
         async importMask(file) {
-            if (!this.editor.active) this.editor.addConcept();
+            this.editor.ensureConcept();
             if (!this.editor.allowed()) return;
             try {
                 (await createImageBitmap(file)).close(); // refuses what is no picture, whatever its name says
@@ -567,18 +573,42 @@
             element("a", {href, download: `${name}.png`}).click();
         }
 
-        setBackdrop(url) {
-            if (!url) {
-                this.stage.backdrop = null;
-                return this.stage.update();
-            }
-            const image = new Image();
-            image.onload = () => {
+        /** Show the picture at an address, or none; of several asked for, the last. */
+        async setBackdrop(url) {
+            this.wanted = url;
+            const image = url ? Object.assign(new Image(), {src: url}) : null;
+            try {
+                await image?.decode();
+                if (this.wanted !== url) return;
                 this.stage.backdrop = image;
                 this.stage.update();
-            };
-            image.onerror = () => this.say("That picture cannot be shown.");
-            image.src = url;
+            } catch {
+                if (this.wanted === url) this.say("That picture cannot be shown.");
+            }
+        }
+
+        noBackdrop() {
+            this.follow(false);
+            this.setBackdrop(null);
+        }
+
+        /** Whether each new image becomes the backdrop (`lookForImage` is called now and then). */
+        follow(on) {
+            this.following = this.followBox.checked = on;
+            this.onViewChange();
+            this.lookForImage();
+        }
+
+        lookForImage() {
+            const url = this.following ? this.lastImage() : null;
+            if (url && url !== this.wanted) this.setBackdrop(url);
+        }
+
+        async setBackdropFile(file) {
+            this.follow(false);
+            const url = URL.createObjectURL(file);
+            await this.setBackdrop(url);
+            URL.revokeObjectURL(url); // what is decoded stays with its picture
         }
 
         useLastImage() {
@@ -638,17 +668,17 @@
                 "[": resize(1 / 1.2),
                 "]": resize(1.2),
                 x: () => editor.setTool({erase: !editor.tool.erase}),
-                i: () => editor.invert(),
-                Delete: () => editor.clear(),
             };
             return keys[event.key] ?? (event.target === this.canvas ? this.canvasAction(event) : null);
         }
 
-        /** Keys that mean something else on a button or a slider. */
+        /** Keys that mean something else on a button or a slider, and those that change what is painted. */
         canvasAction(event) {
-            const {stage} = this;
+            const {editor, stage} = this;
             const step = event.shiftKey ? 0.1 : 0.02;
             const keys = {
+                i: () => editor.invert(),
+                Delete: () => editor.clear(),
                 " ": () => this.pan(true),
                 0: () => stage.fit(),
                 "+": () => stage.zoomBy(1.25),
@@ -668,7 +698,7 @@
             if (!file) return;
             event.preventDefault();
             event.stopPropagation(); // the WebUI would read its generation data
-            if (event.shiftKey) this.setBackdrop(URL.createObjectURL(file));
+            if (event.shiftKey) this.setBackdropFile(file);
             else this.importMask(file);
         }
 

@@ -135,15 +135,17 @@
             const {editor} = this.panel;
             const layers = editor.layers.map((layer) => editor.view(layer));
             const active = editor.layers.indexOf(editor.active);
-            this.store("view", JSON.stringify({layers, active, tool: editor.tool}));
+            this.store("view", JSON.stringify({layers, active, tool: editor.tool, following: this.panel.following}));
         }
 
         restoreView() {
             const {editor} = this.panel;
-            const {layers = [], active = 0, tool = {}} = JSON.parse(sessionStorage.getItem(`${this.storage}/view`) ?? "{}");
+            const kept = JSON.parse(sessionStorage.getItem(`${this.storage}/view`) ?? "{}");
+            const {layers = [], active = 0, tool = {}, following = false} = kept;
             editor.layers.forEach((layer, i) => layers[i] && editor.views.set(layer.id, layers[i]));
             editor.activeId = editor.layers[active]?.id ?? editor.activeId;
             Object.assign(editor.tool, tool);
+            this.panel.follow(following);
         }
 
         // --- The page around
@@ -158,6 +160,7 @@
                 this.seen = settings;
                 this.ask();
             }
+            this.panel.lookForImage();
             this.advance(); // the last answer may have been lost
         }
 

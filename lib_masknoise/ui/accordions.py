@@ -106,7 +106,8 @@ def _place(elem_id: ElemId, tab: str) -> str:
         "size": [f"{tab}_width", f"{tab}_height"],
         "gallery": f"#{tab}_gallery img",
         "colours": preview.COLOURS,
-        "weight": {"low": weight.low, "high": weight.high, "step": weight.step},
+        "weight": {"low": weight.low, "high": weight.high, "step": weight.step, "usual": weight.default},
+        "defaults": mask_defaults(),
         "limits": {
             "concepts": scenes.MAX_CONCEPTS,
             "strokes": scenes.MAX_STROKES,
@@ -117,6 +118,17 @@ def _place(elem_id: ElemId, tab: str) -> str:
         },
     }
     return f'<div class="masknoise-canvas" data-config="{html.escape(json.dumps(config))}"></div>'
+
+
+def mask_defaults() -> dict[str, dict[str, Any]]:
+    """What a mask's fields are where a scene leaves them out, by its kind, and those of a strokes mask's entries."""
+    parts = Scene.json_schema()["definitions"]
+    kinds = {part["properties"]["kind"]["default"]: part for name, part in parts.items() if name.endswith("Mask")}
+    entries = {name: parts[name.capitalize()] for name in ("stroke", "stamp", "filter")}
+    return {
+        name: {field: given["default"] for field, given in part["properties"].items() if "default" in given}
+        for name, part in {**kinds, **entries}.items()
+    }
 
 
 # --- Controls

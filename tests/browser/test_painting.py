@@ -258,6 +258,22 @@ def test_pen_pressure_sets_the_width(painter):
     assert [point[2] for point in stroke["points"]] == [0.25, 1]
 
 
+@pytest.mark.parametrize("control", ["input[aria-label='Hardness']", "button[aria-label='Undo']", ".mn-check input"])
+def test_keys_on_other_controls_change_nothing_that_is_painted(painter, control):
+    painter.add_concept()
+    painter.drag((0.2, 0.5), (0.7, 0.5))
+    before = painter.concepts
+    painter.page.locator(control).first.focus()
+    for key in ("i", "Delete"):
+        painter.page.keyboard.press(key)
+    assert painter.concepts == before
+    painter.page.locator(".mn-canvas").focus()
+    painter.page.keyboard.press("i")
+    assert painter.concepts[0]["mask"]["strokes"][-1] == {"filter": "invert"}
+    painter.page.keyboard.press("Delete")
+    assert painter.concepts[0]["mask"]["strokes"] == []
+
+
 # --- Layers
 
 
@@ -291,10 +307,34 @@ def test_splits_keep_prompts(painter):
     assert max(difference(painter, i) for i in range(3)) < 0.01
 
 
-def test_without_a_concept_painting_says_what_to_do(painter):
-    painter.drag((0.2, 0.2), (0.5, 0.5))
-    assert "Add a concept" in painter.status
+@pytest.mark.parametrize("tool", ["brush", "rect", "keyboard"])
+def test_what_is_painted_without_a_concept_makes_the_first(painter, tool):
+    if tool == "keyboard":
+        painter.page.locator(".mn-canvas").focus()
+        painter.page.keyboard.press("Enter")
+    else:
+        painter.brush(name=tool)
+        painter.drag((0.2, 0.2), (0.5, 0.5))
+    (concept,) = painter.concepts
+    assert concept["prompt"] == "" and len(concept["mask"]["strokes"]) == 1
+    assert "Concept 1 is new" in painter.status
+    painter.page.locator(".mn-canvas").focus()
+    painter.page.keyboard.press("Control+z")
+    painter.page.keyboard.press("Control+z")
     assert painter.concepts == []
+
+
+def test_two_fingers_make_no_concept(browser, address):
+    context = browser.new_context(viewport={"width": 900, "height": 1400}, has_touch=True)
+    painter = Painter.open(context, address)
+    session = context.new_cdp_session(painter.page)
+    a, b = ({"x": x, "y": y, "id": i} for i, (x, y) in enumerate((painter.place(0.3, 0.5), painter.place(0.6, 0.5))))
+    session.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [a]})
+    assert len(painter.concepts) == 1
+    session.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [a, b]})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert painter.concepts == []
+    context.close()
 
 
 # --- Never losing a stroke
@@ -454,6 +494,19 @@ def test_the_last_image_is_a_backdrop(painter):
     painter.page.wait_for_function(f"{MOUNTED}.panel.stage.backdrop?.naturalWidth === 128")
 
 
+def test_the_backdrop_follows_the_images(painter):
+    painter.page.get_by_label("Follow").check()
+    for width in (128, 192):
+        painter.set_number("txt2img_width", width)
+        painter.generate()
+        painter.page.wait_for_function(f"{MOUNTED}.panel.stage.backdrop?.naturalWidth === {width}")
+    painter.reload()
+    assert painter.page.get_by_label("Follow").is_checked()
+    painter.button("No backdrop").click()
+    assert not painter.page.get_by_label("Follow").is_checked()
+    assert painter.js(f"{MOUNTED}.panel.stage.backdrop") is None
+
+
 def test_a_layer_at_a_limit_is_flattened_to_go_on(painter):
     """The canvas makes no scene that the library would refuse."""
     painter.add_concept("snow")
@@ -468,6 +521,80 @@ def test_a_layer_at_a_limit_is_flattened_to_go_on(painter):
     assert np.abs(mask_of(painter.concepts[0], (256, 256)) - before).max() < 0.01
     painter.button("Invert").click()
     assert len(painter.concepts[0]["mask"]["strokes"]) == 2
+
+
+def megabytes(painter: Painter) -> float:
+    """What the page's arrays hold, after a collection of what nobody holds any more."""
+    session = painter.page.context.new_cdp_session(painter.page)
+    session.send("HeapProfiler.collectGarbage")
+    used = session.send("Runtime.getHeapUsage")
+    session.detach()
+    return (used["usedSize"] + used["backingStorageSize"]) / 2**20
+
+
+@pytest.mark.parametrize("way", ["import", "flatten"])
+def test_pictures_that_are_no_longer_shown_are_forgotten(painter, way):
+    """Thirty pictures of 1024², each the whole mask of its step: 4 MB as the canvas draws it, 1 MB decoded."""
+    for name in ("width", "height"):
+        painter.set_number(f"txt2img_{name}", 1024)
+    painter.page.wait_for_function(f"{EDITOR}.height === 1024")
+    painter.add_concept("coral")
+    before = megabytes(painter)
+    for i in range(30):
+        step = painter.js(f"{EDITOR}.history.at")
+        if way == "import":
+            painter.js(PICTURE_OF % i)
+        else:
+            painter.js(f"{EDITOR}.add([{{points: [[{i / 30}, 0.2], [0.5, {i / 30}]]}}])")
+            painter.page.wait_for_function(f"{EDITOR}.refusal === ''")
+            painter.js(f"{EDITOR}.flatten()")
+        painter.page.wait_for_function(
+            f"(step) => {EDITOR}.history.at > step && {EDITOR}.active.chain.whole && {EDITOR}.refusal === ''", arg=step
+        )
+    kept = megabytes(painter) - before
+    print(f"{way}: {kept:.0f} MB kept of 30 pictures")
+    assert kept < 90  # 48 of drawn maps, 24 of decoded pictures, the layer's own; 240 and more where all are kept
+    drawn_last = drawn(painter)
+    painter.js(f"for (let i = 0; i < 29; i++) {EDITOR}.undo()")
+    assert np.abs(drawn(painter) - drawn_last).max() > 0.1
+    assert difference(painter) < 0.2, "a step whose picture was forgotten is another one when it comes back"
+
+
+PICTURE_OF = """async () => {
+    const canvas = new OffscreenCanvas(1024, 1024);
+    const context = canvas.getContext("2d");
+    context.fillStyle = "#fff";
+    context.fillRect(%d * 8, 100, 500, 300);
+    const file = new File([await canvas.convertToBlob()], "mask.png", {type: "image/png"});
+    await MaskNoise.instances.get("txt2img").panel.importMask(file);
+}"""
+
+
+def test_backdrops_of_files_leave_no_addresses_behind(painter, tmp_path):
+    painter.js(
+        """() => {
+            window.addresses = new Set();
+            const {createObjectURL, revokeObjectURL} = URL;
+            URL.createObjectURL = (file) => {
+                const url = createObjectURL.call(URL, file);
+                addresses.add(url);
+                return url;
+            };
+            URL.revokeObjectURL = (url) => addresses.delete(url) && revokeObjectURL.call(URL, url);
+        }"""
+    )
+    for width in (40, 60):
+        Image.new("L", (width, 20), 200).save(tmp_path / "back.png")
+        with painter.page.expect_file_chooser() as chooser:
+            painter.button("Open backdrop").click()
+        chooser.value.set_files(tmp_path / "back.png")
+        painter.page.wait_for_function(f"{MOUNTED}.panel.stage.backdrop?.naturalWidth === {width}")
+    painter.page.wait_for_function("addresses.size === 0")
+    centre = f"{MOUNTED}.panel.stage.context.getImageData(...middle(), 1, 1).data[0]"
+    painter.js(
+        "window.middle = () => { const {width, height} = document.querySelector('.mn-canvas'); return [width / 2, height / 2]; }"
+    )
+    assert painter.js(centre) > 100, "the backdrop is gone with its address"
 
 
 @pytest.mark.parametrize("way", ["drop", "paste"])
@@ -506,6 +633,17 @@ def test_strokes_land_under_the_pointer_when_zoomed_and_panned(painter):
     (stroke,) = painter.concepts[0]["mask"]["strokes"]
     np.testing.assert_allclose(stroke["points"], [[0.6, 0.5], [0.7, 0.6]], atol=0.004)
     assert painter.js(f"{MOUNTED}.panel.stage.zoom") == pytest.approx(1.25**4)
+
+
+@pytest.mark.parametrize("style", ["zoom: 1.3", "zoom: 0.7", "transform: scale(0.75); transform-origin: 10px 0"])
+def test_strokes_land_under_the_pointer_where_the_page_is_scaled(painter, style):
+    painter.add_concept()
+    painter.js(f"document.querySelector('.gradio-container').style.cssText += ';{style}'")
+    painter.brush(size=0.1, hardness=1)
+    painter.drag((0.25, 0.25), (0.75, 0.6))
+    (stroke,) = painter.concepts[0]["mask"]["strokes"]
+    np.testing.assert_allclose(stroke["points"], [[0.25, 0.25], [0.75, 0.6]], atol=0.006)
+    assert difference(painter) < 0.1
 
 
 def test_typing_a_prompt_is_one_step_back(painter):
