@@ -590,10 +590,10 @@ def test_backdrops_of_files_leave_no_addresses_behind(painter, tmp_path):
         chooser.value.set_files(tmp_path / "back.png")
         painter.page.wait_for_function(f"{MOUNTED}.panel.stage.backdrop?.naturalWidth === {width}")
     painter.page.wait_for_function("addresses.size === 0")
-    centre = f"{MOUNTED}.panel.stage.context.getImageData(...middle(), 1, 1).data[0]"
-    painter.js(
-        "window.middle = () => { const {width, height} = document.querySelector('.mn-canvas'); return [width / 2, height / 2]; }"
-    )
+    centre = f"""() => {{
+        const {{context, canvas}} = {MOUNTED}.panel.stage;
+        return context.getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data[0];
+    }}"""
     assert painter.js(centre) > 100, "the backdrop is gone with its address"
 
 
