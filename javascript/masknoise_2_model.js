@@ -42,6 +42,21 @@
         return links.reverse();
     }
 
+    /** A chain whose mask is no strokes: its own, until something is added. */
+    const wholeChain = (mask) => ({...link(null, {mask}), whole: true});
+
+    /** The chain with another operation in one place (0 is the oldest), or with none there. */
+    function withOperation(chain, at, operation) {
+        if (chain.whole) return operation && wholeChain(operation.mask);
+        const links = linksAfter(chain);
+        const before = links[at].parent;
+        const start = operation ? link(before, operation) : before;
+        return links.slice(at + 1).reduce((after, one) => link(after, one.operation), start);
+    }
+
+    /** A chain's operations, the oldest first. */
+    const operationsOf = (chain) => linksAfter(chain).map((one) => one.operation);
+
     // --- Documents
 
     let lastId = 0;
@@ -49,8 +64,7 @@
 
     /** Masks that are no strokes become the first operation; it stays their own mask until something is added. */
     function chainOf(mask) {
-        if (mask?.kind === "strokes") return (mask.strokes ?? []).reduce(link, null);
-        return {...link(null, {mask: mask ?? {}}), whole: true};
+        return mask?.kind === "strokes" ? (mask.strokes ?? []).reduce(link, null) : wholeChain(mask ?? {});
     }
 
     /** A layer: a concept's fields as they are (`fields`, without its mask) and the chain of its mask. */
@@ -324,9 +338,12 @@
         layerOf,
         link,
         newId,
+        operationsOf,
         parse,
+        segmentDistance,
         serialise,
         simplify,
         withLayer,
+        withOperation,
     });
 })();

@@ -4,7 +4,8 @@
 (() => {
     "use strict";
     const MaskNoise = (window.MaskNoise ??= {});
-    const {History, Pictures, Rasters, layerOf, link, newId, parse, serialise, withLayer} = MaskNoise;
+    const {History, Pictures, Rasters, layerOf, link, newId, operationsOf, parse, regions, serialise} = MaskNoise;
+    const {withLayer, withOperation} = MaskNoise;
 
     const SIDES = [256, 1024]; // pixels: the longer side of the maps at least and at most
     const AT_ONCE = 24; // operations drawn without waiting for the next picture frame
@@ -23,6 +24,7 @@
             this.onStatus = onStatus;
             this.history = new History({layers: [], rest: {}});
             this.activeId = null;
+            this.picked = null; // the shape that was picked last: {id of its layer, at: its place in it}
             this.views = new Map();
             this.tool = {
                 name: "brush",
@@ -255,18 +257,21 @@
 
         // --- Painting
 
-        /** Why the active layer cannot be painted on now; "" where it can. */
-        get refusal() {
+        /** Why the active layer cannot be changed; "" where it can. */
+        get bar() {
             const layer = this.active;
             if (!layer) return "Add a concept to paint on.";
             if (this.view(layer).locked) return "This layer is locked.";
             if (!this.view(layer).visible) return "This layer is hidden.";
-            if (!this.mapOf(layer)) return "This layer is still being drawn.";
             return "";
         }
 
-        allowed() {
-            const {refusal} = this;
+        /** Why the active layer cannot be painted on now; "" where it can. */
+        get refusal() {
+            return this.bar || (this.mapOf(this.active) ? "" : "This layer is still being drawn.");
+        }
+
+        allowed(refusal = this.refusal) {
             if (refusal) this.onStatus(refusal);
             return !refusal;
         }
@@ -282,8 +287,55 @@
             this.replaceChain(chain);
         }
 
-        replaceChain(chain) {
-            this.edit(withLayer(this.document, this.activeId, {chain}));
+        replaceChain(chain, kind = null) {
+            this.edit(withLayer(this.document, this.activeId, {chain}), kind);
+        }
+
+        // --- Shapes that were drawn before
+
+        /** A layer's shapes that can be moved, the oldest first: {at, mask}. */
+        regionsOf(layer) {
+            const all = operationsOf(layer.chain).map(({mask}, at) => ({at, mask}));
+            return all.filter(({mask}) => regions.is(mask));
+        }
+
+        /** The shape of the active layer that the move tool holds, {at, mask}: the one picked, or the newest; or null. */
+        get region() {
+            if (this.tool.name !== "move" || !this.active) return null;
+            const all = this.regionsOf(this.active);
+            if (this.picked?.id !== this.activeId) return all.at(-1) ?? null;
+            return all.find(({at}) => at === this.picked.at) ?? null;
+        }
+
+        /** Hold a shape of a layer, or with null none. */
+        pick(layer, region) {
+            this.activeId = layer?.id ?? this.activeId;
+            this.picked = {id: this.activeId, at: region?.at ?? null};
+            this.onChange("view");
+        }
+
+        pickNext() {
+            const all = this.active ? this.regionsOf(this.active) : [];
+            if (!all.length) return this.onStatus("There is no shape on this layer.");
+            const now = all.findIndex(({at}) => at === this.region?.at);
+            this.pick(this.active, all[(now + 1) % all.length]);
+        }
+
+        /** The active layer's chain with another mask for one of its shapes. */
+        chainWith({at}, mask) {
+            const {chain} = this.active;
+            return withOperation(chain, at, {...operationsOf(chain)[at], mask});
+        }
+
+        /** Give the held shape another mask; changes of one `kind`, soon after each other, are one step. */
+        changeRegion(mask, kind = null) {
+            const {region} = this;
+            if (region && this.allowed(this.bar)) this.replaceChain(this.chainWith(region, mask), kind && `${kind} ${region.at}`);
+        }
+
+        removeRegion() {
+            const {region, active} = this;
+            if (region && this.allowed(this.bar)) this.replaceChain(withOperation(active.chain, region.at, null));
         }
 
         clear() {

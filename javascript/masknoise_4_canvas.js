@@ -4,16 +4,14 @@
 (() => {
     "use strict";
     const MaskNoise = (window.MaskNoise ??= {});
-    const {raster, simplify} = MaskNoise;
+    const {raster, regions, rounded, simplify} = MaskNoise;
     const {StrokePainter, clamp} = raster;
 
     const ZOOM = [0.25, 16];
     const MARGIN = 12; // CSS pixels around the picture
-    const TOLERANCE = 0.2; // pixels of a map: how far a simplified stroke may be off
-    const DIGITS = 1e5; // of a coordinate: a hundred-thousandth of the picture
+    const TOLERANCE = 0.0012; // of the shorter side, a thirteenth of a latent's pixel at 512²: how far a stroke may be off
     const SMALLEST = 0.004; // of the picture: a drag shorter than this is a click
 
-    const rounded = (value) => Math.round(value * DIGITS) / DIGITS;
     const inside = ([x, y]) => x >= 0 && x <= 1 && y >= 0 && y <= 1;
 
     function canvasOf(width, height) {
@@ -83,7 +81,7 @@
             const {width, height} = this.base;
             const unit = this.style.radius * Math.min(width, height);
             const place = ([x, y, pressure = 1]) => [x * width, y * height, pressure * unit];
-            return simplify(points, TOLERANCE, place).map((point) => point.map(rounded));
+            return simplify(points, TOLERANCE * Math.min(width, height), place).map((point) => point.map(rounded));
         }
 
         end() {
@@ -110,6 +108,7 @@
             this.gesture = null;
             this.cursor = null;
             this.panning = false;
+            this.handles = new MaskNoise.Handles(this);
             this.listen();
             new ResizeObserver(() => this.resize()).observe(canvas);
         }
@@ -207,7 +206,7 @@
             this.drawPicture(this.flat.below, 1);
             const layer = this.editor.active;
             const view = layer && this.editor.view(layer);
-            if (view?.visible) this.drawPicture(this.tints.get(layer.id)?.canvas, view.opacity);
+            if (view?.visible) this.drawPicture((this.gesture?.tint ?? this.tints.get(layer.id))?.canvas, view.opacity);
             this.drawPicture(this.flat.above, 1);
             context.save();
             context.beginPath();
@@ -215,6 +214,7 @@
             context.clip();
             this.gesture?.outline?.(context);
             context.restore();
+            this.handles.draw(context);
             this.drawCursor();
         }
 
@@ -227,7 +227,9 @@
         }
 
         drawCursor() {
-            if (!this.cursor || this.panning) return;
+            const moving = this.editor.tool.name === "move";
+            this.canvas.style.cursor = moving && !this.panning ? this.handles.cursorAt(this.cursor) : "";
+            if (!this.cursor || this.panning || moving) return;
             const {context} = this;
             const [x, y] = this.cursor;
             const {width, height} = this.frame;
@@ -428,6 +430,7 @@
 
         /** A press without any concept makes the first one; a second finger, which takes the press back, takes it too. */
         toolGesture(event) {
+            if (this.editor.tool.name === "move") return this.handles.gesture(event);
             const first = this.editor.ensureConcept();
             const gesture = this.editor.allowed() ? this.gestureOf(event) : null;
             if (!first || !gesture) return gesture;
@@ -576,28 +579,23 @@
         }
 
         drawOutline(context, name, from, to) {
-            const {x, y, width, height} = this.frame;
-            const [x0, y0, x1, y1] = [x + from[0] * width, y + from[1] * height, x + to[0] * width, y + to[1] * height];
-            const path = new Path2D();
-            if (name === "rect") path.rect(Math.min(x0, x1), Math.min(y0, y1), Math.abs(x1 - x0), Math.abs(y1 - y0));
-            else if (name === "ellipse")
-                path.ellipse((x0 + x1) / 2, (y0 + y1) / 2, Math.abs(x1 - x0) / 2, Math.abs(y1 - y0) / 2, 0, 0, 7);
-            else {
-                path.moveTo(x0, y0);
-                path.lineTo(x1, y1);
-            }
-            if (name === "gradient" && this.editor.tool.gradient === "radial") {
-                path.moveTo(x0 + Math.hypot(x1 - x0, y1 - y0), y0);
-                path.arc(x0, y0, Math.hypot(x1 - x0, y1 - y0), 0, 7);
-            }
+            const {frame} = this;
+            const mask = name === "line" ? {kind: "gradient", from, to} : this.maskOf(name, from, to);
+            if (!mask) return;
+            const path = regions.outline(mask, frame);
             if (name === "line") {
                 context.globalAlpha = 0.4;
                 context.lineCap = "round";
-                context.lineWidth = 2 * this.editor.radius * Math.min(width, height);
+                context.lineWidth = 2 * this.editor.radius * Math.min(frame.width, frame.height);
                 context.strokeStyle = this.colour(this.editor.active);
                 context.stroke(path);
                 context.globalAlpha = 1;
             }
+            this.dashed(context, path);
+        }
+
+        /** A line that can be seen on every ground. */
+        dashed(context, path) {
             for (const [colour, dash] of [
                 ["#000", []],
                 ["#fff", [5, 4]],

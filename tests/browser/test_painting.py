@@ -140,6 +140,160 @@ def test_shapes_are_dragged(painter, key, operation):
     assert flat(made) == pytest.approx(flat(operation), abs=0.004)
 
 
+REGIONS = {
+    "rect": {"kind": "rect", "left": 0.2, "top": 0.3, "right": 0.5, "bottom": 0.6, "feather": 0.05},
+    "ellipse": {"kind": "ellipse", "x": 0.4, "y": 0.5, "rx": 0.2, "ry": 0.1, "angle": 30},
+    "gradient": {"kind": "gradient", "from": [0.2, 0.5], "to": [0.6, 0.5]},
+    "split": {"kind": "split", "from": 0.3, "to": 0.6, "feather": 0.1},
+}
+"""Shapes, and below what they are after their middle was moved by (0.1, 0.2) and a handle dragged from one place to
+another."""
+
+MOVED = {
+    "rect": {"left": 0.3, "top": 0.5, "right": 0.6, "bottom": 0.8},
+    "ellipse": {"x": 0.5, "y": 0.7},
+    "gradient": {"from": [0.3, 0.7], "to": [0.7, 0.7]},
+    "split": {"from": 0.4, "to": 0.7},
+}
+HANDLES = {
+    "rect": ((0.2, 0.3), (0.1, 0.2), {"left": 0.1, "top": 0.2}),
+    "ellipse": ((0.4 + 0.2 * 0.866, 0.5 + 0.2 * 0.5), (0.4 + 0.3 * 0.866, 0.5 + 0.3 * 0.5), {"rx": 0.3}),
+    "gradient": ((0.6, 0.5), (0.7, 0.8), {"to": [0.7, 0.8]}),
+    "split": ((0.6, 0.5), (0.8, 0.5), {"to": 0.8}),
+}
+MIDDLES = {"rect": (0.35, 0.45), "ellipse": (0.4, 0.5), "gradient": (0.4, 0.5), "split": (0.45, 0.3)}
+
+
+def with_region(painter: Painter, mask: dict, whole: bool) -> None:
+    """A layer that is this shape, or has it between strokes; and another layer above it."""
+    stroke = {"points": [[0.1, 0.9], [0.2, 0.95]], "radius": 0.02, "hardness": 0.5}
+    around = {
+        "kind": "strokes",
+        "strokes": [stroke, {"mask": mask, "opacity": 0.8}, {"filter": "blur", "amount": 0.02}],
+    }
+    other = {"prompt": "other", "mask": {"kind": "strokes", "strokes": []}}
+    scene = {"concepts": [{"prompt": "shape", "mask": mask if whole else around}, other]}
+    painter.js(f"{EDITOR}.load({json.dumps(json.dumps(scene))})")
+    painter.tool("v")
+
+
+def region_of(concept: dict) -> dict:
+    mask = concept["mask"]
+    return mask["strokes"][1]["mask"] if mask["kind"] == "strokes" else mask
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("kind", REGIONS)
+def test_shapes_are_moved_and_resized_with_the_pointer(painter, kind, whole):
+    with_region(painter, REGIONS[kind], whole)
+    x, y = MIDDLES[kind]
+    painter.drag((x, y), (x + 0.1, y + 0.2))
+    expected = {**REGIONS[kind], **MOVED[kind]}
+    assert flat(region_of(painter.concepts[0])) == pytest.approx(flat(expected), abs=0.004)
+    assert difference(painter) < 0.1
+    painter.page.keyboard.press("Control+z")
+    assert region_of(painter.concepts[0]) == REGIONS[kind]
+    start, end, changes = HANDLES[kind]
+    painter.drag(start, end)
+    assert flat(region_of(painter.concepts[0])) == pytest.approx(flat({**REGIONS[kind], **changes}), abs=0.004)
+    assert difference(painter) < 0.1
+    if not whole:
+        first, region, last = painter.concepts[0]["mask"]["strokes"]
+        assert "points" in first and region["opacity"] == 0.8 and last["filter"] == "blur"
+
+
+def test_ellipses_are_turned(painter):
+    painter.set_number("txt2img_width", 256)
+    painter.page.wait_for_function(f"{EDITOR}.width === 256")
+    with_region(painter, {"kind": "ellipse", "rx": 0.2, "ry": 0.2}, False)
+    turn = painter.js(
+        f"""(() => {{
+            const {{stage}} = {MOUNTED}.panel;
+            return stage.toPicture(stage.handles.places().find(([name]) => name === "turn")[1]);
+        }})()"""
+    )
+    painter.drag(turn, (0.9, 0.5))
+    assert region_of(painter.concepts[0])["angle"] == pytest.approx(90, abs=1)
+    assert difference(painter) < 0.1
+
+
+def test_shapes_are_moved_resized_and_removed_with_the_keyboard(painter):
+    with_region(painter, REGIONS["rect"], False)
+    for key in ("ArrowRight", "ArrowRight", "Shift+ArrowDown", "Control+ArrowLeft", "Control+ArrowDown"):
+        painter.page.keyboard.press(key)
+    moved = {"left": 0.24, "top": 0.4, "right": 0.52, "bottom": 0.72}
+    assert flat(region_of(painter.concepts[0])) == pytest.approx(flat({**REGIONS["rect"], **moved}), abs=1e-9)
+    painter.page.keyboard.press("Control+z")
+    assert region_of(painter.concepts[0]) == REGIONS["rect"], "arrows soon after each other are one step"
+    painter.page.keyboard.press("Delete")
+    assert len(painter.concepts[0]["mask"]["strokes"]) == 2
+    painter.page.keyboard.press("Control+z")
+    for _ in range(20):
+        painter.page.keyboard.press("Shift+ArrowLeft")
+    assert region_of(painter.concepts[0])["left"] == 0 and region_of(painter.concepts[0])["right"] == 0.3
+
+
+def test_shapes_have_numbers_to_type_and_to_drag(painter):
+    with_region(painter, REGIONS["rect"], False)
+    group = painter.page.get_by_role("group", name="Selected shape")
+    assert group.inner_text().startswith("Rectangle")
+    left = group.get_by_label("Left in %")
+    assert left.input_value() == "20"
+    left.fill("12.5")
+    left.press("Enter")
+    assert region_of(painter.concepts[0])["left"] == 0.125
+    left.fill("90")
+    left.press("Tab")
+    assert region_of(painter.concepts[0])["left"] == 0.9 and region_of(painter.concepts[0])["right"] == 0.902
+    painter.page.locator(".mn-canvas").focus()
+    painter.page.keyboard.press("Control+z")
+    name = group.get_by_text("Soft edge").bounding_box()
+    mouse = painter.page.mouse
+    mouse.move(name["x"] + 5, name["y"] + 5)
+    mouse.down()
+    mouse.move(name["x"] + 45, name["y"] + 5, steps=4)
+    mouse.up()
+    assert region_of(painter.concepts[0])["feather"] == pytest.approx(0.25)
+    painter.tool("b")
+    assert group.is_hidden()
+
+
+def test_the_move_tool_takes_what_is_under_the_pointer(painter):
+    painter.add_concept("one")
+    painter.brush(name="rect", hardness=1)
+    painter.drag((0.1, 0.1), (0.3, 0.3))
+    painter.drag((0.5, 0.5), (0.7, 0.7))
+    painter.add_concept("two")
+    painter.drag((0.1, 0.6), (0.3, 0.8))
+    painter.tool("v")
+    painter.drag((0.2, 0.2), (0.3, 0.2))
+    assert painter.js(f"{EDITOR}.active.fields.prompt") == "one"
+    boxes = [entry["mask"] for entry in painter.concepts[0]["mask"]["strokes"]]
+    assert [box["left"] for box in boxes] == pytest.approx([0.2, 0.5], abs=0.004)
+    painter.drag((0.9, 0.9))
+    assert painter.page.get_by_role("group", name="Selected shape").is_hidden()
+    painter.page.keyboard.press("Enter")
+    assert painter.page.get_by_role("group", name="Selected shape").is_visible()
+    painter.button("Lock").last.click()
+    before = painter.concepts
+    painter.drag((0.2, 0.7), (0.3, 0.7))
+    assert painter.concepts == before
+
+
+def test_tools_take_typed_numbers(painter):
+    painter.add_concept()
+    for label, value in (("Size in px", "32"), ("Hardness in %", "80"), ("Weight as a number", "1.37")):
+        painter.page.get_by_label(label, exact=True).fill(value)
+        painter.page.keyboard.press("Enter")
+    painter.drag((0.2, 0.2), (0.6, 0.6))
+    (concept,) = painter.concepts
+    assert concept["weight"] == 1.37
+    assert concept["mask"]["strokes"][0]["radius"] == 0.125 and concept["mask"]["strokes"][0]["hardness"] == 0.8
+    painter.page.get_by_label("Opacity in %", exact=True).fill("400")
+    painter.page.keyboard.press("Enter")
+    assert painter.js(f"{EDITOR}.tool.opacity") == 1
+
+
 def flat(value, path="") -> dict:
     """Numbers by path, so that they can be compared with a tolerance."""
     if isinstance(value, dict | list):
