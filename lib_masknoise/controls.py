@@ -94,6 +94,9 @@ CONTROLS: tuple[Control, ...] = (
         "Concept weight",
         "How much of the concept its mask brings in: above 1 exaggerates it, below 0 moves away from it.",
     ),
+    _switch(
+        "concepts[].enabled", True, "Concept enabled", "Whether the concept acts; off, it is as if it were not there."
+    ),
     _choice(
         "concepts[].interpolation",
         "linear",

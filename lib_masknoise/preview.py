@@ -83,7 +83,9 @@ def description(scene: Scene, what: str) -> str:
     """What `picture` shows, in words: the text alternative. Raises ValueError as `picture` does."""
     _check_kind(what)
     if what == "coefficients":
-        listed = "; ".join(f"{i}: {c.prompt or 'no prompt'} ({c.weight:g})" for i, c in enumerate(scene.concepts, 1))
+        listed = "; ".join(
+            f"{i}: {c.prompt or 'no prompt'} ({c.weight:g})" for i, c in enumerate(scene.concepts, 1) if c.enabled
+        )
         return (
             f"Where each concept is, with its weight. {listed}" if listed else "No concepts: the base prompt everywhere"
         )
@@ -105,7 +107,7 @@ def _drawn_size(size: Size) -> Size:
 
 
 def _passages(scene: Scene, frame: float) -> list[keyframes.Passage]:
-    return keyframes.passages(scene, [frame], scene.animation.frames)[0]
+    return keyframes.passages(scene.acting, [frame], scene.animation.frames)[0]
 
 
 def _weight_maps(scene: Scene, frame: float, size: Size) -> Tensor:
@@ -127,7 +129,8 @@ def _coefficient_colours(scene: Scene, frame: float, size: Size) -> np.ndarray:
     shares = np.where(parts < 0, -parts * _stripes(size), parts)
     total = shares.sum(0)
     shares = shares / np.maximum(total, 1)
-    mixed = np.einsum("nhw,nc->hwc", shares, _rgb(COLOURS)[: len(parts)])
+    acting = [i for i, concept in enumerate(scene.concepts) if concept.enabled]
+    mixed = np.einsum("nhw,nc->hwc", shares, _rgb(COLOURS)[acting])
     mixed += (1 - shares.sum(0))[..., None] * _rgb([BASE_COLOUR])
     beyond = np.clip((total - 1) / 4, 0, 0.6)[..., None]
     return mixed + (1 - mixed) * beyond

@@ -143,7 +143,7 @@ def render(
     _check_size(size, pipe.vae_scale_factor)
     total = scene.animation.frames
     frames = range(total) if frames is None else frames
-    job = _Job(pipe, scene, (prompt, negative_prompt), seed, steps, size, guidance_scale)
+    job = _Job(pipe, scene.acting, (prompt, negative_prompt), seed, steps, size, guidance_scale)
     for start in range(0, len(frames), batch_size):
         batch = frames[start : start + batch_size]
 

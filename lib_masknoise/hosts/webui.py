@@ -110,7 +110,7 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets) -> None:
             _check_others(p)
         if scene.animation.frames > 1:
             animation.require_encoders(scene.animation.formats, scene.animation.interpolate)
-        p.masknoise = job = Job(scene, ConceptPrompts(scene))
+        p.masknoise = job = Job(scene, ConceptPrompts(scene.acting))
         if job.animated:
             if isinstance(p.prompt, list):
                 wanted = "expected 1, as every image has a prompt of its own (script Prompt matrix)"
@@ -205,7 +205,7 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
     """A pass begins: visual noise into its noise `[B, C, h, w]`, in place, and the conditioning onto its sampler."""
     if job.scene.neutral:
         return
-    rows = Rows(job.scene, _pictures(p, job), job.total, tuple(noise.shape[-2:]))
+    rows = Rows(job.scene.acting, _pictures(p, job), job.total, tuple(noise.shape[-2:]))
     if noise is not job.moved:  # Forge calls the hook twice for the hires pass
         noise.copy_(rows.visual(noise))
         job.moved = noise
