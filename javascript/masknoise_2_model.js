@@ -166,8 +166,8 @@
     /** What is kept of decoded pictures: so many bytes, but as many as the layers may be waiting for at a time. */
     const PICTURES = {bytes: 24 * 2 ** 20, least: 16};
 
-    /** Decoded mask pictures by their data: brightness, or alpha where that varies, as the library reads them. The least
-     *  lately used are forgotten beyond PICTURES, and decoded again when they are asked for. */
+    /** Decoded mask pictures by their data: brightness, or alpha where that carries the picture, as in the library. The
+     *  least lately used are forgotten beyond PICTURES, and decoded again when they are asked for. */
     class Pictures {
         constructor(onReady) {
             this.maps = new Map(); // data → map or Error, the least lately used first
@@ -225,15 +225,19 @@
     async function decode(blob) {
         const {width, height, data} = await pixelsOf(blob);
         const bytes = new Uint8Array(width * height);
-        let [low, high] = [255, 0];
-        for (let i = 3; i < data.length; i += 4) {
-            low = Math.min(low, data[i]);
-            high = Math.max(high, data[i]);
-        }
-        for (let i = 0; i < bytes.length; i++) {
-            const [r, g, b, a] = [data[4 * i], data[4 * i + 1], data[4 * i + 2], data[4 * i + 3]];
-            bytes[i] = low < high ? a : (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16;
-        }
+        const alpha = (i) => data[4 * i + 3];
+        const brightness = (i) => (data[4 * i] * 19595 + data[4 * i + 1] * 38470 + data[4 * i + 2] * 7471 + 0x8000) >> 16;
+        const range = (value) => {
+            let [low, high] = [255, 0];
+            for (let i = 0; i < bytes.length; i++) {
+                low = Math.min(low, value(i));
+                high = Math.max(high, value(i));
+            }
+            return [low, high];
+        };
+        const [[thin, thick], [dark, bright]] = [range(alpha), range(brightness)];
+        const carries = thick > 0 && (thin === 0 || thick - thin > bright - dark) ? alpha : brightness;
+        for (let i = 0; i < bytes.length; i++) bytes[i] = carries(i);
         return {width, height, data: bytes};
     }
 

@@ -16,12 +16,13 @@
     const VIEW = {visible: true, locked: false, opacity: 0.65};
 
     /** `limits` are the library's; `onChange(what)` hears "document", "view", "tool" and "maps", `onStatus(text)` what
-     *  a painter should know. */
+     *  a painter should know, `onError(text)` what went wrong. */
     class Editor {
-        constructor({limits, onChange, onStatus}) {
+        constructor({limits, onChange, onStatus, onError}) {
             this.limits = limits;
             this.onChange = onChange;
             this.onStatus = onStatus;
+            this.onError = onError;
             this.history = new History({layers: [], rest: {}});
             this.activeId = null;
             this.picked = null; // the shape that was picked last: {id of its layer, at: its place in it}
@@ -108,7 +109,7 @@
         /** What cannot be drawn is shown empty, and said once. */
         fail(chain, error) {
             this.rasters.keep(chain, MaskNoise.raster.newMap(this.rasters.width, this.rasters.height));
-            this.onStatus(`A mask cannot be shown: ${error.message}`);
+            this.onError(`A mask cannot be shown: ${error.message}`);
         }
 
         /** Go on drawing for a moment; returns whether anything is left that waits for no picture. The active layer

@@ -8,6 +8,7 @@
     const {StrokePainter, clamp} = raster;
 
     const ZOOM = [0.25, 16];
+    const OFF = 0.3; // of its opacity: how strongly a layer is shown whose concept is off
     const MARGIN = 12; // CSS pixels around the picture
     const TOLERANCE = 0.0012; // of the shorter side, a thirteenth of a latent's pixel at 512²: how far a stroke may be off
     const SMALLEST = 0.004; // of the picture: a drag shorter than this is a click
@@ -117,6 +118,11 @@
             return this.colours[this.editor.layers.indexOf(layer) % this.colours.length];
         }
 
+        /** How strongly a layer is shown: one that is off, weakly. */
+        shownOpacity(layer) {
+            return this.editor.view(layer).opacity * (layer.fields.enabled === false ? OFF : 1);
+        }
+
         /** The map that strokes are covered on: one for all of a size, empty between strokes. */
         scratch({width, height}) {
             if (this.spare?.width !== width || this.spare?.height !== height) this.spare = raster.newMap(width, height);
@@ -206,7 +212,7 @@
             this.drawPicture(this.flat.below, 1);
             const layer = this.editor.active;
             const view = layer && this.editor.view(layer);
-            if (view?.visible) this.drawPicture((this.gesture?.tint ?? this.tints.get(layer.id))?.canvas, view.opacity);
+            if (view?.visible) this.drawPicture((this.gesture?.tint ?? this.tints.get(layer.id))?.canvas, this.shownOpacity(layer));
             this.drawPicture(this.flat.above, 1);
             context.save();
             context.beginPath();
@@ -261,7 +267,7 @@
             const canvas = canvasOf(width, height);
             const context = canvas.getContext("2d");
             for (const layer of shown) {
-                context.globalAlpha = this.editor.view(layer).opacity;
+                context.globalAlpha = this.shownOpacity(layer);
                 context.drawImage(this.tints.get(layer.id).canvas, 0, 0, width, height);
             }
             return canvas;

@@ -4,7 +4,9 @@
 (() => {
     "use strict";
     const MaskNoise = (window.MaskNoise ??= {});
-    const {PERCENT, element, iconButton, setIcon, setValue, slider, textButton} = MaskNoise.elements;
+    const {PERCENT, checkbox, element, iconButton, setIcon, setValue, slider, textButton} = MaskNoise.elements;
+
+    const [HIDE, SHOW] = ["Hide on the canvas", "Show on the canvas"];
 
     /** One concept's card in the list. */
     class Card {
@@ -31,9 +33,12 @@
                 step,
                 oninput: (value) => editor.setField(now(), "weight", value),
             });
-            this.opacity = slider("Shown", {min: 0.1, max: 1, step: 0.05, typed: PERCENT, oninput: (opacity) => view({opacity})});
-            this.opacity.node.title = "How strongly the layer is shown here; changes no image";
-            this.eye = iconButton("eye", "Hide", () => view({visible: !editor.view(now()).visible}));
+            this.on = checkbox("On", "Whether this concept acts on the image", (on) =>
+                editor.setField(now(), "enabled", on ? undefined : false),
+            );
+            this.opacity = slider("Overlay", {min: 0.1, max: 1, step: 0.05, typed: PERCENT, oninput: (opacity) => view({opacity})});
+            this.opacity.node.title = "How strongly the layer is drawn here; changes no image";
+            this.eye = iconButton("eye", HIDE, () => view({visible: !editor.view(now()).visible}));
             this.lock = iconButton("unlock", "Lock", () => view({locked: !editor.view(now()).locked}));
             this.up = iconButton("up", "Move up", () => editor.move(now(), -1));
             this.down = iconButton("down", "Move down", () => editor.move(now(), 1));
@@ -51,6 +56,7 @@
                     this.swatch,
                     this.title,
                     this.tokens,
+                    this.on.node,
                     element("div", {className: "mn-group"}, ...actions),
                 ),
                 this.prompt,
@@ -79,7 +85,9 @@
             const name = fields.prompt || `concept ${i + 1}`;
             const active = layer.id === editor.activeId;
             this.node.classList.toggle("mn-active", active);
-            this.node.classList.toggle("mn-off", !view.visible);
+            this.node.classList.toggle("mn-off", fields.enabled === false);
+            this.on.input.checked = fields.enabled !== false;
+            this.on.input.setAttribute("aria-label", `Concept ${i + 1} acts on the image`);
             this.swatch.style.background = colours[i % colours.length];
             this.swatch.setAttribute("aria-label", `Paint ${name}`);
             this.swatch.setAttribute("aria-pressed", String(active));
@@ -91,16 +99,26 @@
             this.negative.setAttribute("aria-label", `Negative prompt of concept ${i + 1}`);
             this.weight.set(fields.weight ?? this.panel.weight.usual);
             this.opacity.set(view.opacity);
-            setIcon(this.eye, view.visible ? "eye" : "hidden", view.visible ? "Hide" : "Show");
+            setIcon(this.eye, view.visible ? "eye" : "hidden", view.visible ? HIDE : SHOW);
             this.eye.setAttribute("aria-pressed", String(!view.visible));
             setIcon(this.lock, view.locked ? "lock" : "unlock", view.locked ? "Unlock" : "Lock");
             this.lock.setAttribute("aria-pressed", String(view.locked));
             this.up.disabled = i === 0;
             this.down.disabled = i === count - 1;
             this.tokens.textContent = tokens[fields.prompt ?? ""] ?? "";
-            const keyed = fields.keyframes?.length ?? 0;
-            this.notes.textContent = keyed ? `Has ${keyed} keyframes: they are kept; the canvas shows the mask outside them.` : "";
+            this.notes.textContent = notesOf(fields, view).join(" ");
         }
+    }
+
+    /** What a card must say about its concept. */
+    function notesOf({enabled, keyframes = []}, {visible}) {
+        const notes = [];
+        if (enabled === false) notes.push("Off: the image is made as if this concept were not there.");
+        else if (!visible) notes.push("Hidden here only: it still acts on the image.");
+        if (keyframes.length) {
+            notes.push(`Has ${keyframes.length} keyframes: they are kept; the canvas shows the mask outside them.`);
+        }
+        return notes;
     }
 
     const strip = (axis, i, n, feather) => ({kind: "split", axis, from: i / n, to: (i + 1) / n, feather});
@@ -152,13 +170,8 @@
                 {className: "mn-empty"},
                 "No concepts yet: the whole picture follows the image's own prompt. Add a concept, say what it should show, and paint where.",
             );
-            this.node = element(
-                "div",
-                {className: "mn-concepts"},
-                element("div", {className: "mn-group"}, this.add, this.splits),
-                this.empty,
-                this.list,
-            );
+            this.start = element("div", {className: "mn-group mn-start"}, this.add, this.splits);
+            this.node = element("div", {className: "mn-concepts"}, this.empty, this.list);
         }
 
         addConcept() {

@@ -74,6 +74,7 @@
             this.editor = new MaskNoise.Editor({
                 limits: config.limits,
                 onStatus: (text) => this.say(text),
+                onError: (text) => this.fail(text),
                 onChange: (what) => {
                     this.update(what);
                     if (what === "document") onEdit(this.editor.history.kind !== null);
@@ -98,6 +99,7 @@
         build() {
             const stageBox = element("div", {className: "mn-stage"}, this.canvas, this.zoomButtons());
             this.root.replaceChildren(
+                this.list.start,
                 this.toolbar.node,
                 element(
                     "div",
@@ -105,7 +107,7 @@
                     element("div", {className: "mn-left"}, stageBox, this.shape.node, this.layerActions(), this.backdropActions(), this.status),
                     this.list.node,
                 ),
-                element("p", {className: "mn-help"}, HELP),
+                element("details", {className: "mn-help"}, element("summary", {}, "Keys"), HELP),
             );
         }
 
@@ -170,8 +172,14 @@
             );
         }
 
-        say(text) {
+        /** What went wrong, in the host's error colour. */
+        fail(text) {
+            this.say(text, true);
+        }
+
+        say(text, wrong = false) {
             this.status.textContent = text;
+            this.status.classList.toggle("mn-wrong", wrong);
             clearTimeout(this.saying);
             this.saying = setTimeout(() => (this.status.textContent = ""), 8000);
         }
@@ -213,7 +221,7 @@
                 this.editor.setPicture(small ? await dataUrl(file) : await this.shrunk(file));
                 this.say(small ? "Mask imported." : "Mask imported, made smaller to fit.");
             } catch {
-                this.say(`${file.name || "That"} is not a picture this browser can read.`);
+                this.fail(`${file.name || "That"} is not a picture this browser can read.`);
             }
         }
 
@@ -249,7 +257,7 @@
                 this.stage.backdrop = image;
                 this.stage.update();
             } catch {
-                if (this.wanted === url) this.say("That picture cannot be shown.");
+                if (this.wanted === url) this.fail("That picture cannot be shown.");
             }
         }
 

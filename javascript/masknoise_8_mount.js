@@ -50,6 +50,8 @@
             this.mountedAt = performance.now();
             this.restore();
             this.restoreSettings();
+            MaskNoise.page.openWhenTicked(byId(config.accordion));
+            byId(config.presets)?.click(); // the page may have been built before the last of them was saved
             this.check();
             this.timer = setInterval(() => this.check(), CHECK);
             this.flushBefore = () => this.write();
@@ -92,7 +94,7 @@
                 this.panel.editor.load(text);
                 this.dirty = false;
             } catch (error) {
-                this.panel.say(`The painting cannot be read: ${error.message}`);
+                this.panel.fail(`The painting cannot be read: ${error.message}`);
             }
             this.store("painting", text);
             this.ask();
@@ -108,7 +110,7 @@
                 this.panel.editor.start(text);
                 this.restoreView();
             } catch {
-                this.panel.say("What was painted before cannot be read.");
+                this.panel.fail("What was painted before cannot be read.");
             }
             this.dirty = text !== now;
             this.panel.update("document");
@@ -127,7 +129,7 @@
             try {
                 sessionStorage.setItem(`${this.storage}/${name}`, value);
             } catch {
-                this.panel.say("This painting is too large to survive a reload: save it as a preset.");
+                this.panel.fail("This painting is too large to survive a reload: save it as a preset.");
             }
         }
 
@@ -229,6 +231,8 @@
             MaskNoise.instances.delete(this.config.tab);
         }
     }
+
+    MaskNoise.page.listen(document);
 
     /** Fill the places that are still empty. */
     function mount() {

@@ -38,8 +38,8 @@ BASE_COLOUR = "#2c2c30"
 
 _DRAWN_SIDE = 256  # pixels; maps are drawn no larger and enlarged: several times finer than any latent
 
-_HEAT = ("#000004", "#1c1044", "#4f127b", "#812581", "#b5367a", "#e55064", "#fb8761", "#fec287", "#fcfdbf")  # "magma"
-_DIVERGING = ("#67001f", "#d6604d", "#f7f7f7", "#4393c3", "#053061")  # ColorBrewer's "RdBu"
+HEAT = ("#000004", "#1c1044", "#4f127b", "#812581", "#b5367a", "#e55064", "#fb8761", "#fec287", "#fcfdbf")  # "magma"
+DIVERGING = ("#67001f", "#d6604d", "#f7f7f7", "#4393c3", "#053061")  # ColorBrewer's "RdBu"
 _FIELD_RANGE = 2.0  # a field this far from 0, in standard deviations, has the strongest colour
 
 _STRIPE = 12  # pixels, the period of the stripes that mark negative coefficients
@@ -151,7 +151,7 @@ def _noise_amount(scene: Scene, frame: float, size: Size) -> Tensor:
 
 def _noise_colours(scene: Scene, frame: float, size: Size) -> np.ndarray:
     strongest = max(1.0, *(getattr(scene.noise, name).strength for name in NOISES))
-    return _coloured(_noise_amount(scene, frame, size).numpy() / strongest, _HEAT)
+    return _coloured(_noise_amount(scene, frame, size).numpy() / strongest, HEAT)
 
 
 def _motion(scene: Scene, name: str) -> Motion:
@@ -194,7 +194,7 @@ def _field_colours(scene: Scene, name: str, frames: Sequence[int], size: Size) -
         purpose = f"{name}/fields"
         fields = moving_fields(1, amounts, noise.size, motion, frames, total, seed, purpose) / max(1.0, noise.strength)
     rows, columns = (np.arange(n) * m // n for n, m in zip(size, small, strict=True))
-    return [_coloured(0.5 + field[0].numpy()[rows][:, columns] / (2 * _FIELD_RANGE), _DIVERGING) for field in fields]
+    return [_coloured(0.5 + field[0].numpy()[rows][:, columns] / (2 * _FIELD_RANGE), DIVERGING) for field in fields]
 
 
 # --- Curves

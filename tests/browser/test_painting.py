@@ -444,12 +444,34 @@ def test_layers_are_duplicated_moved_and_removed(painter):
 
 def test_locked_and_hidden_layers_are_not_painted_on(painter):
     painter.add_concept()
-    for name, words in (("Lock", "locked"), ("Hide", "hidden")):
+    for name, words in (("Lock", "locked"), ("Hide on the canvas", "hidden")):
         painter.page.get_by_role("button", name=name, exact=True).click()
         painter.drag((0.2, 0.2), (0.5, 0.5))
         assert painter.concepts[0]["mask"]["strokes"] == []
         assert words in painter.status
-        painter.page.get_by_role("button", name={"Lock": "Unlock", "Hide": "Show"}[name], exact=True).click()
+        painter.page.get_by_role("button", name={"Lock": "Unlock"}.get(name, "Show on the canvas"), exact=True).click()
+
+
+def test_a_concept_is_switched_off_and_hiding_is_something_else(painter):
+    for prompt in ("one", "two"):
+        painter.add_concept(prompt)
+    painter.button("Hide on the canvas").first.click()
+    assert "it still acts" in painter.page.locator(".mn-notes").first.inner_text()
+    assert all("enabled" not in concept for concept in painter.concepts)
+    painter.page.get_by_label("Concept 1 acts on the image").uncheck()
+    assert "Off" in painter.page.locator(".mn-notes").first.inner_text()
+    assert [concept.get("enabled", True) for concept in painter.concepts] == [False, True]
+    assert [concept.prompt for concept in Scene.parse(painter.painting).acting.concepts] == ["two"]
+    painter.reload()
+    assert not painter.page.get_by_label("Concept 1 acts on the image").is_checked()
+    painter.page.get_by_label("Concept 1 acts on the image").check()
+    assert all("enabled" not in concept for concept in painter.concepts)
+
+
+def test_concepts_are_begun_above_the_canvas(painter):
+    canvas = painter.page.locator(".mn-canvas").bounding_box()
+    for begin in (painter.button("Add concept"), painter.page.get_by_label("Start from a split")):
+        assert begin.bounding_box()["y"] < canvas["y"]
 
 
 def test_splits_keep_prompts(painter):
@@ -515,7 +537,6 @@ def test_a_reload_keeps_everything(painter):
     painter.add_concept("a forest")
     painter.drag((0.2, 0.2), (0.7, 0.4))
     painter.page.get_by_role("button", name="Lock", exact=True).click()
-    painter.open_accordion("Noise")
     painter.set_number("masknoise_noise_visual_strength", 0.5)
     painter.page.wait_for_function("document.querySelectorAll('#masknoise_preview figure').length === 2")
     text = painter.painting_text
@@ -638,6 +659,13 @@ def test_what_is_no_picture_is_refused(painter, tmp_path):
     chooser.value.set_files(tmp_path / "mask.png")
     painter.page.wait_for_function("document.querySelector('.mn-status').innerText.includes('not a picture')")
     assert painter.concepts[0]["mask"] == {"kind": "strokes", "strokes": []}
+    colours = """(() => {
+        const {color, backgroundColor} = getComputedStyle(document.querySelector(".mn-status"));
+        return [color, backgroundColor];
+    })()"""
+    wrong = painter.js(colours)
+    painter.js(f"{EDITOR}.onStatus('a hint')")
+    assert painter.js(colours) != wrong, "an error looks like a hint"
 
 
 def test_the_last_image_is_a_backdrop(painter):
