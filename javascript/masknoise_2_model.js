@@ -19,7 +19,13 @@
         for (let i = 1; i < points.length && flow < 1; i++) {
             length += Math.hypot(points[i][0] - points[i - 1][0], points[i][1] - points[i - 1][1]);
         }
-        return {strokes: 1, points: points.length, stamps: mask ? 1 : 0, filters: filter ? 1 : 0, flow: length / radius};
+        return {
+            strokes: 1,
+            points: points.length,
+            stamps: mask ? 1 : 0,
+            filters: filter ? 1 : 0,
+            flow: length / radius,
+        };
     }
 
     /** The chain with one more operation. An empty chain is null. */
@@ -226,7 +232,8 @@
         const {width, height, data} = await pixelsOf(blob);
         const bytes = new Uint8Array(width * height);
         const alpha = (i) => data[4 * i + 3];
-        const brightness = (i) => (data[4 * i] * 19595 + data[4 * i + 1] * 38470 + data[4 * i + 2] * 7471 + 0x8000) >> 16;
+        const brightness = (i) =>
+            (data[4 * i] * 19595 + data[4 * i + 1] * 38470 + data[4 * i + 2] * 7471 + 0x8000) >> 16;
         const range = (value) => {
             let [low, high] = [255, 0];
             for (let i = 0; i < bytes.length; i++) {

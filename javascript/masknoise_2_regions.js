@@ -268,7 +268,14 @@
     /** Edges that have passed each other, pushed apart: what was just changed stays. */
     function settled(mask, changes) {
         const whole = complete.mask(mask);
-        const pairs = {rect: [["left", "right"], ["top", "bottom"]], split: [["from", "to"]]}[whole.kind] ?? [];
+        const pairs =
+            {
+                rect: [
+                    ["left", "right"],
+                    ["top", "bottom"],
+                ],
+                split: [["from", "to"]],
+            }[whole.kind] ?? [];
         for (const [low, high] of pairs) {
             if (whole[low] + SMALLEST <= whole[high]) continue;
             const kept = low in changes ? low : high;

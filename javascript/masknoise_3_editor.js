@@ -331,7 +331,8 @@
         /** Give the held shape another mask; changes of one `kind`, soon after each other, are one step. */
         changeRegion(mask, kind = null) {
             const {region} = this;
-            if (region && this.allowed(this.bar)) this.replaceChain(this.chainWith(region, mask), kind && `${kind} ${region.at}`);
+            if (region && this.allowed(this.bar))
+                this.replaceChain(this.chainWith(region, mask), kind && `${kind} ${region.at}`);
         }
 
         removeRegion() {

@@ -212,7 +212,8 @@
             this.drawPicture(this.flat.below, 1);
             const layer = this.editor.active;
             const view = layer && this.editor.view(layer);
-            if (view?.visible) this.drawPicture((this.gesture?.tint ?? this.tints.get(layer.id))?.canvas, this.shownOpacity(layer));
+            if (view?.visible)
+                this.drawPicture((this.gesture?.tint ?? this.tints.get(layer.id))?.canvas, this.shownOpacity(layer));
             this.drawPicture(this.flat.above, 1);
             context.save();
             context.beginPath();
@@ -514,7 +515,11 @@
                     const [x, y] = this.toPicture(this.place(event));
                     if (!inside([x, y])) return;
                     const {width, height} = this.editor.rasters;
-                    this.editor.fill(Math.min(Math.floor(x * width), width - 1), Math.min(Math.floor(y * height), height - 1), erase);
+                    this.editor.fill(
+                        Math.min(Math.floor(x * width), width - 1),
+                        Math.min(Math.floor(y * height), height - 1),
+                        erase,
+                    );
                 },
             };
         }
@@ -553,7 +558,9 @@
             }
             const room = Math.min(
                 1,
-                ...[dx / width, dy / height].map((way, i) => (way > 0 ? 1 - from[i] : way < 0 ? from[i] : 1) / (Math.abs(way) || 1)),
+                ...[dx / width, dy / height].map(
+                    (way, i) => (way > 0 ? 1 - from[i] : way < 0 ? from[i] : 1) / (Math.abs(way) || 1),
+                ),
             );
             return [from[0] + (dx * room) / width, from[1] + (dy * room) / height];
         }

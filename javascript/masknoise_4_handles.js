@@ -21,8 +21,11 @@
             this.after = operations.slice(at + 1);
             this.pictures = editor.pictures.get;
             const scale = Math.min(1, SHOWN_SIDE / Math.max(editor.rasters.width, editor.rasters.height));
-            const [width, height] = [editor.rasters.width, editor.rasters.height].map((n) => Math.max(1, Math.round(n * scale)));
-            this.before = this.after.length <= AFTER ? this.draw(raster.newMap(width, height), operations.slice(0, at)) : null;
+            const [width, height] = [editor.rasters.width, editor.rasters.height].map((n) =>
+                Math.max(1, Math.round(n * scale)),
+            );
+            this.before =
+                this.after.length <= AFTER ? this.draw(raster.newMap(width, height), operations.slice(0, at)) : null;
         }
 
         draw(map, operations) {

@@ -106,17 +106,18 @@
 
     /** A slider with its name and its value as a number that can be typed. */
     function slider(label, {min, max, step, typed = AS_IS, oninput}) {
-        const number = numberField(label, {min, max, step: "any", typed, oninput});
+        const put = (value) => {
+            oninput(value);
+            set(value);
+        };
+        const number = numberField(label, {min, max, step: "any", typed, oninput: put});
         const input = element("input", {
             type: "range",
             min,
             max,
             step,
             "aria-label": label,
-            oninput: () => {
-                oninput(Number(input.value));
-                number.set(Number(input.value));
-            },
+            oninput: () => put(Number(input.value)),
         });
         const unit = element("span", {className: "mn-unit"}, typed.unit);
         const node = element("div", {className: "mn-slider"}, element("span", {}, label), input, number.input, unit);

@@ -21,11 +21,16 @@
                 className: "mn-swatch",
                 onclick: () => editor.select(this.id),
             });
-            this.prompt = this.text("Prompt", "what this mask should show", 2, (value) => editor.setField(now(), "prompt", value));
+            this.prompt = this.text("Prompt", "what this mask should show", 2, (value) =>
+                editor.setField(now(), "prompt", value),
+            );
             this.negative = this.text("Negative prompt", "what to avoid here (optional)", 1, (value) =>
                 editor.setField(now(), "negative", value),
             );
-            this.tokens = element("span", {className: "mn-tokens", title: "Tokens used, of those the model reads at once"});
+            this.tokens = element("span", {
+                className: "mn-tokens",
+                title: "Tokens used, of those the model reads at once",
+            });
             const {low, high, step} = panel.weight;
             this.weight = slider("Weight", {
                 min: low,
@@ -36,7 +41,13 @@
             this.on = checkbox("On", "Whether this concept acts on the image", (on) =>
                 editor.setField(now(), "enabled", on ? undefined : false),
             );
-            this.opacity = slider("Overlay", {min: 0.1, max: 1, step: 0.05, typed: PERCENT, oninput: (opacity) => view({opacity})});
+            this.opacity = slider("Overlay", {
+                min: 0.1,
+                max: 1,
+                step: 0.05,
+                typed: PERCENT,
+                oninput: (opacity) => view({opacity}),
+            });
             this.opacity.node.title = "How strongly the layer is drawn here; changes no image";
             this.eye = iconButton("eye", HIDE, () => view({visible: !editor.view(now()).visible}));
             this.lock = iconButton("unlock", "Lock", () => view({locked: !editor.view(now()).locked}));

@@ -31,7 +31,9 @@
                 this.buttons.set(name, button);
                 tools.append(button);
             }
-            this.gradient = this.choice("Gradient shape", ["linear", "radial"], (gradient) => editor.setTool({gradient}));
+            this.gradient = this.choice("Gradient shape", ["linear", "radial"], (gradient) =>
+                editor.setTool({gradient}),
+            );
             this.erase = checkbox("Subtract", "Tools take away instead of adding (X, or hold Alt)", (erase) =>
                 editor.setTool({erase}),
             );

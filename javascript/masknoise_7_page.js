@@ -26,7 +26,8 @@
     function openWhenTicked(accordion) {
         const head = accordion?.querySelector(".label-wrap");
         accordion?.addEventListener("input", ({target}) => {
-            if (target.matches(".input-accordion-checkbox") && target.checked && !head.classList.contains("open")) head.click();
+            if (target.matches(".input-accordion-checkbox") && target.checked && !head.classList.contains("open"))
+                head.click();
         });
     }
 

@@ -89,8 +89,8 @@
             });
             this.stage = new MaskNoise.Stage(this.editor, {canvas: this.canvas, colours: this.colours});
             this.toolbar = new MaskNoise.Toolbar(this);
-            this.list = new MaskNoise.ConceptList(this);
             this.shape = new ShapeNumbers(this.editor);
+            this.list = new MaskNoise.ConceptList(this);
             this.build();
             this.listen();
             this.update("document");
@@ -104,7 +104,15 @@
                 element(
                     "div",
                     {className: "mn-main"},
-                    element("div", {className: "mn-left"}, stageBox, this.shape.node, this.layerActions(), this.backdropActions(), this.status),
+                    element(
+                        "div",
+                        {className: "mn-left"},
+                        stageBox,
+                        this.shape.node,
+                        this.layerActions(),
+                        this.backdropActions(),
+                        this.status,
+                    ),
                     this.list.node,
                 ),
                 element("details", {className: "mn-help"}, element("summary", {}, "Keys"), HELP),
@@ -139,11 +147,21 @@
                 textButton("Invert", "Swap what is covered and what is not (I)", () => editor.invert()),
                 textButton("Blur", "Soften everything on the layer so far", () => editor.blur(amount())),
                 this.softness,
-                textButton("Flatten", "Turn the layer into one picture, which frees it of its strokes", () => editor.flatten()),
-                textButton("Import mask", "Use a picture as the layer's mask; also by drop or paste", () => this.pick((file) => this.importMask(file))),
-                textButton("Export mask", "Save the layer's mask as a PNG of the picture's size", () => this.exportMask()),
+                textButton("Flatten", "Turn the layer into one picture, which frees it of its strokes", () =>
+                    editor.flatten(),
+                ),
+                textButton("Import mask", "Use a picture as the layer's mask; also by drop or paste", () =>
+                    this.pick((file) => this.importMask(file)),
+                ),
+                textButton("Export mask", "Save the layer's mask as a PNG of the picture's size", () =>
+                    this.exportMask(),
+                ),
             ];
-            return element("div", {className: "mn-group", role: "group", "aria-label": "Active layer"}, ...this.layerButtons);
+            return element(
+                "div",
+                {className: "mn-group", role: "group", "aria-label": "Active layer"},
+                ...this.layerButtons,
+            );
         }
 
         backdropActions() {
@@ -159,14 +177,18 @@
                 },
             });
             this.backdropSlider.set(stage.backdropOpacity);
-            const follow = checkbox("Follow", "Show each new image behind the masks as it comes", (on) => this.follow(on));
+            const follow = checkbox("Follow", "Show each new image behind the masks as it comes", (on) =>
+                this.follow(on),
+            );
             this.followBox = follow.input;
             return element(
                 "div",
                 {className: "mn-group", role: "group", "aria-label": "Backdrop"},
                 textButton("Last image", "Show the last generated image behind the masks", () => this.useLastImage()),
                 follow.node,
-                textButton("Open backdrop", "Show any picture behind the masks; also by Shift and drop", () => this.pick((file) => this.setBackdropFile(file))),
+                textButton("Open backdrop", "Show any picture behind the masks; also by Shift and drop", () =>
+                    this.pick((file) => this.setBackdropFile(file)),
+                ),
                 textButton("No backdrop", "Remove the picture behind the masks", () => this.noBackdrop()),
                 this.backdropSlider.node,
             );
@@ -208,7 +230,11 @@
         // --- Pictures in and out
 
         pick(use) {
-            const input = element("input", {type: "file", accept: ACCEPT, onchange: () => input.files[0] && use(input.files[0])});
+            const input = element("input", {
+                type: "file",
+                accept: ACCEPT,
+                onchange: () => input.files[0] && use(input.files[0]),
+            });
             input.click();
         }
 

@@ -29,7 +29,10 @@
 
     /** Run something when gradio has taken over what was just filled in: it does so in a microtask. A timer would wait
      *  for the next picture frame, which is what the user waits for. */
-    const soon = (work) => Promise.resolve().then(() => Promise.resolve()).then(work);
+    const soon = (work) =>
+        Promise.resolve()
+            .then(() => Promise.resolve())
+            .then(work);
 
     /** A mounted canvas: one tab's. */
     class Mounted {
@@ -199,7 +202,10 @@
             this.askedAt = performance.now();
             const {width, height, layers} = this.panel.editor;
             const prompts = [...new Set(layers.map((layer) => layer.fields.prompt ?? ""))];
-            fill(byId(this.config.request).querySelector("textarea"), JSON.stringify({tick: this.asked, width, height, prompts}));
+            fill(
+                byId(this.config.request).querySelector("textarea"),
+                JSON.stringify({tick: this.asked, width, height, prompts}),
+            );
             soon(() => button.click());
             this.listen();
         }

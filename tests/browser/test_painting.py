@@ -90,6 +90,16 @@ def test_canvas_and_library_agree_on_random_strokes(painter):
         assert difference(painter) < 2 / 10
 
 
+@pytest.mark.parametrize("kind", ["rect", "split", "ellipse", "gradient"])
+def test_what_a_scene_leaves_out_is_drawn_as_the_library_has_it(painter, kind):
+    bare = {"kind": kind}
+    entries = [{"points": [[0.2, 0.3], [0.6, 0.4]]}, {"mask": bare, "opacity": 0.5}, {"filter": "blur"}]
+    strokes = {"kind": "strokes", "strokes": entries}
+    scene = {"concepts": [{"prompt": "", "mask": mask} for mask in (bare, strokes)]}
+    painter.js(f"{EDITOR}.load({json.dumps(json.dumps(scene))})")
+    assert max(difference(painter, i) for i in range(2)) < 0.1
+
+
 def random_operations(rng: np.random.Generator, count: int) -> list[dict]:
     """Strokes mostly, shapes, pictures and filters, in no order."""
     entries = [{"mask": {"kind": "image", "data": random_picture(rng)}, "opacity": 0.5}]
