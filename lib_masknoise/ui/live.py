@@ -81,7 +81,7 @@ def problem_list(problems: Iterable[Problem], name: Callable[[str], str] | None 
         place = html.escape((name or label_of)(path))
         words = f"<b>{place}</b>: {html.escape(message)}" if place else html.escape(message)
         items.append(f'<li title="{html.escape(path)}">{words}</li>')
-    return f'<ul class="mn-problems" role="alert">{"".join(items)}</ul>'
+    return f'<ul class="mn-problems">{"".join(items)}</ul>'
 
 
 def label_of(path: str) -> str:
