@@ -3,7 +3,7 @@
  *
  * A map is {width, height, data}: one float from 0 to 1 a pixel. Operations are the entries of a scene's strokes mask:
  * a stroke, {mask, opacity, erase} or {filter, amount}. Names and formulas follow the library's; tests/browser holds
- * the two against each other.
+ * the two against each other. What a scene leaves out has the library's default: the page says which (`useDefaults`).
  */
 (() => {
     "use strict";
@@ -13,6 +13,21 @@
     const SAMPLES = 4;
     const DABS_PER_RADIUS = 4;
     const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+
+    let defaults = {};
+
+    /** The fields of a mask of each kind, of a "stroke", a "stamp" and a "filter", as the library has them. */
+    const useDefaults = (given) => (defaults = given);
+
+    const FIRST_KIND = "rect"; // of a mask that names none
+
+    /** A mask, or one of a strokes mask's entries, with every field. */
+    const complete = {
+        mask: (mask) => ({...defaults[mask.kind ?? FIRST_KIND], ...mask}),
+        stroke: (stroke) => ({...defaults.stroke, ...stroke}),
+        stamp: (stamp) => ({...defaults.stamp, ...stamp}),
+        filter: (filter) => ({...defaults.filter, ...filter}),
+    };
 
     const newMap = (width, height) => ({width, height, data: new Float32Array(width * height)});
 
@@ -70,14 +85,14 @@
 
     /**
      * What one stroke covers, drawn point by point into `cover`, which must be 0 wherever the stroke can reach.
-     * `style` is the stroke without its points.
+     * `style` is the stroke without its points, every field of it.
      */
     class StrokePainter {
         constructor(cover, style) {
             this.cover = cover;
-            this.hardness = style.hardness ?? 0.5;
-            this.flow = style.flow ?? 1;
-            this.unit = (style.radius ?? 0.05) * Math.min(cover.width, cover.height);
+            this.hardness = style.hardness;
+            this.flow = style.flow;
+            this.unit = style.radius * Math.min(cover.width, cover.height);
             this.last = null;
             this.length = 0;
             this.nextDab = 0;
@@ -172,7 +187,7 @@
     }
 
     /** Paint what is covered on a map: m ← m + c (1 − m), or m ← m (1 − c) where `erase`; only inside `area`. */
-    function compose(map, cover, {opacity = 1, erase = false}, area) {
+    function compose(map, cover, {opacity, erase}, area) {
         const whole = {left: 0, top: 0, right: map.width, bottom: map.height};
         const {left, top, right, bottom} = area ?? whole;
         for (let row = top; row < bottom; row++) {
@@ -220,7 +235,7 @@
     }
 
     function drawRect(mask, width, height) {
-        const {left = 0, top = 0, right = 1, bottom = 1, feather = 0} = mask;
+        const {left, top, right, bottom, feather} = mask;
         const edge = feather * Math.min(width, height);
         const columns = strip(width, left, right, edge);
         const rows = strip(height, top, bottom, edge);
@@ -228,7 +243,7 @@
     }
 
     function drawSplit(mask, width, height) {
-        const {axis = "x", from = 0, to = 1, feather = 0} = mask;
+        const {axis, from, to, feather} = mask;
         const n = axis === "x" ? width : height;
         const values = strip(n, from, to, feather * n);
         return fromFunction(width, height, (x, y) => values[(axis === "x" ? x : y) | 0]);
@@ -266,7 +281,7 @@
     }
 
     function drawEllipse(mask, width, height) {
-        const {x: cx = 0.5, y: cy = 0.5, rx = 0.25, ry = 0.25, angle = 0, feather = 0} = mask;
+        const {x: cx, y: cy, rx, ry, angle, feather} = mask;
         const cos = Math.cos((angle * Math.PI) / 180);
         const sin = Math.sin((angle * Math.PI) / 180);
         const edge = feather * Math.min(width, height);
@@ -284,7 +299,7 @@
     }
 
     function drawGradient(mask, width, height) {
-        const {shape = "linear", from = [0, 0.5], to = [1, 0.5], smooth = true} = mask;
+        const {shape, from, to, smooth} = mask;
         const along = [(to[0] - from[0]) * width, (to[1] - from[1]) * height];
         const length = Math.hypot(...along);
         const value = (x, y) => {
@@ -326,10 +341,20 @@
         return taps.map((share, k) => [clamp(first + k - 1, 0, n - 1), share]);
     }
 
+    /** The least and the largest of some values. */
+    function range(values) {
+        let [low, high] = [Infinity, -Infinity];
+        for (const value of values) {
+            if (value < low) low = value;
+            if (value > high) high = value;
+        }
+        return [low, high];
+    }
+
     /** A map at another size; values stay within their range. */
     function resize(map, width, height) {
         if (map.width === width && map.height === height) return copyMap(map);
-        const [low, high] = map.data.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [1, 0]);
+        const [low, high] = range(map.data);
         const wide = newMap(width, map.height);
         const columns = resizeShares(map.width, width);
         for (let y = 0; y < map.height; y++) {
@@ -350,8 +375,15 @@
         return result;
     }
 
+    /** A picture's bytes as a map. */
+    function fromBytes({width, height, data}) {
+        const map = newMap(width, height);
+        for (let i = 0; i < data.length; i++) map.data[i] = data[i] / 255;
+        return map;
+    }
+
     function drawImage(mask, width, height, pictures) {
-        const drawn = resize(pictures(mask.data), width, height);
+        const drawn = resize(fromBytes(pictures(mask.data)), width, height);
         if (mask.invert) drawn.data.forEach((v, i) => (drawn.data[i] = 1 - v));
         return drawn;
     }
@@ -394,17 +426,20 @@
 
     const SHAPES = {rect: drawRect, split: drawSplit, ellipse: drawEllipse, gradient: drawGradient, image: drawImage};
 
-    /** A mask that is a shape or a picture, as a map. `pictures(data)` gives a decoded picture's map, or throws. */
+    /** A mask that is a shape or a picture, as a map. `pictures(data)` gives a decoded picture, {width, height, data} with
+     *  a byte a pixel, or throws. */
     function shape(mask, width, height, pictures) {
-        return SHAPES[mask.kind ?? "rect"](mask, width, height, pictures);
+        const whole = complete.mask(mask);
+        return SHAPES[whole.kind](whole, width, height, pictures);
     }
 
     /** Apply one operation to a map, in place. */
     function apply(map, operation, pictures) {
-        if (operation.mask) compose(map, shape(operation.mask, map.width, map.height, pictures), operation);
+        if (operation.mask)
+            compose(map, shape(operation.mask, map.width, map.height, pictures), complete.stamp(operation));
         else if (operation.filter === "invert") invert(map);
-        else if (operation.filter === "blur") blur(map, operation.amount ?? 0.05);
-        else paint(map, operation);
+        else if (operation.filter === "blur") blur(map, complete.filter(operation).amount);
+        else paint(map, complete.stroke(operation));
     }
 
     /** Where the mask is flooded from a place: values within `most` of full stop the flood. A map of 0 and 1. */
@@ -444,5 +479,18 @@
         return grown;
     }
 
-    MaskNoise.raster = {StrokePainter, apply, clamp, compose, copyMap, flood, newMap, resize, shape, union};
+    MaskNoise.raster = {
+        StrokePainter,
+        apply,
+        clamp,
+        complete,
+        compose,
+        copyMap,
+        flood,
+        newMap,
+        resize,
+        shape,
+        union,
+        useDefaults,
+    };
 })();

@@ -8,24 +8,37 @@
 (() => {
     "use strict";
     const MaskNoise = (window.MaskNoise ??= {});
-    const {apply, copyMap, newMap} = MaskNoise.raster;
+    const {apply, complete, copyMap, newMap} = MaskNoise.raster;
 
     // --- Chains of operations
 
     /** What of an operation counts towards a scene's limits. */
-    function amountsOf({points = [], radius = 0.05, flow = 1, mask, filter}) {
+    function amountsOf(operation) {
+        const {points = [], radius, flow, mask, filter} = complete.stroke(operation);
         let length = 0;
         for (let i = 1; i < points.length && flow < 1; i++) {
             length += Math.hypot(points[i][0] - points[i - 1][0], points[i][1] - points[i - 1][1]);
         }
-        return {strokes: 1, points: points.length, stamps: mask ? 1 : 0, filters: filter ? 1 : 0, flow: length / radius};
+        return {
+            strokes: 1,
+            points: points.length,
+            stamps: mask ? 1 : 0,
+            filters: filter ? 1 : 0,
+            flow: length / radius,
+        };
     }
 
     /** The chain with one more operation. An empty chain is null. */
     function link(parent, operation) {
         const amounts = amountsOf(operation);
         for (const name in amounts) amounts[name] += parent?.amounts[name] ?? 0;
-        return {parent, operation, text: JSON.stringify(operation), depth: (parent?.depth ?? 0) + 1, amounts};
+        return {parent, operation, depth: (parent?.depth ?? 0) + 1, amounts};
+    }
+
+    /** An operation's text, kept with its link; a picture's is as long as the picture, and made each time. */
+    function textOf(one) {
+        if (one.operation.mask?.data) return JSON.stringify(one.operation);
+        return (one.text ??= JSON.stringify(one.operation));
     }
 
     /** The links of a chain after another one (which must be part of it), the oldest first. */
@@ -35,6 +48,21 @@
         return links.reverse();
     }
 
+    /** A chain whose mask is no strokes: its own, until something is added. */
+    const wholeChain = (mask) => ({...link(null, {mask}), whole: true});
+
+    /** The chain with another operation in one place (0 is the oldest), or with none there. */
+    function withOperation(chain, at, operation) {
+        if (chain.whole) return operation && wholeChain(operation.mask);
+        const links = linksAfter(chain);
+        const before = links[at].parent;
+        const start = operation ? link(before, operation) : before;
+        return links.slice(at + 1).reduce((after, one) => link(after, one.operation), start);
+    }
+
+    /** A chain's operations, the oldest first. */
+    const operationsOf = (chain) => linksAfter(chain).map((one) => one.operation);
+
     // --- Documents
 
     let lastId = 0;
@@ -42,8 +70,7 @@
 
     /** Masks that are no strokes become the first operation; it stays their own mask until something is added. */
     function chainOf(mask) {
-        if (mask?.kind === "strokes") return (mask.strokes ?? []).reduce(link, null);
-        return {...link(null, {mask: mask ?? {}}), whole: true};
+        return mask?.kind === "strokes" ? (mask.strokes ?? []).reduce(link, null) : wholeChain(mask ?? {});
     }
 
     /** A layer: a concept's fields as they are (`fields`, without its mask) and the chain of its mask. */
@@ -64,22 +91,22 @@
     function maskText(chain) {
         if (!chain) return EMPTY_MASK;
         if (chain.whole) return JSON.stringify(chain.operation.mask);
-        chain.masked ??= `{"kind": "strokes", "strokes": [${linksAfter(chain)
-            .map((one) => one.text)
-            .join(", ")}]}`;
-        return chain.masked;
+        return `{"kind": "strokes", "strokes": [${linksAfter(chain).map(textOf).join(", ")}]}`;
     }
 
-    function layerText({fields, chain}) {
+    function layerText({fields, chain}, masks) {
         const given = JSON.stringify(fields).slice(1, -1);
-        return `{${given}${given && ", "}"mask": ${maskText(chain)}}`;
+        return `{${given}${given && ", "}"mask": ${masks.get(chain)}}`;
     }
 
-    /** A document as a painting's JSON text. */
-    function serialise({layers, rest}) {
+    /** A document as a painting's JSON text, `text`, and its masks' by their chains, `masks`: those of the document
+     *  before need not be made again. (Kept with the chains, each step of the history would hold all its text.) */
+    function serialise({layers, rest}, known = new Map()) {
+        const masks = new Map(layers.map(({chain}) => [chain, known.get(chain) ?? maskText(chain)]));
         const others = JSON.stringify(rest).slice(1, -1);
-        if (!layers.length) return `{${others}}`;
-        return `{"concepts": [${layers.map(layerText).join(", ")}]${others && ", "}${others}}`;
+        const concepts = layers.map((layer) => layerText(layer, masks)).join(", ");
+        const text = layers.length ? `{"concepts": [${concepts}]${others && ", "}${others}}` : `{${others}}`;
+        return {text, masks};
     }
 
     /** The document with one layer's fields or chain changed. */
@@ -142,31 +169,51 @@
 
     class NotYet extends Error {}
 
-    /** Decoded mask pictures by their data: brightness, or alpha where that carries the picture, as in the library. */
+    /** What is kept of decoded pictures: so many bytes, but as many as the layers may be waiting for at a time. */
+    const PICTURES = {bytes: 24 * 2 ** 20, least: 16};
+
+    /** Decoded mask pictures by their data: brightness, or alpha where that carries the picture, as in the library. The
+     *  least lately used are forgotten beyond PICTURES, and decoded again when they are asked for. */
     class Pictures {
         constructor(onReady) {
-            this.maps = new Map();
+            this.maps = new Map(); // data → map or Error, the least lately used first
             this.onReady = onReady;
         }
 
         /** A picture's map; throws NotYet while it is being decoded (`onReady` follows) and Error where it cannot be. */
         get = (data) => {
-            const found = this.maps.get(data);
+            const found = this.maps.get(data) ?? this.begin(data);
+            this.keep(data, found);
             if (found instanceof Error) throw found;
-            if (found) return found;
-            this.maps.set(data, new NotYet("decoding"));
-            this.load(data);
-            throw this.maps.get(data);
+            return found;
         };
+
+        begin(data) {
+            this.load(data);
+            return new NotYet("decoding");
+        }
 
         async load(data) {
             try {
                 const url = data.startsWith("data:") ? data : `data:image/png;base64,${data}`;
-                this.maps.set(data, await decode(await (await fetch(url)).blob()));
+                this.keep(data, await decode(await (await fetch(url)).blob()));
             } catch {
-                this.maps.set(data, new Error("a mask image cannot be decoded"));
+                this.keep(data, new Error("a mask image cannot be decoded"));
             }
             this.onReady();
+        }
+
+        keep(data, found) {
+            this.maps.delete(data);
+            this.maps.set(data, found);
+            for (const oldest of this.maps.keys()) {
+                if (this.bytes <= PICTURES.bytes || this.maps.size <= PICTURES.least) break;
+                this.maps.delete(oldest);
+            }
+        }
+
+        get bytes() {
+            return [...this.maps.values()].reduce((sum, {data}) => sum + (data?.byteLength ?? 0), 0);
         }
     }
 
@@ -180,14 +227,16 @@
         return context.getImageData(0, 0, canvas.width, canvas.height);
     }
 
+    /** A picture as {width, height, data}: a byte a pixel, 255 where the mask is full. */
     async function decode(blob) {
         const {width, height, data} = await pixelsOf(blob);
-        const map = newMap(width, height);
+        const bytes = new Uint8Array(width * height);
         const alpha = (i) => data[4 * i + 3];
-        const brightness = (i) => (data[4 * i] * 19595 + data[4 * i + 1] * 38470 + data[4 * i + 2] * 7471 + 0x8000) >> 16;
+        const brightness = (i) =>
+            (data[4 * i] * 19595 + data[4 * i + 1] * 38470 + data[4 * i + 2] * 7471 + 0x8000) >> 16;
         const range = (value) => {
             let [low, high] = [255, 0];
-            for (let i = 0; i < map.data.length; i++) {
+            for (let i = 0; i < bytes.length; i++) {
                 low = Math.min(low, value(i));
                 high = Math.max(high, value(i));
             }
@@ -195,14 +244,14 @@
         };
         const [[thin, thick], [dark, bright]] = [range(alpha), range(brightness)];
         const carries = thick > 0 && (thin === 0 || thick - thin > bright - dark) ? alpha : brightness;
-        for (let i = 0; i < map.data.length; i++) map.data[i] = carries(i) / 255;
-        return map;
+        for (let i = 0; i < bytes.length; i++) bytes[i] = carries(i);
+        return {width, height, data: bytes};
     }
 
     // --- Maps of chains
 
     const CHECKPOINT = 64; // operations between maps kept while a long chain is drawn
-    const MEMORY = 128 * 2 ** 20; // bytes of kept maps, beyond those of the layers themselves
+    const MEMORY = 48 * 2 ** 20; // bytes of kept maps, beyond those of the layers themselves
 
     /** The maps of chains at one size. */
     class Rasters {
@@ -211,6 +260,7 @@
             this.height = height;
             this.pictures = pictures;
             this.kept = new Map(); // chain → map, the least lately used first
+            this.shown = new Set(); // the layers' own chains
         }
 
         /** A chain's map if it is at hand. */
@@ -226,26 +276,37 @@
 
         keep(chain, map) {
             this.kept.set(chain, map);
-            const most = Math.max(Math.floor(MEMORY / map.data.byteLength), 40);
+            const most = this.shown.size + Math.floor(MEMORY / map.data.byteLength);
             for (const oldest of this.kept.keys()) {
                 if (this.kept.size <= most) break;
-                this.kept.delete(oldest);
+                if (oldest !== chain && !this.shown.has(oldest)) this.kept.delete(oldest);
             }
         }
 
-        /** Draw a chain, pausing (yield) after each operation; returns its map. Throws NotYet where a picture lacks. */
+        /** Draw a chain, pausing (yield) after each operation; returns its map. Where a picture is not there yet, it
+         *  yields "waiting" and tries again when it goes on. */
         *draw(chain) {
             let start = chain;
             while (start && !this.kept.has(start)) start = start.parent;
             if (start === chain) return this.ready(chain);
             const map = copyMap(this.ready(start));
             for (const one of linksAfter(chain, start)) {
-                apply(map, one.operation, this.pictures);
+                while (!this.applied(map, one.operation)) yield "waiting";
                 if (one === chain) this.keep(one, map);
                 else if (one.depth % CHECKPOINT === 0) this.keep(one, copyMap(map));
                 yield;
             }
             return map;
+        }
+
+        applied(map, operation) {
+            try {
+                apply(map, operation, this.pictures);
+                return true;
+            } catch (error) {
+                if (error instanceof NotYet) return false;
+                throw error;
+            }
         }
     }
 
@@ -283,15 +344,17 @@
 
     Object.assign(MaskNoise, {
         History,
-        NotYet,
         Pictures,
         Rasters,
         layerOf,
         link,
         newId,
+        operationsOf,
         parse,
+        segmentDistance,
         serialise,
         simplify,
         withLayer,
+        withOperation,
     });
 })();

@@ -4,7 +4,8 @@
 (() => {
     "use strict";
     const MaskNoise = (window.MaskNoise ??= {});
-    const {History, NotYet, Pictures, Rasters, layerOf, link, newId, parse, serialise, withLayer} = MaskNoise;
+    const {History, Pictures, Rasters, layerOf, link, newId, operationsOf, parse, regions, serialise} = MaskNoise;
+    const {withLayer, withOperation} = MaskNoise;
 
     const SIDES = [256, 1024]; // pixels: the longer side of the maps at least and at most
     const AT_ONCE = 24; // operations drawn without waiting for the next picture frame
@@ -15,14 +16,16 @@
     const VIEW = {visible: true, locked: false, opacity: 0.65};
 
     /** `limits` are the library's; `onChange(what)` hears "document", "view", "tool" and "maps", `onStatus(text)` what
-     *  a painter should know. */
+     *  a painter should know, `onError(text)` what went wrong. */
     class Editor {
-        constructor({limits, onChange, onStatus}) {
+        constructor({limits, onChange, onStatus, onError}) {
             this.limits = limits;
             this.onChange = onChange;
             this.onStatus = onStatus;
+            this.onError = onError;
             this.history = new History({layers: [], rest: {}});
             this.activeId = null;
+            this.picked = null; // the shape that was picked last: {id of its layer, at: its place in it}
             this.views = new Map();
             this.tool = {
                 name: "brush",
@@ -54,7 +57,9 @@
         }
 
         get text() {
-            return serialise(this.document);
+            const {text, masks} = serialise(this.document, this.masks);
+            this.masks = masks;
+            return text;
         }
 
         view(layer) {
@@ -71,6 +76,7 @@
             const size = [width, height].map((n) => Math.max(1, Math.round(n * scale)));
             this.rasters = new Rasters(...size, this.pictures.get);
             this.jobs.clear();
+            this.settle();
             this.onChange("maps");
         }
 
@@ -85,35 +91,44 @@
             return this.rasters.ready(layer.chain) ?? null;
         }
 
-        /** Draw some operations of a chain. */
+        /** Draw some operations of a chain; returns whether it could go on. */
         advance(chain, count) {
             try {
-                for (let i = 0; i < count; i++) if (this.jobs.get(chain)?.next().done) this.jobs.delete(chain);
+                for (let i = 0; i < count && this.jobs.has(chain); i++) {
+                    const {done, value} = this.jobs.get(chain).next();
+                    if (value === "waiting") return false; // for a picture: "maps" is announced when it is there
+                    if (done) this.jobs.delete(chain);
+                }
             } catch (error) {
-                this.jobs.delete(chain); // a picture that is not there yet: asked for again when it is
-                if (!(error instanceof NotYet)) this.fail(chain, error);
+                this.jobs.delete(chain);
+                this.fail(chain, error);
             }
+            return true;
         }
 
         /** What cannot be drawn is shown empty, and said once. */
         fail(chain, error) {
             this.rasters.keep(chain, MaskNoise.raster.newMap(this.rasters.width, this.rasters.height));
-            this.onStatus(`A mask cannot be shown: ${error.message}`);
+            this.onError(`A mask cannot be shown: ${error.message}`);
         }
 
-        /** Go on drawing for a moment; returns whether anything is left. The active layer comes first. */
+        /** Go on drawing for a moment; returns whether anything is left that waits for no picture. The active layer
+         *  comes first. */
         pump() {
             const wanted = new Set(this.layers.map((layer) => layer.chain));
             for (const chain of this.jobs.keys()) if (!wanted.has(chain)) this.jobs.delete(chain);
+            const ready = new Set(this.jobs.keys());
             const end = performance.now() + BUDGET;
             let finished = false;
-            while (this.jobs.size && performance.now() < end) {
-                const first = this.jobs.has(this.active?.chain) ? this.active.chain : this.jobs.keys().next().value;
-                this.advance(first, 4);
-                finished ||= !this.jobs.has(first);
+            while (ready.size && performance.now() < end) {
+                const first = ready.has(this.active?.chain) ? this.active.chain : ready.values().next().value;
+                const moved = this.advance(first, 4);
+                if (moved && this.jobs.has(first)) continue;
+                ready.delete(first);
+                finished ||= moved;
             }
             if (finished) this.onChange("maps");
-            return this.jobs.size > 0;
+            return ready.size > 0;
         }
 
         // --- Steps
@@ -127,7 +142,7 @@
         /** Replace everything by a painting's text, as one step that can be undone. Throws where it is none.
          *  What was there a few steps ago comes back as it was, with its layers' views. */
         load(text) {
-            const lately = this.history.steps.slice(-LATELY).findLast((step) => serialise(step) === text);
+            const lately = this.history.steps.slice(-LATELY).findLast((step) => serialise(step).text === text);
             this.history.push(lately ?? parse(text));
             this.settle();
             this.onChange("document");
@@ -140,6 +155,7 @@
         }
 
         settle() {
+            this.rasters.shown = new Set(this.layers.map((layer) => layer.chain));
             if (!this.active) this.activeId = this.layers[0]?.id ?? null;
         }
 
@@ -192,6 +208,14 @@
             this.addConcepts([{prompt: "", mask: {kind: "strokes", strokes: []}}]);
         }
 
+        /** What is painted before there is a concept belongs to the first one; returns whether it was made. */
+        ensureConcept() {
+            if (this.layers.length) return false;
+            this.addConcept();
+            this.onStatus("Concept 1 is new: say in its field what your mask should show.");
+            return true;
+        }
+
         /** Replace all concepts' masks by those of a split; concepts that lack are added, prompts are kept. */
         arrange(masks) {
             const layers = masks.map((mask, i) => {
@@ -234,18 +258,21 @@
 
         // --- Painting
 
-        /** Why the active layer cannot be painted on now; "" where it can. */
-        get refusal() {
+        /** Why the active layer cannot be changed; "" where it can. */
+        get bar() {
             const layer = this.active;
             if (!layer) return "Add a concept to paint on.";
             if (this.view(layer).locked) return "This layer is locked.";
             if (!this.view(layer).visible) return "This layer is hidden.";
-            if (!this.mapOf(layer)) return "This layer is still being drawn.";
             return "";
         }
 
-        allowed() {
-            const {refusal} = this;
+        /** Why the active layer cannot be painted on now; "" where it can. */
+        get refusal() {
+            return this.bar || (this.mapOf(this.active) ? "" : "This layer is still being drawn.");
+        }
+
+        allowed(refusal = this.refusal) {
             if (refusal) this.onStatus(refusal);
             return !refusal;
         }
@@ -261,8 +288,56 @@
             this.replaceChain(chain);
         }
 
-        replaceChain(chain) {
-            this.edit(withLayer(this.document, this.activeId, {chain}));
+        replaceChain(chain, kind = null) {
+            this.edit(withLayer(this.document, this.activeId, {chain}), kind);
+        }
+
+        // --- Shapes that were drawn before
+
+        /** A layer's shapes that can be moved, the oldest first: {at, mask}. */
+        regionsOf(layer) {
+            const all = operationsOf(layer.chain).map(({mask}, at) => ({at, mask}));
+            return all.filter(({mask}) => regions.is(mask));
+        }
+
+        /** The shape of the active layer that the move tool holds, {at, mask}: the one picked, or the newest; or null. */
+        get region() {
+            if (this.tool.name !== "move" || !this.active) return null;
+            const all = this.regionsOf(this.active);
+            if (this.picked?.id !== this.activeId) return all.at(-1) ?? null;
+            return all.find(({at}) => at === this.picked.at) ?? null;
+        }
+
+        /** Hold a shape of a layer, or with null none. */
+        pick(layer, region) {
+            this.activeId = layer?.id ?? this.activeId;
+            this.picked = {id: this.activeId, at: region?.at ?? null};
+            this.onChange("view");
+        }
+
+        pickNext() {
+            const all = this.active ? this.regionsOf(this.active) : [];
+            if (!all.length) return this.onStatus("There is no shape on this layer.");
+            const now = all.findIndex(({at}) => at === this.region?.at);
+            this.pick(this.active, all[(now + 1) % all.length]);
+        }
+
+        /** The active layer's chain with another mask for one of its shapes. */
+        chainWith({at}, mask) {
+            const {chain} = this.active;
+            return withOperation(chain, at, {...operationsOf(chain)[at], mask});
+        }
+
+        /** Give the held shape another mask; changes of one `kind`, soon after each other, are one step. */
+        changeRegion(mask, kind = null) {
+            const {region} = this;
+            if (region && this.allowed(this.bar))
+                this.replaceChain(this.chainWith(region, mask), kind && `${kind} ${region.at}`);
+        }
+
+        removeRegion() {
+            const {region, active} = this;
+            if (region && this.allowed(this.bar)) this.replaceChain(withOperation(active.chain, region.at, null));
         }
 
         clear() {

@@ -4,16 +4,15 @@
 (() => {
     "use strict";
     const MaskNoise = (window.MaskNoise ??= {});
-    const {raster, simplify} = MaskNoise;
+    const {raster, regions, rounded, simplify} = MaskNoise;
     const {StrokePainter, clamp} = raster;
 
     const ZOOM = [0.25, 16];
+    const OFF = 0.3; // of its opacity: how strongly a layer is shown whose concept is off
     const MARGIN = 12; // CSS pixels around the picture
-    const TOLERANCE = 0.2; // pixels of a map: how far a simplified stroke may be off
-    const DIGITS = 1e5; // of a coordinate: a hundred-thousandth of the picture
+    const TOLERANCE = 0.0012; // of the shorter side, a thirteenth of a latent's pixel at 512²: how far a stroke may be off
     const SMALLEST = 0.004; // of the picture: a drag shorter than this is a click
 
-    const rounded = (value) => Math.round(value * DIGITS) / DIGITS;
     const inside = ([x, y]) => x >= 0 && x <= 1 && y >= 0 && y <= 1;
 
     function canvasOf(width, height) {
@@ -43,6 +42,7 @@
             this.stage = stage;
             this.layer = layer;
             this.style = style;
+            this.whole = raster.complete.stroke(style);
             this.base = stage.editor.mapOf(layer);
             this.cover = stage.scratch(this.base);
             this.runs = [];
@@ -63,14 +63,14 @@
         }
 
         start(point) {
-            this.painter = new StrokePainter(this.cover, this.style);
+            this.painter = new StrokePainter(this.cover, this.whole);
             this.runs.push({points: [], painter: this.painter});
             this.extend(point);
         }
 
         extend(point) {
             this.runs.at(-1).points.push(point);
-            this.stage.paintTint(this.layer, this.base, this.cover, this.style, this.painter.add(point));
+            this.stage.paintTint(this.layer, this.base, this.cover, this.whole, this.painter.add(point));
         }
 
         /** The strokes, simplified and rounded. */
@@ -82,7 +82,7 @@
             const {width, height} = this.base;
             const unit = this.style.radius * Math.min(width, height);
             const place = ([x, y, pressure = 1]) => [x * width, y * height, pressure * unit];
-            return simplify(points, TOLERANCE, place).map((point) => point.map(rounded));
+            return simplify(points, TOLERANCE * Math.min(width, height), place).map((point) => point.map(rounded));
         }
 
         end() {
@@ -109,12 +109,18 @@
             this.gesture = null;
             this.cursor = null;
             this.panning = false;
+            this.handles = new MaskNoise.Handles(this);
             this.listen();
             new ResizeObserver(() => this.resize()).observe(canvas);
         }
 
         colour(layer) {
             return this.colours[this.editor.layers.indexOf(layer) % this.colours.length];
+        }
+
+        /** How strongly a layer is shown: one that is off, weakly. */
+        shownOpacity(layer) {
+            return this.editor.view(layer).opacity * (layer.fields.enabled === false ? OFF : 1);
         }
 
         /** The map that strokes are covered on: one for all of a size, empty between strokes. */
@@ -145,9 +151,11 @@
             return {x, y, width: w, height: h};
         }
 
+        /** Where an event is on the canvas in its own CSS pixels: the page may show it larger or smaller than that. */
         place(event) {
-            const {left, top} = this.canvas.getBoundingClientRect();
-            return [event.clientX - left, event.clientY - top];
+            const {clientWidth, clientHeight} = this.canvas;
+            const {left, top, width, height} = this.canvas.getBoundingClientRect();
+            return [((event.clientX - left) * clientWidth) / width, ((event.clientY - top) * clientHeight) / height];
         }
 
         /** A place on the canvas as a point of the picture, 0 to 1 (beyond its edges: outside). */
@@ -204,7 +212,8 @@
             this.drawPicture(this.flat.below, 1);
             const layer = this.editor.active;
             const view = layer && this.editor.view(layer);
-            if (view?.visible) this.drawPicture(this.tints.get(layer.id)?.canvas, view.opacity);
+            if (view?.visible)
+                this.drawPicture((this.gesture?.tint ?? this.tints.get(layer.id))?.canvas, this.shownOpacity(layer));
             this.drawPicture(this.flat.above, 1);
             context.save();
             context.beginPath();
@@ -212,6 +221,7 @@
             context.clip();
             this.gesture?.outline?.(context);
             context.restore();
+            this.handles.draw(context);
             this.drawCursor();
         }
 
@@ -224,7 +234,9 @@
         }
 
         drawCursor() {
-            if (!this.cursor || this.panning) return;
+            const moving = this.editor.tool.name === "move";
+            this.canvas.style.cursor = moving && !this.panning ? this.handles.cursorAt(this.cursor) : "";
+            if (!this.cursor || this.panning || moving) return;
             const {context} = this;
             const [x, y] = this.cursor;
             const {width, height} = this.frame;
@@ -256,7 +268,7 @@
             const canvas = canvasOf(width, height);
             const context = canvas.getContext("2d");
             for (const layer of shown) {
-                context.globalAlpha = this.editor.view(layer).opacity;
+                context.globalAlpha = this.shownOpacity(layer);
                 context.drawImage(this.tints.get(layer.id).canvas, 0, 0, width, height);
             }
             return canvas;
@@ -306,7 +318,7 @@
         }
 
         /** Show a stroke that is being painted, where it has just changed. */
-        paintTint(layer, base, cover, {opacity = 1, erase = false}, area) {
+        paintTint(layer, base, cover, {opacity, erase}, area) {
             const tint = this.tints.get(layer.id);
             if (!area || !tint) return;
             const value = erase
@@ -423,8 +435,23 @@
             };
         }
 
+        /** A press without any concept makes the first one; a second finger, which takes the press back, takes it too. */
         toolGesture(event) {
-            if (!this.editor.allowed()) return null;
+            if (this.editor.tool.name === "move") return this.handles.gesture(event);
+            const first = this.editor.ensureConcept();
+            const gesture = this.editor.allowed() ? this.gestureOf(event) : null;
+            if (!first || !gesture) return gesture;
+            const {cancel} = gesture;
+            return {
+                ...gesture,
+                cancel: () => {
+                    cancel?.();
+                    this.editor.undo();
+                },
+            };
+        }
+
+        gestureOf(event) {
             const {name, erase} = this.editor.tool;
             const subtract = erase || event.altKey;
             if (name === "brush" || name === "eraser") return this.strokeGesture(subtract || name === "eraser");
@@ -488,7 +515,11 @@
                     const [x, y] = this.toPicture(this.place(event));
                     if (!inside([x, y])) return;
                     const {width, height} = this.editor.rasters;
-                    this.editor.fill(Math.min(Math.floor(x * width), width - 1), Math.min(Math.floor(y * height), height - 1), erase);
+                    this.editor.fill(
+                        Math.min(Math.floor(x * width), width - 1),
+                        Math.min(Math.floor(y * height), height - 1),
+                        erase,
+                    );
                 },
             };
         }
@@ -527,7 +558,9 @@
             }
             const room = Math.min(
                 1,
-                ...[dx / width, dy / height].map((way, i) => (way > 0 ? 1 - from[i] : way < 0 ? from[i] : 1) / (Math.abs(way) || 1)),
+                ...[dx / width, dy / height].map(
+                    (way, i) => (way > 0 ? 1 - from[i] : way < 0 ? from[i] : 1) / (Math.abs(way) || 1),
+                ),
             );
             return [from[0] + (dx * room) / width, from[1] + (dy * room) / height];
         }
@@ -559,28 +592,23 @@
         }
 
         drawOutline(context, name, from, to) {
-            const {x, y, width, height} = this.frame;
-            const [x0, y0, x1, y1] = [x + from[0] * width, y + from[1] * height, x + to[0] * width, y + to[1] * height];
-            const path = new Path2D();
-            if (name === "rect") path.rect(Math.min(x0, x1), Math.min(y0, y1), Math.abs(x1 - x0), Math.abs(y1 - y0));
-            else if (name === "ellipse")
-                path.ellipse((x0 + x1) / 2, (y0 + y1) / 2, Math.abs(x1 - x0) / 2, Math.abs(y1 - y0) / 2, 0, 0, 7);
-            else {
-                path.moveTo(x0, y0);
-                path.lineTo(x1, y1);
-            }
-            if (name === "gradient" && this.editor.tool.gradient === "radial") {
-                path.moveTo(x0 + Math.hypot(x1 - x0, y1 - y0), y0);
-                path.arc(x0, y0, Math.hypot(x1 - x0, y1 - y0), 0, 7);
-            }
+            const {frame} = this;
+            const mask = name === "line" ? {kind: "gradient", from, to} : this.maskOf(name, from, to);
+            if (!mask) return;
+            const path = regions.outline(mask, frame);
             if (name === "line") {
                 context.globalAlpha = 0.4;
                 context.lineCap = "round";
-                context.lineWidth = 2 * this.editor.radius * Math.min(width, height);
+                context.lineWidth = 2 * this.editor.radius * Math.min(frame.width, frame.height);
                 context.strokeStyle = this.colour(this.editor.active);
                 context.stroke(path);
                 context.globalAlpha = 1;
             }
+            this.dashed(context, path);
+        }
+
+        /** A line that can be seen on every ground. */
+        dashed(context, path) {
             for (const [colour, dash] of [
                 ["#000", []],
                 ["#fff", [5, 4]],
@@ -608,6 +636,7 @@
 
         /** Put a dab where the keyboard's brush is, or with `joined` a line from the last dab. */
         dab(joined) {
+            this.editor.ensureConcept();
             const to = (this.keyPoint ?? [0.5, 0.5]).map(rounded);
             const points = joined && this.lastDab ? [this.lastDab, to] : [to];
             this.editor.add([{points, ...this.style(this.editor.tool.erase || this.editor.tool.name === "eraser")}]);

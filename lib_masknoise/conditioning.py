@@ -208,12 +208,12 @@ def norm_factor(a: Tensor, contexts: Tensor) -> Tensor:
 
 def prompts(scene: Scene) -> list[str]:
     """The different prompts that the concepts have at some frame."""
-    return _different(scene.concepts, "prompt")
+    return _different(scene.acting.concepts, "prompt")
 
 
 def negatives(scene: Scene) -> list[str]:
     """The different negative prompts that concepts have of their own at some frame; "" stands for the image's."""
-    return [text for text in _different(scene.concepts, "negative") if text]
+    return [text for text in _different(scene.acting.concepts, "negative") if text]
 
 
 def _different(concepts: Iterable[Concept], name: str) -> list[str]:

@@ -31,8 +31,8 @@ class Control:
 
     path: place in the Scene's JSON. low, high: inclusive bounds and step: the slider's step, None for what is
     not a number. choices: the allowed values, empty where any value will do. label: its name in the user
-    interface, unique. help: one sentence for the tooltip. infotext: its key in an image's infotext, unique.
-    axis: its name in the X/Y/Z plot, None for what is neither a number nor a choice of one.
+    interface, unique. help: one sentence for the tooltip. infotext: its key in an image's infotext, unique; unlike the
+    label it never changes. axis: its name in the X/Y/Z plot, None for what is neither a number nor a choice of one.
     """
 
     path: str
@@ -52,23 +52,27 @@ class Control:
     @property
     def axis(self) -> str | None:
         one_choice = bool(self.choices) and isinstance(self.default, str)
-        return f"[MaskNoise] {self.label}" if self.numeric or one_choice else None
+        name = self.infotext.removeprefix("MaskNoise ")
+        return f"[MaskNoise] {name[0].upper()}{name[1:]}" if self.numeric or one_choice else None
 
 
-def _switch(path: str, default: bool, label: str, help: str) -> Control:
-    return Control(path, default, label, help, _key(label))
+def _switch(path: str, default: bool, label: str, help: str, was: str = "") -> Control:
+    """was: the label at first, from which the infotext's key comes."""
+    return Control(path, default, label, help, _key(was or label))
 
 
-def _text(path: str, default: str, label: str, help: str) -> Control:
-    return Control(path, default, label, help, _key(label))
+def _text(path: str, default: str, label: str, help: str, was: str = "") -> Control:
+    return Control(path, default, label, help, _key(was or label))
 
 
 def _choice(path: str, default: str | tuple[str, ...], choices: tuple[str, ...], label: str, help: str) -> Control:
     return Control(path, default, label, help, _key(label), choices=choices)
 
 
-def _number(path: str, default: float, low: float, high: float, step: float, label: str, help: str) -> Control:
-    return Control(path, default, label, help, _key(label), low, high, step)
+def _number(
+    path: str, default: float, low: float, high: float, step: float, label: str, help: str, was: str = ""
+) -> Control:
+    return Control(path, default, label, help, _key(was or label), low, high, step)
 
 
 def _key(label: str) -> str:
@@ -93,6 +97,9 @@ CONTROLS: tuple[Control, ...] = (
         0.05,
         "Concept weight",
         "How much of the concept its mask brings in: above 1 exaggerates it, below 0 moves away from it.",
+    ),
+    _switch(
+        "concepts[].enabled", True, "Concept enabled", "Whether the concept acts; off, it is as if it were not there."
     ),
     _choice(
         "concepts[].interpolation",
@@ -120,8 +127,9 @@ CONTROLS: tuple[Control, ...] = (
     _switch(
         "blend.preserve_norm",
         False,
+        "Full strength in between",
+        "Keeps what is blended of several prompts as strong as each of them, where averaging would weaken it.",
         "Preserve norm",
-        "Keeps blended prompts as strong as the prompts they are made of, where averaging would weaken them.",
     ),
     _number(
         "blend.feather",
@@ -156,8 +164,9 @@ CONTROLS: tuple[Control, ...] = (
         0.0,
         16.0,
         0.1,
+        "Distance from masks",
+        "How far the noise keeps away from masks: at 0 it reaches all but fully masked places.",
         "Noise exponent",
-        "How quickly the noise fades where masks grow stronger; 0 lets it reach all but fully masked places.",
     ),
     _number("noise.seed", -1, -1, 2**63 - 1, 1, "Noise seed", "The seed of all noise; -1 uses the image's seed."),
     _number(
@@ -185,8 +194,9 @@ CONTROLS: tuple[Control, ...] = (
         1,
         64,
         1,
-        "Concept noise rank",
+        "Concept noise variety",
         "In how many independent directions the meaning may drift.",
+        "Concept noise rank",
     ),
     _number(
         "noise.concept.size",
@@ -210,8 +220,9 @@ CONTROLS: tuple[Control, ...] = (
     _text(
         "noise.feature.dimensions",
         "0-63",
+        "Features that shift",
+        'Which numbers of the text features are shifted: indices and ranges such as "0-63,100", or "all".',
         "Feature noise dimensions",
-        'Which dimensions are shifted: indices and ranges such as "0-63,100", or "all".',
     ),
     _number(
         "noise.feature.size",

@@ -37,8 +37,8 @@ BASE_COLOUR = "#2c2c30"
 
 _DRAWN_SIDE = 256  # pixels; maps are drawn no larger and enlarged: several times finer than any latent
 
-_HEAT = ("#000004", "#1c1044", "#4f127b", "#812581", "#b5367a", "#e55064", "#fb8761", "#fec287", "#fcfdbf")  # "magma"
-_DIVERGING = ("#67001f", "#d6604d", "#f7f7f7", "#4393c3", "#053061")  # ColorBrewer's "RdBu"
+HEAT = ("#000004", "#1c1044", "#4f127b", "#812581", "#b5367a", "#e55064", "#fb8761", "#fec287", "#fcfdbf")  # "magma"
+DIVERGING = ("#67001f", "#d6604d", "#f7f7f7", "#4393c3", "#053061")  # ColorBrewer's "RdBu"
 _FIELD_RANGE = 2.0  # a field this far from 0, in standard deviations, has the strongest colour
 
 _STRIPE = 12  # pixels, the period of the stripes that mark negative coefficients
@@ -76,21 +76,25 @@ class Preview:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self._maps: dict[Size, Maps] = {}
+        self._colours = _rgb(COLOURS)[[i for i, concept in enumerate(scene.concepts) if concept.enabled]]
 
     def picture(self, what: str, frame: float = 0, size: Size = (512, 512)) -> Image.Image:
         _check_kind(what)
-        colours = _coefficient_colours if what == "coefficients" else _noise_colours
-        pixels = colours(self._at(_drawn_size(size)), frame)
+        maps = self._at(_drawn_size(size))
+        pixels = self._blend(maps, frame) if what == "coefficients" else _noise_colours(maps, frame)
         return _image(pixels).resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
     def strip(self, count: int = 8, size: Size = (96, 96)) -> Image.Image:
         scene = self.scene
         frames = _evenly_spaced(scene, count)
-        rows = [[_coefficient_colours(self._at(size), frame) for frame in frames]]
+        rows = [[self._blend(self._at(size), frame) for frame in frames]]
         noises = [name for name in NOISES if getattr(scene.noise, name).strength > 0]
         small = (max(1, size[0] // _LATENT_FACTOR), max(1, size[1] // _LATENT_FACTOR))
         rows += [_field_colours(self._at(small if name == "visual" else size), name, frames, size) for name in noises]
         return _image(np.concatenate([np.concatenate([_framed(tile) for tile in row], axis=1) for row in rows]))
+
+    def _blend(self, maps: Maps, frame: float) -> np.ndarray:
+        return _coefficient_colours(maps, frame, self._colours)
 
     def _at(self, size: Size) -> Maps:
         """Drawn at ``size`` itself, not finer as for the U-Net: a pixel already is the mask's mean over it."""
@@ -103,7 +107,9 @@ def description(scene: Scene, what: str) -> str:
     """What `picture` shows, in words: the text alternative. Raises ValueError as `picture` does."""
     _check_kind(what)
     if what == "coefficients":
-        listed = "; ".join(f"{i}: {c.prompt or 'no prompt'} ({c.weight:g})" for i, c in enumerate(scene.concepts, 1))
+        listed = "; ".join(
+            f"{i}: {c.prompt or 'no prompt'} ({c.weight:g})" for i, c in enumerate(scene.concepts, 1) if c.enabled
+        )
         return (
             f"Where each concept is, with its weight. {listed}" if listed else "No concepts: the base prompt everywhere"
         )
@@ -124,8 +130,8 @@ def _drawn_size(size: Size) -> Size:
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def _coefficient_colours(maps: Maps, frame: float) -> np.ndarray:
-    """``[H, W, 3]``, 0 to 1."""
+def _coefficient_colours(maps: Maps, frame: float, colours: np.ndarray) -> np.ndarray:
+    """``[H, W, 3]``, 0 to 1. colours: of the concepts that act, ``[N, 3]``."""
     blend = maps.scene.blend
     (row,) = maps.passages([frame])
     scale = 1.0 if blend.mode == "add" else blend.scale
@@ -133,7 +139,7 @@ def _coefficient_colours(maps: Maps, frame: float) -> np.ndarray:
     shares = np.where(parts < 0, -parts * _stripes(maps.size), parts)
     total = shares.sum(0)
     shares = shares / np.maximum(total, 1)
-    mixed = np.einsum("nhw,nc->hwc", shares, _rgb(COLOURS)[: len(parts)])
+    mixed = np.einsum("nhw,nc->hwc", shares, colours)
     mixed += (1 - shares.sum(0))[..., None] * _rgb([BASE_COLOUR])
     beyond = np.clip((total - 1) / 4, 0, 0.6)[..., None]
     return mixed + (1 - mixed) * beyond
@@ -151,7 +157,7 @@ def _noise_colours(maps: Maps, frame: float) -> np.ndarray:
     strengths = {name: getattr(noise, name).strength for name in NOISES}
     largest = max(abs(_envelope(maps.scene, name, frame)) * strength for name, strength in strengths.items())
     amounts = amount(maps.pins([frame])[0], largest, noise.exponent)
-    return _coloured(amounts.numpy() / max(1.0, *strengths.values()), _HEAT)
+    return _coloured(amounts.numpy() / max(1.0, *strengths.values()), HEAT)
 
 
 def _motion(scene: Scene, name: str) -> Motion:
@@ -193,7 +199,7 @@ def _field_colours(maps: Maps, name: str, frames: Sequence[int], size: Size) -> 
         purpose = f"{name}/fields"
         fields = moving_fields(1, amounts, noise.size, motion, frames, total, seed, purpose) / max(1.0, noise.strength)
     rows, columns = (np.arange(n) * m // n for n, m in zip(size, maps.size, strict=True))
-    return [_coloured(0.5 + field[0].numpy()[rows][:, columns] / (2 * _FIELD_RANGE), _DIVERGING) for field in fields]
+    return [_coloured(0.5 + field[0].numpy()[rows][:, columns] / (2 * _FIELD_RANGE), DIVERGING) for field in fields]
 
 
 # --- Curves

@@ -51,15 +51,9 @@ def paint(painter: Painter) -> None:
 
 def animate(painter: Painter) -> None:
     """Some noise and frames, so that every preview has something to show."""
-    painter.open_accordion("Noise")
     painter.set_number("masknoise_noise_visual_strength", 0.5)
-    painter.open_accordion("Noise")
-    painter.open_accordion("Motion & animation")
     painter.set_number("masknoise_animation_frames", 12)
-    motion = painter.page.locator("#masknoise_motion_kind input").first
-    motion.click()
-    painter.page.get_by_role("option", name="circle").click()
-    painter.open_accordion("Motion & animation")
+    painter.page.click("#masknoise_offer_circle")
     painter.page.wait_for_function("document.querySelectorAll('#masknoise_preview figure').length === 4")
 
 

@@ -40,18 +40,19 @@ REMEMBERED_FRAMES = 64
 class Maps:
     """The maps of a scene at one size.
 
-    scene: whose masks; its `animation.frames` are the frames. size: (h, w) of the latent. factor: pixels drawn for each
-    element and axis; None for up to 8, the image's own pixels. Frames may be fractions. Every method gives a row for
-    each frame, or one row where no concept has keyframes, so that all frames share it.
+    scene: whose masks, without the concepts that are switched off; its `animation.frames` are the frames. size: (h, w)
+    of the latent. factor: pixels drawn for each element and axis; None for up to 8, the image's own pixels. Frames may
+    be fractions. Every method gives a row for each frame, or one row where no concept has keyframes, so that all frames
+    share it.
     """
 
     def __init__(self, scene: Scene, size: Size, factor: int | None = None) -> None:
-        self.scene, self.size, self.factor = scene, size, factor
+        self.scene, self.size, self.factor = scene.acting, size, factor
         self.total = scene.animation.frames
-        self.moving = any(concept.keyframes for concept in scene.concepts)
+        self.moving = any(concept.keyframes for concept in self.scene.concepts)
         self._still: dict[int, Tensor] = {}  # by the id of a mask of the scene, which keeps it alive
         self._rows: OrderedDict[float, Tensor] = OrderedDict()
-        self._own = {id(mask) for concept in scene.concepts for mask in _masks(concept)}
+        self._own = {id(mask) for concept in self.scene.concepts for mask in _masks(concept)}
         self._lock = threading.Lock()
 
     def passages(self, frames: Sequence[float]) -> list[list[Passage]]:

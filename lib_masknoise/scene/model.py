@@ -79,6 +79,7 @@ class Concept(Part):
     prompt: str = setting("concepts[].prompt")
     negative: str = setting("concepts[].negative")
     weight: float = setting("concepts[].weight")
+    enabled: bool = setting("concepts[].enabled")
     mask: AnyMask = pydantic.Field(
         default_factory=RectMask,
         discriminator="kind",
@@ -292,7 +293,13 @@ class Scene(Part):
         """True where the scene cannot change an image: disabled, or no concept and every strength 0."""
         noise = self.noise
         still = noise.visual.strength == noise.concept.strength == noise.feature.strength == 0
-        return not self.enabled or (not self.concepts and still)
+        return not self.enabled or (not self.acting.concepts and still)
+
+    @property
+    def acting(self) -> "Scene":
+        """The scene without the concepts that are switched off: what is sampled."""
+        concepts = tuple(concept for concept in self.concepts if concept.enabled)
+        return self if len(concepts) == len(self.concepts) else self.copy(update={"concepts": concepts})
 
     @property
     def loops(self) -> bool:

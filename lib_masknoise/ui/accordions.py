@@ -69,10 +69,9 @@ def build(
         scene = gr.Textbox(value="", label="Scene", info=SCENE_HELP, visible=False, elem_id=elem_id("scene"))
         painting = _hidden("Painting", elem_id("painting"), inputs.NO_PAINTING)
         parts = _Parts(elem_id)
-        with gr.Accordion("Concepts", open=True, elem_id=elem_id("concepts")):
-            gr.HTML(_place(elem_id, tab))
-            preview_place = gr.HTML("", elem_id=elem_id("preview"), elem_classes=["masknoise-preview"])
-            _blend(parts)
+        preview_place = _bench(elem_id, tab)
+        _first(parts)
+        _blend(parts)
         _noise(parts)
         _motion(parts)
         shown = [scene, enabled, painting, *(parts.made[entry.path] for entry in inputs.SHOWN)]
@@ -91,6 +90,15 @@ def plain_enable(value: bool, label: str, elem_id: str) -> Iterator[Any]:
         yield gr.Checkbox(value=value, label=label, elem_id=elem_id)
 
 
+def _bench(elem_id: ElemId, tab: str) -> Any:
+    """The canvas, and the preview's place: beside it where there is width, else below (style.css)."""
+    with gr.Row(elem_classes=["masknoise-bench"]):
+        with gr.Column(scale=5, min_width=320, elem_classes=["masknoise-desk"]):
+            gr.HTML(_place(elem_id, tab))
+        with gr.Column(scale=1, min_width=240):
+            return gr.HTML("", elem_id=elem_id("preview"), elem_classes=["masknoise-preview"])
+
+
 def _hidden(label: str, elem_id: str, value: str = "") -> Any:
     """A text field that is in the page, unlike an invisible one in some versions of gradio, but not seen."""
     return gr.Textbox(value=value, label=label, elem_id=elem_id, elem_classes=[HIDDEN])
@@ -105,8 +113,11 @@ def _place(elem_id: ElemId, tab: str) -> str:
         "controls": [elem_id(_name(entry)) for entry in inputs.SHOWN],
         "size": [f"{tab}_width", f"{tab}_height"],
         "gallery": f"#{tab}_gallery img",
+        "accordion": elem_id("enabled"),
+        "presets": elem_id("preset_refresh"),
         "colours": preview.COLOURS,
-        "weight": {"low": weight.low, "high": weight.high, "step": weight.step},
+        "weight": {"low": weight.low, "high": weight.high, "step": weight.step, "usual": weight.default},
+        "defaults": mask_defaults(),
         "limits": {
             "concepts": scenes.MAX_CONCEPTS,
             "strokes": scenes.MAX_STROKES,
@@ -117,6 +128,17 @@ def _place(elem_id: ElemId, tab: str) -> str:
         },
     }
     return f'<div class="masknoise-canvas" data-config="{html.escape(json.dumps(config))}"></div>'
+
+
+def mask_defaults() -> dict[str, dict[str, Any]]:
+    """What a mask's fields are where a scene leaves them out, by its kind, and those of a strokes mask's entries."""
+    parts = Scene.json_schema()["definitions"]
+    kinds = {part["properties"]["kind"]["default"]: part for name, part in parts.items() if name.endswith("Mask")}
+    entries = {name: parts[name.capitalize()] for name in ("stroke", "stamp", "filter")}
+    return {
+        name: {field: given["default"] for field, given in part["properties"].items() if "default" in given}
+        for name, part in {**kinds, **entries}.items()
+    }
 
 
 # --- Controls
@@ -142,7 +164,7 @@ class _Parts:
 
 def _component(entry: Control, elem_id: str) -> Any:
     """The component of one control: name, bounds, choices and tooltip from the table."""
-    common = {"label": entry.label, "info": entry.help, "elem_id": elem_id}
+    common = {"label": entry.label, "info": entry.help, "elem_id": elem_id, "elem_classes": ["masknoise-control"]}
     if isinstance(entry.default, bool):
         return gr.Checkbox(value=entry.default, **common)
     if isinstance(entry.default, tuple):
@@ -156,27 +178,57 @@ def _component(entry: Control, elem_id: str) -> Any:
     return gr.Textbox(value=entry.default, lines=1, max_lines=1, **common)
 
 
+@contextmanager
+def _part(label: str, elem_id: str) -> Iterator[None]:
+    """An accordion of controls that most jobs leave as they are; their help is shown on demand."""
+    with gr.Accordion(label, open=False, elem_id=elem_id), gr.Column(elem_classes=["masknoise-part"]):
+        gr.HTML(HELP_BUTTON)
+        yield
+
+
+HELP_BUTTON = '<button type="button" class="masknoise-help" aria-pressed="false">? What these do</button>'
+
+
+def _first(parts: _Parts) -> None:
+    """What is needed first: the three noises' strengths, and how many frames move in which way."""
+    with gr.Column(elem_classes=["masknoise-part"]):
+        parts.row("noise.visual.strength", "noise.concept.strength", "noise.feature.strength")
+        parts.row("animation.frames", "animation.fps", "motion.kind")
+        offer = gr.Button(OFFER, visible=False, size="sm", elem_id=parts.elem_id("offer_circle"))
+        gr.HTML(HELP_BUTTON)
+    frames, kind = parts.made["animation.frames"], parts.made["motion.kind"]
+    for shown in (frames, kind):
+        shown.change(_without_motion, [frames, kind], [offer], **QUIET)
+    offer.click(lambda: OFFERED, [], [kind], **QUIET)
+
+
+OFFERED = "circle"
+OFFER = f"Without a motion all frames are the same picture: let the noise move in a {OFFERED}"
+
+
+def _without_motion(frames: float, kind: str) -> Any:
+    return gr.update(visible=frames > 1 and kind == control("motion.kind").default)
+
+
 def _blend(parts: _Parts) -> None:
-    parts.row("blend.mode", "blend.scale", "blend.feather")
-    parts.row("blend.start", "blend.end", "blend.preserve_norm")
+    with _part("More: blending", parts.elem_id("blend")):
+        parts.row("blend.mode", "blend.scale", "blend.feather")
+        parts.row("blend.start", "blend.end", "blend.preserve_norm")
     mode, scale = parts.made["blend.mode"], parts.made["blend.scale"]
     mode.input(default_scale, [mode], [scale], **QUIET)
 
 
 def _noise(parts: _Parts) -> None:
-    with gr.Accordion("Noise", open=False, elem_id=parts.elem_id("noise")):
-        parts.row("noise.visual.strength", "noise.concept.strength", "noise.feature.strength")
+    with _part("More: noise", parts.elem_id("noise")):
         parts.row("noise.exponent", "noise.seed")
         parts.row("noise.concept.rank", "noise.concept.size")
         parts.row("noise.feature.dimensions", "noise.feature.size")
 
 
 def _motion(parts: _Parts) -> None:
-    with gr.Accordion("Motion & animation", open=False, elem_id=parts.elem_id("motion")):
-        parts.row("motion.kind", "motion.cycles", "motion.loop")
-        parts.row("motion.phase", "motion.momentum")
-        parts.row("animation.frames", "animation.fps", "animation.interpolate")
-        parts.row("animation.formats", "animation.rubber_band")
+    with _part("More: motion and files", parts.elem_id("motion")):
+        parts.row("motion.cycles", "motion.phase", "motion.momentum", "motion.loop")
+        parts.row("animation.formats", "animation.interpolate", "animation.rubber_band")
 
 
 # --- Previews
@@ -249,7 +301,7 @@ def _apply_text(text: str) -> list[Any]:
     try:
         scene = Scene.parse(text)
     except SceneError as error:
-        return [*_unchanged(), live.problem_list(error.problems)]
+        return [*_unchanged(), live.problem_list(error.problems, name=str)]  # the text has paths
     return [*inputs.show(scene), "Applied."]
 
 

@@ -6,12 +6,14 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from PIL import Image
 
 from lib_masknoise import preview
+from lib_masknoise.controls import control
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.ui import inputs
 
@@ -56,22 +58,51 @@ def settings_of(values: Sequence[Any]) -> list[Any]:
 
 
 def figures(scene: Scene, size: tuple[int, int]) -> str:
-    """Coefficients; the noise's amount where there is any; frames and curve where there are several frames."""
+    """Coefficients; the noise's amount where there is any; frames and curve where there are several frames. Each with a
+    legend."""
     small = _fitted(size, LONGER_SIDE)
-    noises = (scene.noise.visual, scene.noise.concept, scene.noise.feature)
+    noises = [name for name in preview.NOISES if getattr(scene.noise, name).strength > 0]
     pictures = preview.Preview(scene)
-    shown = [_figure("Blend: what each place is made of", pictures.picture("coefficients", 0, small))]
-    if any(noise.strength > 0 for noise in noises):
-        shown.append(_figure("Noise: where it may move", pictures.picture("noise", 0, small)))
+    blend = pictures.picture("coefficients", 0, small)
+    shown = [_figure("Blend: what each place is made of", blend, _concepts_legend(scene))]
+    if noises:
+        legend = _ramp("none", preview.HEAT, "most")
+        shown.append(_figure("Noise: where it may move", pictures.picture("noise", 0, small), legend))
     if scene.animation.frames > 1:
         strip = pictures.strip(STRIP_COUNT, _fitted(size, STRIP_SIDE))
-        shown.append(_figure(f"Frames: some of {scene.animation.frames}", strip))
+        shown.append(_figure(f"Frames: some of {scene.animation.frames}", strip, _strip_legend(noises)))
         shown.append(f"<figure><figcaption>Motion over the frames</figcaption>{_curve(scene)}</figure>")
     return f'<div class="mn-figures">{"".join(shown)}</div>'
 
 
-def problem_list(problems: Iterable[Problem]) -> str:
-    return f'<ul class="mn-problems">{"".join(f"<li>{html.escape(str(one))}</li>" for one in problems)}</ul>'
+def problem_list(problems: Iterable[Problem], name: Callable[[str], str] | None = None) -> str:
+    """Problems as a list. name: how the place of one is named; by the page's labels when None."""
+    items = []
+    for path, message in problems:
+        place = html.escape((name or label_of)(path))
+        words = f"<b>{place}</b>: {html.escape(message)}" if place else html.escape(message)
+        items.append(f'<li title="{html.escape(path)}">{words}</li>')
+    return f'<ul class="mn-problems">{"".join(items)}</ul>'
+
+
+def label_of(path: str) -> str:
+    """A place in a scene as the page names it: "Concept 1: weight", "Motion"; where it has no name, the path."""
+    concept = re.fullmatch(r"concepts\[(\d+)\](?:\.(.*))?", path)
+    label = _label(path)
+    if concept is None:
+        return label or path
+    number, rest = concept.groups()
+    name = label.removeprefix("Concept ") if label else rest
+    return f"Concept {int(number) + 1}" + (f": {name}" if name else "")
+
+
+def _label(path: str) -> str | None:
+    for place in (path, re.sub(r"\[\d+\]$", "", path)):  # an entry of a list has the list's name
+        try:
+            return control(place).label
+        except KeyError:
+            continue
+    return None
 
 
 def failure(error: Exception) -> str:
@@ -87,12 +118,39 @@ def data_url(image: Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _figure(caption: str, image: Image.Image) -> str:
+def _figure(caption: str, image: Image.Image, legend: str = "") -> str:
     width, height = image.size
     caption = html.escape(caption)
     return (
         f"<figure><figcaption>{caption}</figcaption>"
-        f'<img src="{data_url(image)}" alt="{caption}" width="{width}" height="{height}"></figure>'
+        f'<img src="{data_url(image)}" alt="{caption}" width="{width}" height="{height}">{legend}</figure>'
+    )
+
+
+def _concepts_legend(scene: Scene) -> str:
+    """Each colour of the blend and whose it is."""
+    listed = [(preview.BASE_COLOUR, "the image's own prompt")]
+    for i, concept in enumerate(scene.concepts):
+        if concept.enabled:
+            listed.append((preview.COLOURS[i], concept.prompt or f"concept {i + 1}, without a prompt"))
+    chips = [f'<span><i style="background: {colour}"></i>{html.escape(words[:60])}</span>' for colour, words in listed]
+    if any(concept.weight < 0 for concept in scene.acting.concepts):
+        chips.append("<span>striped: moved away from</span>")
+    return f'<div class="mn-legend">{"".join(chips)}</div>'
+
+
+def _ramp(low: str, colours: Sequence[str], high: str) -> str:
+    """A colour scale with words at its ends."""
+    scale = f"linear-gradient(to right, {', '.join(colours)})"
+    return f'<div class="mn-legend"><span>{low}<i class="mn-ramp" style="background: {scale}"></i>{high}</span></div>'
+
+
+def _strip_legend(noises: Sequence[str]) -> str:
+    """What each row of `preview.strip` shows."""
+    rows = ["blend", *(f"{name} noise" for name in noises)]
+    words = f"<span>Rows from the top: {', '.join(rows)}.</span>"
+    return f'<div class="mn-legend">{words}</div>' + (
+        _ramp("one way", preview.DIVERGING, "the other") if noises else ""
     )
 
 

@@ -94,8 +94,10 @@ class Painter:
         box = self.js(
             f"""() => {{
                 const {{x, y, width, height}} = {MOUNTED}.panel.stage.frame;
-                const {{left, top}} = document.querySelector(".mn-canvas").getBoundingClientRect();
-                return [left + x, top + y, width, height];
+                const canvas = document.querySelector(".mn-canvas");
+                const {{left, top, ...seen}} = canvas.getBoundingClientRect().toJSON();
+                const scale = seen.width / canvas.clientWidth;
+                return [left + x * scale, top + y * scale, width * scale, height * scale];
             }}"""
         )
         return box[0] + x * box[2], box[1] + y * box[3]

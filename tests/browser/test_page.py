@@ -49,7 +49,7 @@ def test_previews_come_within_a_tenth_of_a_second(painter):
 def test_previews_say_what_is_wrong(painter):
     painter.js(f"{EDITOR}.addConcepts([{{prompt: 'x', weight: 99, mask: {{}}}}])")
     painter.page.wait_for_selector("#masknoise_preview .mn-problems")
-    assert "concepts[0].weight" in painter.page.inner_text("#masknoise_preview")
+    assert "Concept 1: weight: expected a number" in painter.page.inner_text("#masknoise_preview")
     painter.page.locator(".mn-canvas").focus()
     painter.page.keyboard.press("Control+z")
     painter.page.wait_for_selector("#masknoise_preview figure")
@@ -87,6 +87,98 @@ def test_a_bad_scene_is_refused_before_sampling(painter):
     painter.page.wait_for_selector("#masknoise_preview .mn-problems")
     painter.page.click("#txt2img_generate")
     painter.page.wait_for_selector("#txt2img_progress .mn-problems")
+
+
+def test_previews_have_legends(painter):
+    for prompt in ("an ocean", "", "lava"):
+        painter.add_concept(prompt)
+    painter.button("Remove").nth(1).click()
+    painter.page.get_by_label("Concept 2 acts on the image").uncheck()
+    apply(painter, {**painter.painting, "noise": {"visual": {"strength": 0.5}}, "animation": {"frames": 8}})
+    painter.page.wait_for_function("document.querySelectorAll('#masknoise_preview figure').length === 4")
+    blend, noise, frames, _ = painter.page.locator("#masknoise_preview figure").all_inner_texts()
+    assert "the image's own prompt" in blend and "an ocean" in blend and "lava" not in blend
+    assert "none" in noise and "most" in noise
+    assert "Rows from the top: blend, visual noise." in frames
+
+
+def test_presets_saved_before_a_reload_are_there(painter):
+    painter.add_concept("ice")
+    painter.open_accordion("Presets")
+    painter.page.fill("#masknoise_preset_name input, #masknoise_preset_name textarea", "kept")
+    painter.page.click("#masknoise_preset_save")
+    painter.page.wait_for_function("document.querySelector('#masknoise_preset_message').innerText.includes('Saved')")
+    painter.reload()
+    painter.open_accordion("Presets")
+    chosen = painter.page.locator("#masknoise_preset input").first
+    chosen.click()
+    painter.page.locator("li").filter(has_text="kept").click()
+    assert chosen.input_value() == "kept"
+
+
+def test_frames_without_a_motion_offer_one(painter):
+    offer = painter.page.locator("#masknoise_offer_circle")
+    assert offer.count() == 0 or offer.is_hidden()
+    painter.set_number("masknoise_animation_frames", 8)
+    offer.wait_for(state="visible")
+    offer.click()
+    offer.wait_for(state="hidden")
+    painter.page.wait_for_function("document.querySelector('#masknoise_motion_kind input').value === 'circle'")
+
+
+@pytest.mark.parametrize("part", ["first", "More: noise"])
+def test_help_is_shown_on_demand(painter, part):
+    control, words = "#masknoise_noise_visual_strength", "How far the initial noise"
+    if part != "first":
+        painter.open_accordion(part)
+        control, words = "#masknoise_noise_exponent", "How far the noise keeps away"
+    shown = painter.page.locator(control)
+    shown.hover()
+    assert shown.get_attribute("title").startswith(words)
+    assert words not in shown.inner_text()
+    part = painter.page.locator(".masknoise-part").filter(has=shown)
+    part.locator(".masknoise-help").click()
+    assert words in shown.inner_text()
+    part.locator(".masknoise-help").click()
+    assert words not in shown.inner_text()
+
+
+def test_help_of_switches_is_hidden_too(painter):
+    painter.open_accordion("More: motion and files")
+    assert painter.page.locator("#masknoise_motion_loop").inner_text().strip() == "Motion loop"
+
+
+def test_ticking_the_box_of_a_webuis_accordion_opens_it(painter):
+    """Its head as A1111 builds it: a click on the box stays in the box."""
+    painter.js(
+        """() => {
+            document.body.insertAdjacentHTML("afterbegin", `<div id="accordion"><div class="label-wrap">
+                <span><input type="checkbox" class="input-accordion-checkbox">MaskNoise</span></div></div>`);
+            const accordion = document.querySelector("#accordion");
+            const [head, box] = [accordion.querySelector(".label-wrap"), accordion.querySelector("input")];
+            head.addEventListener("click", () => head.classList.toggle("open"));
+            box.addEventListener("click", (event) => event.stopPropagation());
+            MaskNoise.page.openWhenTicked(accordion);
+        }"""
+    )
+    is_open = "document.querySelector('#accordion .label-wrap').classList.contains('open')"
+    painter.page.check("#accordion input")
+    assert painter.js(is_open)
+    painter.page.uncheck("#accordion input")
+    assert painter.js(is_open), "switched off, it may stay open"
+    painter.page.check("#accordion input")
+    assert painter.js(is_open)
+
+
+@pytest.mark.parametrize("width, beside", [(430, False), (1000, False), (1600, True)])
+def test_the_preview_is_beside_the_canvas_where_there_is_room(painter, width, beside):
+    painter.page.set_viewport_size({"width": width, "height": 1200})
+    painter.page.wait_for_timeout(300)
+    canvas = painter.page.locator(".masknoise-canvas").bounding_box()
+    figure = painter.page.locator("#masknoise_preview figure").first.bounding_box()
+    assert (figure["x"] >= canvas["x"] + canvas["width"]) == beside
+    assert beside or figure["y"] >= canvas["y"] + canvas["height"]
+    assert painter.js("document.documentElement.scrollWidth") <= width
 
 
 def test_presets_round_trip(painter):

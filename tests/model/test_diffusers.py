@@ -82,6 +82,11 @@ def test_one_full_concept_is_plain_generation_with_its_prompt(pipe, guidance_sca
     assert close(ours, plain(pipe, "a dark forest", guidance_scale=guidance_scale))
 
 
+def test_a_concept_that_is_off_is_as_if_it_were_not_there(pipe):
+    off = {"prompt": "lava", "negative": "mud", "enabled": False}
+    assert (still(pipe, {**FULL, "concepts": [off, *TWO]}) == still(pipe, FULL)).all()
+
+
 def test_it_holds_when_the_base_prompt_is_longer(pipe):
     scene = {"concepts": [{"prompt": "a dark forest"}]}
     assert close(still(pipe, scene, LONG_PROMPT), plain(pipe, "a dark forest"))

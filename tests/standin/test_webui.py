@@ -119,6 +119,14 @@ def test_neutral_scenes_do_nothing(host, values):
     assert torch.equal(host.latents(values, negative_prompt="ugly", sampler_name="Heun"), plain)
 
 
+def test_a_concept_that_is_off_is_as_if_it_were_not_there(host):
+    noises = {"visual": {"strength": 0.5}, "concept": {"strength": 0.5}}
+    off = {"prompt": "blue sea AND fog", "negative": "mud", "mask": FULL, "enabled": False}
+    with_it = {**TREE, "noise": noises, "concepts": [off, *TREE["concepts"]]}
+    assert torch.equal(host.latents(with_it), host.latents({**TREE, "noise": noises}))
+    assert torch.equal(host.latents({"concepts": [off]}), host.latents())
+
+
 def test_img2img_is_ignored(host):
     """ADetailer's inner passes run with the job's scripts and arguments."""
     assert torch.equal(host.latents(TREE, img2img=True), host.latents(img2img=True))

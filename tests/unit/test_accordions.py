@@ -96,6 +96,39 @@ def test_the_canvas_finds_its_fields():
     assert config["size"] == ["img2img_width", "img2img_height"]
 
 
+def test_the_canvas_has_the_librarys_defaults():
+    """Each kind of mask, and each entry of a strokes mask, as the library reads one that leaves everything out."""
+    given = accordions.mask_defaults()
+    kinds = {"rect", "split", "ellipse", "gradient", "image", "strokes"}
+    assert given.keys() == kinds | {"stroke", "stamp", "filter"}
+    for kind in kinds - {"image"}:
+        mask = Scene.parse({"concepts": [{"mask": {"kind": kind}}]}).to_dict()["concepts"][0]["mask"]
+        assert given[kind] == mask
+    entries = [{"points": [[0, 0]]}, {"mask": {}}, {"filter": "blur"}]
+    made = Scene.parse({"concepts": [{"mask": {"kind": "strokes", "strokes": entries}}]}).to_dict()
+    for name, entry, whole in zip(
+        ("stroke", "stamp", "filter"), entries, made["concepts"][0]["mask"]["strokes"], strict=True
+    ):
+        assert given[name] == {field: value for field, value in whole.items() if field not in entry}
+
+
+@pytest.mark.parametrize(
+    "path, label",
+    [
+        ("concepts[1].weight", "Concept 2: weight"),
+        ("concepts[0].mask.strokes[3].radius", "Concept 1: mask.strokes[3].radius"),
+        ("concepts[2]", "Concept 3"),
+        ("concepts", "concepts"),
+        ("noise.exponent", "Distance from masks"),
+        ("animation.formats[1]", "Animation formats"),
+        ("motion.keyframes[0].frame", "motion.keyframes[0].frame"),
+        ("", ""),
+    ],
+)
+def test_places_are_named_as_the_page_names_them(path, label):
+    assert live.label_of(path) == label
+
+
 def test_each_mode_has_its_usual_scale():
     assert accordions.default_scale("add") == 0.1
     assert accordions.default_scale("interpolate") == control("blend.scale").default
@@ -143,6 +176,7 @@ def test_answer_repeats_the_tick_and_counts_tokens():
     reply = json.loads(reply)
     assert reply["tick"] == 7 and reply["tokens"] == {"a b": "3/75"}
     assert shown.count("<img") == 3 and "<svg" in shown and 'width="224" height="112"' in shown
+    assert "ä &lt;b&gt;field&lt;/b&gt;" in shown and "concept 2, without a prompt" in shown
 
 
 def test_answer_without_noise_or_frames_is_the_blend_alone():

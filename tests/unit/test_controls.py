@@ -42,6 +42,22 @@ def test_names_are_unique(attribute):
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.parametrize(
+    "path, infotext, axis",
+    [
+        ("blend.preserve_norm", "MaskNoise preserve norm", None),
+        ("noise.exponent", "MaskNoise noise exponent", "[MaskNoise] Noise exponent"),
+        ("noise.concept.rank", "MaskNoise concept noise rank", "[MaskNoise] Concept noise rank"),
+        ("noise.feature.dimensions", "MaskNoise feature noise dimensions", None),
+    ],
+)
+def test_another_label_changes_neither_infotext_nor_axis(path, infotext, axis):
+    """Images and plots made before have the keys from the labels of their time."""
+    entry = control(path)
+    assert (entry.infotext, entry.axis) == (infotext, axis)
+    assert entry.label.lower() not in infotext
+
+
 @pytest.mark.parametrize("entry", CONTROLS, ids=lambda entry: entry.path)
 def test_entry_is_sound(entry: Control):
     assert re.fullmatch(r"MaskNoise[\w \-/]*", entry.infotext)

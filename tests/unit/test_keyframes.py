@@ -143,10 +143,10 @@ def test_a_frame_does_not_depend_on_its_batch(scene, frames, i):
         assert torch.allclose(together.pooled[i % len(together.pooled)], alone.pooled[0], atol=1e-6)
         for one, other in ((together.noise, alone.noise), (together.offset, alone.offset)):
             if one is not None and other is not None:
-                length = min(one.tokens.shape[1], other.tokens.shape[1])
+                length = min(one.tokens.shape[-1], other.tokens.shape[-1])
                 assert torch.equal(one.fields[i], other.fields[0])
                 assert torch.equal(one.directions, other.directions)
-                assert torch.equal(one.tokens[:, :length], other.tokens[:, :length])
+                assert torch.equal(one.tokens[..., :length], other.tokens[..., :length])
             else:
                 assert all(noise is None or not noise.fields[i % len(noise.fields)].any() for noise in (one, other))
 

@@ -153,3 +153,13 @@ def test_pictures_in_words():
     assert preview.description(scene, "coefficients").endswith("1: a wheat field (1); 2: no prompt (-0.5)")
     assert "visual 0" in preview.description(scene, "noise")
     assert "base prompt" in preview.description(Scene(), "coefficients")
+
+
+def test_a_concept_that_is_off_is_not_shown_and_the_others_keep_their_colours():
+    on = {"prompt": "ice", "mask": {"kind": "split", "to": 0.5}}
+    off = {"prompt": "lava", "mask": {"kind": "split", "from": 0.5}}
+    second = Scene.parse({"concepts": [{**off, "enabled": False}, on]})
+    both = Scene.parse({"concepts": [off, on]})
+    shown, full = (np.asarray(preview.picture(scene, "coefficients", 0, (32, 32))) for scene in (second, both))
+    assert (shown[:, :14] == full[:, :14]).all() and (shown[:, 18:] != full[:, 18:]).any(-1).all()
+    assert "lava" not in preview.description(second, "coefficients")

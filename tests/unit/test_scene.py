@@ -212,6 +212,7 @@ def test_empty_scene_is_complete_and_neutral():
     [
         ({"concepts": [{}]}, False),
         ({"concepts": [{}], "enabled": False}, True),
+        ({"concepts": [{"enabled": False}]}, True),
         ({"noise": {"visual": {"strength": 0.1}}}, False),
         ({"noise": {"concept": {"strength": 0.1}}}, False),
         ({"noise": {"feature": {"strength": 0.1}}}, False),

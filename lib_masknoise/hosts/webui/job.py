@@ -119,7 +119,7 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets) -> None:
             _check_others(p)
         if scene.animation.frames > 1:
             animation.require_encoders(scene.animation.formats, scene.animation.interpolate)
-        p.masknoise = job = Job(scene, ConceptPrompts(scene))
+        p.masknoise = job = Job(scene, ConceptPrompts(scene.acting))
         if job.animated:
             if isinstance(p.prompt, list):
                 wanted = "expected 1, as every image has a prompt of its own (script Prompt matrix)"

@@ -29,7 +29,10 @@
 
     /** Run something when gradio has taken over what was just filled in: it does so in a microtask. A timer would wait
      *  for the next picture frame, which is what the user waits for. */
-    const soon = (work) => Promise.resolve().then(() => Promise.resolve()).then(work);
+    const soon = (work) =>
+        Promise.resolve()
+            .then(() => Promise.resolve())
+            .then(work);
 
     /** A mounted canvas: one tab's. */
     class Mounted {
@@ -50,6 +53,8 @@
             this.mountedAt = performance.now();
             this.restore();
             this.restoreSettings();
+            MaskNoise.page.openWhenTicked(byId(config.accordion));
+            byId(config.presets)?.click(); // the page may have been built before the last of them was saved
             this.check();
             this.timer = setInterval(() => this.check(), CHECK);
             this.flushBefore = () => this.write();
@@ -92,7 +97,7 @@
                 this.panel.editor.load(text);
                 this.dirty = false;
             } catch (error) {
-                this.panel.say(`The painting cannot be read: ${error.message}`);
+                this.panel.fail(`The painting cannot be read: ${error.message}`);
             }
             this.store("painting", text);
             this.ask();
@@ -108,7 +113,7 @@
                 this.panel.editor.start(text);
                 this.restoreView();
             } catch {
-                this.panel.say("What was painted before cannot be read.");
+                this.panel.fail("What was painted before cannot be read.");
             }
             this.dirty = text !== now;
             this.panel.update("document");
@@ -127,7 +132,7 @@
             try {
                 sessionStorage.setItem(`${this.storage}/${name}`, value);
             } catch {
-                this.panel.say("This painting is too large to survive a reload: save it as a preset.");
+                this.panel.fail("This painting is too large to survive a reload: save it as a preset.");
             }
         }
 
@@ -135,15 +140,17 @@
             const {editor} = this.panel;
             const layers = editor.layers.map((layer) => editor.view(layer));
             const active = editor.layers.indexOf(editor.active);
-            this.store("view", JSON.stringify({layers, active, tool: editor.tool}));
+            this.store("view", JSON.stringify({layers, active, tool: editor.tool, following: this.panel.following}));
         }
 
         restoreView() {
             const {editor} = this.panel;
-            const {layers = [], active = 0, tool = {}} = JSON.parse(sessionStorage.getItem(`${this.storage}/view`) ?? "{}");
+            const kept = JSON.parse(sessionStorage.getItem(`${this.storage}/view`) ?? "{}");
+            const {layers = [], active = 0, tool = {}, following = false} = kept;
             editor.layers.forEach((layer, i) => layers[i] && editor.views.set(layer.id, layers[i]));
             editor.activeId = editor.layers[active]?.id ?? editor.activeId;
             Object.assign(editor.tool, tool);
+            this.panel.follow(following);
         }
 
         // --- The page around
@@ -158,6 +165,7 @@
                 this.seen = settings;
                 this.ask();
             }
+            this.panel.lookForImage();
             this.advance(); // the last answer may have been lost
         }
 
@@ -194,7 +202,10 @@
             this.askedAt = performance.now();
             const {width, height, layers} = this.panel.editor;
             const prompts = [...new Set(layers.map((layer) => layer.fields.prompt ?? ""))];
-            fill(byId(this.config.request).querySelector("textarea"), JSON.stringify({tick: this.asked, width, height, prompts}));
+            fill(
+                byId(this.config.request).querySelector("textarea"),
+                JSON.stringify({tick: this.asked, width, height, prompts}),
+            );
             soon(() => button.click());
             this.listen();
         }
@@ -226,6 +237,8 @@
             MaskNoise.instances.delete(this.config.tab);
         }
     }
+
+    MaskNoise.page.listen(document);
 
     /** Fill the places that are still empty. */
     function mount() {

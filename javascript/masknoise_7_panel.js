@@ -1,0 +1,443 @@
+/*
+ * Everything around the stage, put together: layer actions, pictures in and out, keys. Builds its own elements.
+ */
+(() => {
+    "use strict";
+    const MaskNoise = (window.MaskNoise ??= {});
+    const {SIZES, TOOLS, regions} = MaskNoise;
+    const {AS_IS, PERCENT, checkbox, dragNumber, element, iconButton, slider, textButton} = MaskNoise.elements;
+
+    const HELP =
+        "B brush · E eraser · F fill · L line · R rectangle · O ellipse · G gradient · V moves shapes · X subtract · [ ] size · " +
+        "Shift constrains · Ctrl+Z undo · Ctrl+Shift+Z redo · Space pans · Ctrl+wheel zooms · 0 fits · " +
+        "arrow keys and Enter paint without a mouse";
+
+    const CANVAS_HELP =
+        "Painting canvas. Arrow keys move the brush, Enter paints a dab, Shift+Enter a line. With the tool that moves shapes, " +
+        "arrow keys move the shape, with Ctrl they resize it, Enter takes the next one, Delete removes it.";
+
+    const ACCEPT = "image/png,image/jpeg,image/webp";
+    const LARGEST_FILE = 2 * 2 ** 20; // bytes kept as they are; larger pictures become grey and smaller
+    const LARGEST_SIDE = 1024;
+    const STEPS = {near: 0.02, far: 0.1}; // of the picture: what an arrow key goes, without and with Shift
+
+    /** The numbers of the shape that the move tool holds. */
+    class ShapeNumbers {
+        constructor(editor) {
+            this.editor = editor;
+            this.name = element("strong", {});
+            this.fields = element("div", {className: "mn-sliders"});
+            const labels = {role: "group", "aria-label": "Selected shape"};
+            this.node = element("div", {className: "mn-shape", hidden: true, ...labels}, this.name, this.fields);
+        }
+
+        update() {
+            const {region} = this.editor;
+            this.node.hidden = !region;
+            if (!region) return;
+            const name = regions.name(region.mask);
+            if (this.name.textContent !== name) this.build(name, region.mask);
+            regions.numbers(region.mask).forEach(({value}, i) => this.numbers[i].set(value));
+        }
+
+        build(name, mask) {
+            this.name.textContent = name;
+            this.numbers = regions.numbers(mask).map(({label, low, high, unit}, i) =>
+                dragNumber(label, {
+                    ...{min: low, max: high, step: unit === "%" ? 0.5 : 1},
+                    typed: unit === "%" ? PERCENT : {...AS_IS, unit},
+                    oninput: (value) => this.put(i, value),
+                }),
+            );
+            this.fields.replaceChildren(...this.numbers.map((one) => one.node));
+        }
+
+        put(i, value) {
+            const {region} = this.editor;
+            if (region) this.editor.changeRegion(regions.numbers(region.mask)[i].put(value), "number");
+        }
+    }
+
+    class Panel {
+        /** `root` is filled. config: colours, weight {low, high, step, usual}, limits, defaults; `lastImage()` gives the
+         *  last generated picture's address or null. */
+        constructor(root, {config, onEdit, onViewChange, lastImage}) {
+            MaskNoise.raster.useDefaults(config.defaults);
+            this.root = root;
+            this.colours = config.colours;
+            this.weight = config.weight;
+            this.lastImage = lastImage;
+            this.onViewChange = onViewChange;
+            this.following = false;
+            this.tokens = {};
+            this.status = element("p", {className: "mn-status", role: "status"});
+            this.editor = new MaskNoise.Editor({
+                limits: config.limits,
+                onStatus: (text) => this.say(text),
+                onError: (text) => this.fail(text),
+                onChange: (what) => {
+                    this.update(what);
+                    if (what === "document") onEdit(this.editor.history.kind !== null);
+                    if (what === "view" || what === "tool") onViewChange();
+                },
+            });
+            this.canvas = element("canvas", {
+                className: "mn-canvas",
+                tabIndex: 0,
+                role: "application",
+                "aria-label": CANVAS_HELP,
+            });
+            this.stage = new MaskNoise.Stage(this.editor, {canvas: this.canvas, colours: this.colours});
+            this.toolbar = new MaskNoise.Toolbar(this);
+            this.shape = new ShapeNumbers(this.editor);
+            this.list = new MaskNoise.ConceptList(this);
+            this.build();
+            this.listen();
+            this.update("document");
+        }
+
+        build() {
+            const stageBox = element("div", {className: "mn-stage"}, this.canvas, this.zoomButtons());
+            this.root.replaceChildren(
+                this.list.start,
+                this.toolbar.node,
+                element(
+                    "div",
+                    {className: "mn-main"},
+                    element(
+                        "div",
+                        {className: "mn-left"},
+                        stageBox,
+                        this.shape.node,
+                        this.layerActions(),
+                        this.backdropActions(),
+                        this.status,
+                    ),
+                    this.list.node,
+                ),
+                element("details", {className: "mn-help"}, element("summary", {}, "Keys"), HELP),
+            );
+        }
+
+        zoomButtons() {
+            return element(
+                "div",
+                {className: "mn-zoom", role: "group", "aria-label": "Zoom"},
+                iconButton("minus", "Zoom out", () => this.stage.zoomBy(0.8), "−"),
+                iconButton("fit", "Fit the picture", () => this.stage.fit(), "0"),
+                iconButton("plus", "Zoom in", () => this.stage.zoomBy(1.25), "+"),
+            );
+        }
+
+        layerActions() {
+            const {editor} = this;
+            this.softness = element("input", {
+                className: "mn-number",
+                type: "number",
+                min: 1,
+                max: 100,
+                step: 1,
+                value: 5,
+                "aria-label": "Blur width in percent of the shorter side",
+                title: "Blur width, in percent of the picture's shorter side",
+            });
+            const amount = () => Math.min(Math.max(Number(this.softness.value) || 5, 0.1), 100) / 100;
+            this.layerButtons = [
+                textButton("Clear", "Empty the active layer (Delete)", () => editor.clear()),
+                textButton("Invert", "Swap what is covered and what is not (I)", () => editor.invert()),
+                textButton("Blur", "Soften everything on the layer so far", () => editor.blur(amount())),
+                this.softness,
+                textButton("Flatten", "Turn the layer into one picture, which frees it of its strokes", () =>
+                    editor.flatten(),
+                ),
+                textButton("Import mask", "Use a picture as the layer's mask; also by drop or paste", () =>
+                    this.pick((file) => this.importMask(file)),
+                ),
+                textButton("Export mask", "Save the layer's mask as a PNG of the picture's size", () =>
+                    this.exportMask(),
+                ),
+            ];
+            return element(
+                "div",
+                {className: "mn-group", role: "group", "aria-label": "Active layer"},
+                ...this.layerButtons,
+            );
+        }
+
+        backdropActions() {
+            const {stage} = this;
+            this.backdropSlider = slider("Backdrop", {
+                min: 0,
+                max: 1,
+                step: 0.05,
+                typed: PERCENT,
+                oninput: (value) => {
+                    stage.backdropOpacity = value;
+                    stage.update();
+                },
+            });
+            this.backdropSlider.set(stage.backdropOpacity);
+            const follow = checkbox("Follow", "Show each new image behind the masks as it comes", (on) =>
+                this.follow(on),
+            );
+            this.followBox = follow.input;
+            return element(
+                "div",
+                {className: "mn-group", role: "group", "aria-label": "Backdrop"},
+                textButton("Last image", "Show the last generated image behind the masks", () => this.useLastImage()),
+                follow.node,
+                textButton("Open backdrop", "Show any picture behind the masks; also by Shift and drop", () =>
+                    this.pick((file) => this.setBackdropFile(file)),
+                ),
+                textButton("No backdrop", "Remove the picture behind the masks", () => this.noBackdrop()),
+                this.backdropSlider.node,
+            );
+        }
+
+        /** What went wrong, in the host's error colour. */
+        fail(text) {
+            this.say(text, true);
+        }
+
+        say(text, wrong = false) {
+            this.status.textContent = text;
+            this.status.classList.toggle("mn-wrong", wrong);
+            clearTimeout(this.saying);
+            this.saying = setTimeout(() => (this.status.textContent = ""), 8000);
+        }
+
+        update(what) {
+            if (!this.list) return; // still being built
+            if (what === "maps") return this.stage.update(true);
+            if (what !== "tool") this.list.update();
+            this.toolbar.update();
+            this.shape.update();
+            this.stage.update(true);
+            for (const button of this.layerButtons) button.disabled = !this.editor.active;
+        }
+
+        setSize(width, height) {
+            this.editor.setSize(width, height);
+            this.canvas.parentElement.style.setProperty("--mn-aspect", `${width} / ${height}`);
+            this.toolbar.update();
+        }
+
+        setTokens(tokens) {
+            this.tokens = tokens;
+            this.list.update();
+        }
+
+        // --- Pictures in and out
+
+        pick(use) {
+            const input = element("input", {
+                type: "file",
+                accept: ACCEPT,
+                onchange: () => input.files[0] && use(input.files[0]),
+            });
+            input.click();
+        }
+
+        async importMask(file) {
+            this.editor.ensureConcept();
+            if (!this.editor.allowed()) return;
+            try {
+                (await createImageBitmap(file)).close(); // refuses what is no picture, whatever its name says
+                const small = file.size <= LARGEST_FILE && ACCEPT.includes(file.type);
+                this.editor.setPicture(small ? await dataUrl(file) : await this.shrunk(file));
+                this.say(small ? "Mask imported." : "Mask imported, made smaller to fit.");
+            } catch {
+                this.fail(`${file.name || "That"} is not a picture this browser can read.`);
+            }
+        }
+
+        /** A large picture, or one of another format, as a grey PNG of at most LARGEST_SIDE pixels. */
+        async shrunk(file) {
+            const bitmap = await createImageBitmap(file);
+            const scale = Math.min(1, LARGEST_SIDE / Math.max(bitmap.width, bitmap.height));
+            const canvas = element("canvas", {
+                width: Math.max(1, Math.round(bitmap.width * scale)),
+                height: Math.max(1, Math.round(bitmap.height * scale)),
+            });
+            canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+            return canvas.toDataURL("image/png");
+        }
+
+        exportMask() {
+            const layer = this.editor.active;
+            const map = layer && this.editor.mapOf(layer);
+            if (!map) return this.say(this.editor.refusal);
+            const {width, height} = this.editor;
+            const href = MaskNoise.pngOf(MaskNoise.raster.resize(map, width, height));
+            const name = (layer.fields.prompt || "mask").replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40);
+            element("a", {href, download: `${name}.png`}).click();
+        }
+
+        /** Show the picture at an address, or none; of several asked for, the last. */
+        async setBackdrop(url) {
+            this.wanted = url;
+            const image = url ? Object.assign(new Image(), {src: url}) : null;
+            try {
+                await image?.decode();
+                if (this.wanted !== url) return;
+                this.stage.backdrop = image;
+                this.stage.update();
+            } catch {
+                if (this.wanted === url) this.fail("That picture cannot be shown.");
+            }
+        }
+
+        noBackdrop() {
+            this.follow(false);
+            this.setBackdrop(null);
+        }
+
+        /** Whether each new image becomes the backdrop (`lookForImage` is called now and then). */
+        follow(on) {
+            this.following = this.followBox.checked = on;
+            this.onViewChange();
+            this.lookForImage();
+        }
+
+        lookForImage() {
+            const url = this.following ? this.lastImage() : null;
+            if (url && url !== this.wanted) this.setBackdrop(url);
+        }
+
+        async setBackdropFile(file) {
+            this.follow(false);
+            const url = URL.createObjectURL(file);
+            await this.setBackdrop(url);
+            URL.revokeObjectURL(url); // what is decoded stays with its picture
+        }
+
+        useLastImage() {
+            const url = this.lastImage();
+            if (url) this.setBackdrop(url);
+            else this.say("There is no generated image yet.");
+        }
+
+        // --- Keys, drop and paste
+
+        listen() {
+            this.root.addEventListener("keydown", (event) => this.key(event));
+            this.canvas.addEventListener("keyup", (event) => event.code === "Space" && this.pan(false));
+            this.canvas.addEventListener("blur", () => this.pan(false));
+            this.root.addEventListener("dragover", (event) => event.preventDefault());
+            this.root.addEventListener("drop", (event) => this.drop(event));
+            this.onPaste = (event) => this.paste(event);
+            document.addEventListener("paste", this.onPaste);
+        }
+
+        /** The page has taken the canvas away. */
+        close() {
+            document.removeEventListener("paste", this.onPaste);
+        }
+
+        pan(on) {
+            this.stage.panning = on;
+            this.canvas.classList.toggle("mn-panning", on);
+            this.stage.update();
+        }
+
+        key(event) {
+            const typing = event.target.matches("textarea, input[type=number], select");
+            const command = event.ctrlKey || event.metaKey;
+            if (typing || event.altKey) return;
+            const action = command ? this.commandOf(event) : this.keyAction(event);
+            if (!action) return;
+            event.preventDefault();
+            event.stopPropagation(); // hosts have shortcuts of their own
+            action();
+        }
+
+        commandOf(event) {
+            const key = event.key.toLowerCase();
+            if (key === "z") return () => (event.shiftKey ? this.editor.redo() : this.editor.undo());
+            if (key === "y") return () => this.editor.redo();
+            return event.target === this.canvas ? this.shapeAction(event, regions.grown) : null;
+        }
+
+        keyAction(event) {
+            const {editor} = this;
+            const tool = TOOLS.find(([, , key]) => key.toLowerCase() === event.key.toLowerCase());
+            if (tool) return () => editor.setTool({name: tool[0]});
+            const resize = (factor) => () =>
+                editor.setTool({size: MaskNoise.raster.clamp(editor.tool.size * factor, SIZES.low, SIZES.high)});
+            const keys = {
+                "[": resize(1 / 1.2),
+                "]": resize(1.2),
+                x: () => editor.setTool({erase: !editor.tool.erase}),
+            };
+            return keys[event.key] ?? (event.target === this.canvas ? this.canvasAction(event) : null);
+        }
+
+        /** Keys that mean something else on a button or a slider, and those that change what is painted. */
+        canvasAction(event) {
+            const {editor, stage} = this;
+            const step = event.shiftKey ? STEPS.far : STEPS.near;
+            const onShape = this.shapeAction(event, regions.moved);
+            if (onShape) return onShape;
+            const keys = {
+                i: () => editor.invert(),
+                Delete: () => editor.clear(),
+                " ": () => this.pan(true),
+                0: () => stage.fit(),
+                "+": () => stage.zoomBy(1.25),
+                "=": () => stage.zoomBy(1.25),
+                "-": () => stage.zoomBy(0.8),
+                ArrowLeft: () => stage.nudge(-step, 0),
+                ArrowRight: () => stage.nudge(step, 0),
+                ArrowUp: () => stage.nudge(0, -step),
+                ArrowDown: () => stage.nudge(0, step),
+                Enter: () => stage.dab(event.shiftKey),
+            };
+            return keys[event.key];
+        }
+
+        /** Keys of the move tool: arrows `change` the held shape, Enter takes the next one. */
+        shapeAction(event, change) {
+            const {editor} = this;
+            if (editor.tool.name !== "move") return null;
+            const step = event.shiftKey ? STEPS.far : STEPS.near;
+            const ways = {ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step]};
+            const way = ways[event.key];
+            if (way) return () => editor.region && editor.changeRegion(change(editor.region.mask, ...way), "arrows");
+            const keys = {
+                Enter: () => editor.pickNext(),
+                Escape: () => editor.pick(),
+                Delete: () => editor.removeRegion(),
+            };
+            return keys[event.key] ?? null;
+        }
+
+        drop(event) {
+            const file = [...event.dataTransfer.files].find((one) => one.type.startsWith("image/"));
+            if (!file) return;
+            event.preventDefault();
+            event.stopPropagation(); // the WebUI would read its generation data
+            if (event.shiftKey) this.setBackdropFile(file);
+            else this.importMask(file);
+        }
+
+        /** A picture pasted while the canvas or a tool has the focus is a mask; text goes where it always does. */
+        paste(event) {
+            if (!this.root.contains(document.activeElement)) return;
+            const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
+            if (!file) return;
+            event.preventDefault();
+            event.stopPropagation();
+            this.importMask(file);
+        }
+    }
+
+    const dataUrl = (file) =>
+        new Promise((resolve, reject) => {
+            const reader = new FileReader();
+            reader.onload = () => resolve(reader.result);
+            reader.onerror = reject;
+            reader.readAsDataURL(file);
+        });
+
+    Object.assign(MaskNoise, {Panel});
+})();
