@@ -222,7 +222,7 @@ def _complete(raw: bytes) -> bool:
 
 def _storable(image: Image.Image) -> Image.Image:
     """The image in a mode that PNG has, upright."""
-    image = ImageOps.exif_transpose(image) or image
+    image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         return _drawn(np.asarray(image))
     if image.mode == "I":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,7 +53,7 @@ class Accordions:
 def build(
     elem_id: ElemId,
     *,
-    enable: Callable[..., AbstractContextManager] | None = None,
+    enable: Callable[..., AbstractContextManager[Any]] | None = None,
     presets: Presets | None = None,
     token_counter: Callable[[str], str] | None = None,
     tab: str = "txt2img",
@@ -207,13 +207,13 @@ def _connect_restore(elem_id: ElemId, shown: Sequence[Any]) -> None:
 
 def _kept_settings(text: str) -> list[Any]:
     """Values as `live.settings_of` gave them; none changes where they are of another version or none at all."""
-    try:
+    count = len(inputs.SHOWN) + 1
+    with suppress(ValueError, TypeError, LookupError):
         values = json.loads(text)
         live.scene_of(["", values[0], inputs.NO_PAINTING, *values[1:]])
-        complete = len(values) == len(inputs.SHOWN) + 1
-    except (ValueError, TypeError, LookupError):
-        complete = False
-    return values if complete else [gr.update()] * (len(inputs.SHOWN) + 1)
+        if len(values) == count:
+            return list(values)
+    return [gr.update()] * count
 
 
 # --- The scene as text
@@ -285,8 +285,9 @@ class _Shelf:
         self.presets = presets
 
     def load(self, name: str | None) -> list[Any]:
+        name = name or ""
         try:
-            return [*inputs.show(self.presets.load(name or "")), f"Loaded {html.escape(name)}."]
+            return [*inputs.show(self.presets.load(name)), f"Loaded {html.escape(name)}."]
         except (ValueError, OSError) as error:
             return [*_unchanged(), live.failure(error)]
 
@@ -298,8 +299,9 @@ class _Shelf:
         return self._choices(name), f"Saved {html.escape(name)}."
 
     def delete(self, name: str | None) -> tuple[Any, str]:
+        name = name or ""
         try:
-            self.presets.delete(name or "")
+            self.presets.delete(name)
         except (ValueError, OSError) as error:
             return gr.update(), live.failure(error)
         return self._choices(None), f"Deleted {html.escape(name)}."
