@@ -19,6 +19,7 @@ import gradio as gr
 from lib_masknoise import preview
 from lib_masknoise import scene as scenes
 from lib_masknoise.controls import Control, control, default_scale
+from lib_masknoise.motion import opensimplex
 from lib_masknoise.scene import Scene, SceneError
 from lib_masknoise.ui import inputs, live
 
@@ -66,6 +67,9 @@ def build(
     a prompt's tokens as text ("12/75"). tab: the page's tab, whose width, height and gallery the canvas follows.
     """
     with (enable or plain_enable)(value=False, label="MaskNoise", elem_id=elem_id("enabled")) as enabled:
+        notice = opensimplex.missing()
+        if notice is not None:
+            gr.HTML(live.failure(ModuleNotFoundError(notice)), elem_classes=["masknoise-preview"])
         scene = gr.Textbox(value="", label="Scene", info=SCENE_HELP, visible=False, elem_id=elem_id("scene"))
         painting = _hidden("Painting", elem_id("painting"), inputs.NO_PAINTING)
         parts = _Parts(elem_id)

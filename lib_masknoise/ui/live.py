@@ -44,8 +44,8 @@ def answer(values: Sequence[Any], request: str, token_counter: Callable[[str], s
     size = (int(asked.get("height", 512)), int(asked.get("width", 512)))
     try:
         shown = figures(scene_of(values).replace({"enabled": True}), size)
-    except SceneError as error:
-        shown = problem_list(error.problems)
+    except (SceneError, ImportError) as error:  # a package may be missing that the noise's fields need
+        shown = failure(error)
     return shown, json.dumps(reply)
 
 

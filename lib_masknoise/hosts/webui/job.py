@@ -24,6 +24,7 @@ from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, Method, sam
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts, network_tags
 from lib_masknoise.hosts.webui.rows import Picture, Rows
 from lib_masknoise.maps import Maps, Size, extent
+from lib_masknoise.noise import fields
 from lib_masknoise.noise.feature import parse_dimensions
 from lib_masknoise.presets import PresetError, Presets
 from lib_masknoise.scene import Problem, Scene, SceneError
@@ -119,6 +120,7 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets) -> None:
             _check_others(p)
         if scene.animation.frames > 1:
             animation.require_encoders(scene.animation.formats, scene.animation.interpolate)
+        fields.require(scene)
         p.masknoise = job = Job(scene, ConceptPrompts(scene))
         if job.animated:
             if isinstance(p.prompt, list):
@@ -311,10 +313,10 @@ def paste_fields(components: Sequence[Any]) -> list[tuple[Any, Callable[[dict[st
     """What the host's infotext pasting asks for each of the script's components: its value in an infotext, None where
     that says nothing about it."""
     pasted = _Pasted()
-    fields: list[tuple[Any, Callable[[dict[str, str]], Any]]] = [
+    pasting: list[tuple[Any, Callable[[dict[str, str]], Any]]] = [
         (component, functools.partial(pasted.value, index)) for index, component in enumerate(components)
     ]
-    return fields[1:]  # a whole scene is for the API; an infotext describes the components
+    return pasting[1:]  # a whole scene is for the API; an infotext describes the components
 
 
 def paste_names() -> list[str]:
