@@ -55,8 +55,9 @@ def test_a_preview_of_noise_says_what_is_missing_in_place_of_the_pictures():
     pytest.importorskip("gradio")
     printed = run_without("""
         from lib_masknoise.ui import inputs, live
-        scene = {"noise": {"concept": {"strength": 1}}, "animation": {"frames": 3}}
-        print(live.answer([scene, True], "{}")[0])
+        from lib_masknoise.scene import Scene
+        scene = Scene.parse({"noise": {"concept": {"strength": 1}}, "animation": {"frames": 3}})
+        print(live.answer(inputs.show(scene), "{}")[0])
     """)
     assert "mn-problems" in printed and "pip install" in printed
 
