@@ -49,6 +49,8 @@ test-browser: .venv/gradio3/ready .venv/gradio4/ready
 lint: .venv/ready-for-tests
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports
 
 bench: .venv/ready
 	for name in attention overhead fields animation_memory; do $(PY) -m bench.$$name || exit 1; done

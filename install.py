@@ -28,7 +28,7 @@ class Requirement(NamedTuple):
 
 # As in pyproject.toml. torch, numpy, Pillow and pydantic are the WebUI's own; these two need no other package.
 REQUIREMENTS = (
-    Requirement("opensimplex", "0.4.5", "without it MaskNoise does not work"),
+    Requirement("opensimplex", "0.4.5", "without it there is no concept and no feature noise"),
     Requirement("av", "12", "without it there are no GIF, APNG and MP4 animations, only WebP"),
 )
 

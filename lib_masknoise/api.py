@@ -100,6 +100,8 @@ async def _answer(work: Callable[[], Response]) -> Response:
         return await run_in_threadpool(work)
     except SceneError as error:
         return _refusal(422, error.problems)
+    except ImportError as error:  # a package that the picture needs is not installed
+        return _refusal(422, [Problem("", str(error))])
     except UnknownPreset as error:
         return _refusal(404, [Problem("name", str(error))])
     except PresetError as error:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,8 @@ class Basis:
         """In another dtype; itself where that is its own."""
         if dtype == self.keys.dtype:
             return self
-        return replace(self, **{name: t.to(dtype) for name, t in vars(self).items() if isinstance(t, Tensor)})
+        cast: dict[str, Any] = {name: t.to(dtype) for name, t in vars(self).items() if isinstance(t, Tensor)}
+        return replace(self, **cast)
 
     def pick(self, rows: Sequence[int]) -> Basis:
         """Of some rows, in that order; itself where all rows share everything or all are wanted."""
@@ -81,7 +82,8 @@ class Basis:
         }
         if not per_row or list(rows) == list(range(len(next(iter(per_row.values()))))):
             return self
-        return replace(self, **{name: t[list(rows)] for name, t in per_row.items()})
+        picked: dict[str, Any] = {name: t[list(rows)] for name, t in per_row.items()}
+        return replace(self, **picked)
 
     def joined(self, rows: slice) -> Basis:
         """Of some rows, their token profiles joined to the keys and values, `[rows, heads, T, J·d + R]`."""
@@ -131,8 +133,8 @@ def projected(conditioning: LocationConditioning, keys: Tensor, values: Tensor, 
     if noise is None:
         none = keys.new_zeros(1, tokens, 0)
         return replace(basis, keys=_with_columns(keys, none), values=_with_columns(values, none))
-    own = (_heads_first(t.unflatten(0, units[0]), heads) for t in (noise_keys, noise_values))
-    basis = replace(basis, **dict(zip(("noise_keys", "noise_values"), own, strict=True)))
+    own_keys, own_values = (_heads_first(t.unflatten(0, units[0]), heads) for t in (noise_keys, noise_values))
+    basis = replace(basis, noise_keys=own_keys, noise_values=own_values)
     profiles = noise.tokens.transpose(1, 2).to(keys)
     if len(profiles) > 1:
         return replace(basis, profiles=profiles)
@@ -293,7 +295,8 @@ def _attend_stacked(queries: Tensor, basis: Basis, level: Level, scale: float) -
 # --- One pass over all layers
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """What one row of a denoiser call is conditioned on: one row of a location conditioning."""
 
     conditioning: LocationConditioning
@@ -392,12 +395,10 @@ class AttentionPass:
         sizes = [[part.shape[1] for part in parts] for parts in zip(*(placed for _, placed in asked), strict=True)]
         of_contexts, of_directions = sizes
         split = [*of_contexts, *of_directions]
+        of_keys, of_values = keys.split(split, dim=1), values.split(split, dim=1)
         for i, (conditioning, _) in enumerate(asked):
-            own = (
-                torch.cat([parts[i], parts[len(asked) + i]], dim=1)
-                for parts in (keys.split(split, dim=1), values.split(split, dim=1))
-            )
-            basis = projected(conditioning, *own, heads)
+            own_keys, own_values = (torch.cat(parts[i :: len(asked)], dim=1) for parts in (of_keys, of_values))
+            basis = projected(conditioning, own_keys, own_values, heads)
             self._bases[conditioning.digest][layer] = basis.to(dtype or keys.dtype)
 
     def attend(

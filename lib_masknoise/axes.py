@@ -54,12 +54,12 @@ def axes(preset_names: Callable[[], Sequence[str]]) -> list[Axis]:
     A concept's setting has one axis for all concepts together and one for each of the first four.
     """
     presets = Axis("[MaskNoise] Preset", PRESET, str, choices=preset_names)
-    return [presets, *(axis for entry in CONTROLS if entry.axis for axis in _axes_of(entry))]
+    return [presets, *(axis for entry in CONTROLS if entry.axis for axis in _axes_of(entry, entry.axis))]
 
 
-def _axes_of(entry: Control) -> list[Axis]:
+def _axes_of(entry: Control, label: str) -> list[Axis]:
     choices = (lambda: entry.choices) if entry.choices else None
-    whole = Axis(entry.axis, entry.path, type(entry.default), entry.low, entry.high, choices)
+    whole = Axis(label, entry.path, type(entry.default), entry.low, entry.high, choices)
     if "[]" not in entry.path:
         return [whole]
     numbered = [

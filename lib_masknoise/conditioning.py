@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -71,8 +71,7 @@ class Level:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Level:
         """On a device, in `dtype`: float32 at least, as small shares and the logits' terms need it."""
-        maps = (self.coefficients, self.noise, self.offset, self.factor, self.bias)
-        return Level(*(None if t is None else t.to(device, dtype).contiguous() for t in maps), plain=self.plain)  # type: ignore[arg-type]
+        return self._each(lambda t: t.to(device, dtype).contiguous())
 
     @property
     def locations(self) -> int:
@@ -82,35 +81,35 @@ class Level:
         """Some rows' locations in one axis for each of `groups` groups of rows, `[groups, rows/groups·L, …]`. The
         offset stays as it is: it is added per row."""
 
-        def flat(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t.expand(rows, -1, -1).reshape(groups, -1, t.shape[-1])
+        def flat(t: Tensor) -> Tensor:
+            return t.expand(rows, -1, -1).reshape(groups, -1, t.shape[-1])
 
-        return replace(
-            self,
-            coefficients=flat(self.coefficients),
-            noise=flat(self.noise),
-            factor=flat(self.factor),
-            bias=flat(self.bias),
-        )
+        return replace(replace(self, offset=None)._each(flat), offset=self.offset)
 
     def pick(self, rows: Sequence[int]) -> Level:
         """Some of its rows, in that order; itself where all rows share the maps or all are wanted."""
         if self.rows == 1 or list(rows) == list(range(self.rows)):
             return self
-
-        def picked(t: Tensor | None) -> Tensor | None:
-            return t if t is None or len(t) == 1 else t[list(rows)]
-
-        maps = (self.coefficients, self.noise, self.offset, self.factor, self.bias)
-        return Level(*map(picked, maps), plain=self.plain)
+        return self._each(lambda t: t if len(t) == 1 else t[list(rows)])
 
     def __getitem__(self, part: tuple[slice, slice]) -> Level:
         """Some locations of some groups of a grouped level."""
+        return replace(self, offset=None)._each(lambda t: t[part])
 
-        def cut(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t[part]
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Level:
+        """All maps that there are, changed alike."""
 
-        return Level(self.coefficients[part], cut(self.noise), None, cut(self.factor), cut(self.bias))
+        def changed(t: Tensor | None) -> Tensor | None:
+            return None if t is None else change(t)
+
+        return Level(
+            change(self.coefficients),
+            changed(self.noise),
+            changed(self.offset),
+            changed(self.factor),
+            changed(self.bias),
+            self.plain,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -381,9 +380,10 @@ def _blend(scene: Scene, a: Tensor, encoded: Sequence[Encoded]) -> LocationCondi
     used = [j for j in range(len(encoded)) if bool(a[:, j].any())] or [0]
     a, encoded = a[:, used], [encoded[j] for j in used]
     pooled = None
-    if encoded[0].pooled is not None:
-        known = torch.stack([e.pooled for e in encoded])
-        pooled = torch.stack([torch.einsum("j,jp->p", area, known) for area in a.mean(dim=(2, 3))])
+    known = [one.pooled for one in encoded if one.pooled is not None]
+    if known:
+        stacked = torch.stack(known)
+        pooled = torch.stack([torch.einsum("j,jp->p", area, stacked) for area in a.mean(dim=(2, 3))])
     contexts, lengths = _basis(encoded)
     return LocationConditioning(
         contexts, lengths, a, preserve_norm=scene.blend.preserve_norm, pooled=pooled, weight=weight

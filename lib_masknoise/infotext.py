@@ -118,7 +118,7 @@ def _by_key(problem: Problem) -> Problem:
 def _take(node: Any, steps: list[str | int]) -> Any:
     """Take a value out of a tree, and with it every object that becomes empty; None where there is no such value."""
     step, *rest = steps
-    if isinstance(node, list):
+    if isinstance(node, list) and isinstance(step, int):
         return _take(node[step], rest) if step < len(node) else None
     if not rest:
         return node.pop(step, None)

@@ -130,7 +130,7 @@ def _elem_id(name: str) -> str:
 @contextmanager
 def _enabled(value: bool, label: str, elem_id: str) -> Iterator[Any]:
     """The outer accordion, switched on: this page is there for nothing else."""
-    plain: Callable[..., AbstractContextManager] = accordions.plain_enable
+    plain: Callable[..., AbstractContextManager[Any]] = accordions.plain_enable
     with plain(value=True, label=label, elem_id=elem_id) as enabled:
         yield enabled
 
@@ -167,7 +167,7 @@ def _outputs() -> list[Any]:
     return [progress, film, gallery, files]
 
 
-def _connect(studio: Studio, settings: list, buttons: tuple, outputs: list, job: list) -> None:
+def _connect(studio: Studio, settings: list[Any], buttons: tuple[Any, Any], outputs: list[Any], job: list[Any]) -> None:
     generate, stop = buttons
 
     # A page's own token: it says which job its stop button means. (A request has none in gradio 3.)

@@ -11,6 +11,7 @@ import os
 import re
 import unicodedata
 from pathlib import Path
+from typing import Any, NoReturn
 
 from lib_masknoise.disk import replace_file
 from lib_masknoise.scene import Problem, Scene, SceneError
@@ -31,14 +32,14 @@ class UnknownPreset(PresetError):
     """There is no preset of that name."""
 
 
-def check_name(name: str) -> str:
+def check_name(name: Any) -> str:
     """The name, if it can be one. Raises PresetError, which quotes it and says what is wrong, if not.
 
     Letters, marks and digits of any script, blanks and ``-_.,()+``; 1 to 64 characters; no blank or dot at either end;
     no name of a Windows device.
     """
 
-    def refuse(reason: str) -> None:
+    def refuse(reason: str) -> NoReturn:
         raise PresetError(f"{_quoted(name)} cannot be the name of a preset: {reason}")
 
     if not isinstance(name, str) or not name:

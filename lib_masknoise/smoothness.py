@@ -58,7 +58,7 @@ def features(image: Image.Image) -> Features:
     if longer > MAX_SIDE:
         rgb = F.interpolate(rgb, [max(1, round(side * MAX_SIDE / longer)) for side in rgb.shape[-2:]], mode="area")
     low = torch.einsum("oc,bchw->bohw", _OPPONENT, rgb)
-    levels = []
+    levels: list[Tensor] = []
     while len(levels) < MAX_LEVELS - 1 and min(low.shape[-2:]) >= 2 * SMALLEST_SIDE:
         coarse = _blurred(low)[..., ::2, ::2]
         levels.append(low - F.interpolate(coarse, low.shape[-2:], mode="bilinear", align_corners=False))
@@ -101,15 +101,17 @@ def steps(images: Iterable[Image.Image], loop: bool) -> tuple[list[float], list[
 
     loop: the images are played in a circle, so that the way from the last to the first is the last step.
     """
-    pixel, perceptual = [], []
-    first = last = None
+    pixel: list[float] = []
+    perceptual: list[float] = []
+    first: tuple[Image.Image, Features] | None = None
+    last = first
     for image in images:
         now = image, features(image)
         if last is not None:
             pixel.append(pixel_distance(last[0], now[0]))
             perceptual.append(perceptual_distance(last[1], now[1]))
         first, last = first or now, now
-    if loop and pixel:
+    if loop and pixel and first and last:
         pixel.append(pixel_distance(last[0], first[0]))
         perceptual.append(perceptual_distance(last[1], first[1]))
     return pixel, perceptual

@@ -16,9 +16,9 @@ from torch import Tensor
 from lib_masknoise.maps.blending import coefficients, pin
 from lib_masknoise.maps.keyframes import Parts, Passage, passage
 from lib_masknoise.maps.raster import rasterize, weight_map
-from lib_masknoise.maps.resample import Size, feather, level_size, level_with, resize
+from lib_masknoise.maps.resample import Size, extent, feather, level_size, level_with, resize
 from lib_masknoise.noise import amount
-from lib_masknoise.scene import Mask, Scene
+from lib_masknoise.scene import Concept, Mask, Scene
 
 __all__ = [
     "Maps",
@@ -30,6 +30,7 @@ __all__ = [
     "pin",
     "rasterize",
     "resize",
+    "extent",
     "weight_map",
 ]
 
@@ -106,6 +107,6 @@ class Maps:
         return drawn
 
 
-def _masks(concept: object) -> list[Mask]:
+def _masks(concept: Concept) -> list[Mask]:
     own = [concept.mask, *(key.mask for key in concept.keyframes)]
     return [mask for mask in own if mask is not None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from lib_masknoise.motion.keys import between
 from lib_masknoise.scene import (
@@ -70,14 +71,12 @@ def between_masks(first: Mask, second: Mask, way: float) -> Parts:
 
 def _alike(first: Mask, second: Mask) -> bool:
     """Whether there is a mask half-way between the two, and so all the way."""
-    if type(first) is not type(second):
-        return False
-    if isinstance(first, SplitMask):
+    if isinstance(first, SplitMask) and isinstance(second, SplitMask):
         return first.axis == second.axis
-    if isinstance(first, GradientMask):
+    if isinstance(first, GradientMask) and isinstance(second, GradientMask):
         same = (first.shape, first.smooth) == (second.shape, second.smooth)
         return same and _closest_to_zero(_direction(first), _direction(second)) >= SHORTEST_GRADIENT
-    return isinstance(first, RectMask | EllipseMask)
+    return isinstance(first, RectMask | EllipseMask) and type(first) is type(second)
 
 
 def _direction(mask: GradientMask) -> tuple[float, float]:
@@ -94,11 +93,12 @@ def _closest_to_zero(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 def _moved(first: Mask, second: Mask, way: float) -> Mask:
     """A mask of the same kind whose numbers lie between those of two."""
-    values = {}
+    values: dict[str, Any] = {}
+    feathers = [getattr(mask, "feather", 0.0) for mask in (first, second)]
     for name in first.__fields__:
         a, b = getattr(first, name), getattr(second, name)
         if isinstance(a, float) and name in _EDGES:
-            a, b = _from_beyond(a, b, first.feather, second.feather)
+            a, b = _from_beyond(a, b, *feathers)
         if isinstance(a, float):
             values[name] = a + (b - a) * way
         elif isinstance(a, Point):

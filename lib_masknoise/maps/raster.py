@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from lib_masknoise.maps import shapes, strokes
+from lib_masknoise.maps.edges import Array
 from lib_masknoise.maps.resample import Size, feather, resize
 from lib_masknoise.scene import Mask, StrokesMask
 
@@ -14,7 +18,7 @@ WORKING_FACTOR = 8
 WORKING_SIDE = 1024
 """… but not beyond this side, unless the latent itself is longer: no level of a U-Net shows such detail."""
 
-DRAW = {**shapes.SHAPES, StrokesMask: strokes.draw}
+DRAW: dict[type[Mask], Callable[[Any, Size], Array]] = {**shapes.SHAPES, StrokesMask: strokes.draw}
 
 
 def rasterize(mask: Mask, size: Size) -> Tensor:

@@ -11,6 +11,11 @@ from torch import Tensor
 Size = tuple[int, int]
 
 
+def extent(x: Tensor) -> Size:
+    """The size (h, w) of `[…, h, w]`."""
+    return x.shape[-2], x.shape[-1]
+
+
 def feather(maps: Tensor, amount: float) -> Tensor:
     """Blur maps [..., H, W] so that a hard edge becomes a smoothstep ``amount`` of the shorter side wide.
 

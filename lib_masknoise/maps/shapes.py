@@ -100,7 +100,7 @@ def _draw_gradient(mask: GradientMask, size: Size) -> Array:
         return t * t * (3 - 2 * t) if mask.smooth else t
 
     x, y = centres(size)
-    return sum(value(x + dx, y + dy) for dx, dy in offsets(_SAMPLES)) / _SAMPLES**2
+    return sum((value(x + dx, y + dy) for dx, dy in offsets(_SAMPLES)), start=np.zeros(size)) / _SAMPLES**2
 
 
 def _draw_image(mask: ImageMask, size: Size) -> Array:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 Mixture = Sequence[float]
 
+Mixtures = Sequence[Mixture] | np.ndarray
+"""One for each of some frames, ``[B, K]``."""
+
 # Components of a random mixture. The direction turns abruptly where all components are small at once, and
 # with eight of them that practically never happens (a chi variable with 8 degrees of freedom is below 0.5 in
 # 1 frame of 100,000).
@@ -25,7 +28,7 @@ class Kind:
         """The factor of the noise at a frame, in [-1, 1]."""
         return 1.0
 
-    def mixtures(self, motion: Motion, frames: Sequence[float], total: int, seed: int) -> Sequence[Mixture]:
+    def mixtures(self, motion: Motion, frames: Sequence[float], total: int, seed: int) -> Mixtures:
         """How independent fields of variance 1 mix at each of some frames: K numbers of norm 1."""
         return [(1.0,) for _ in frames]
 

@@ -8,6 +8,7 @@ that package, with numpy doing all points at once: 15 to 25 times faster.
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -37,6 +38,11 @@ def _tables(n: int) -> _Tables:
         raise ModuleNotFoundError(MISSING, name="opensimplex") from None
     gradients = constants.__dict__[f"GRADIENTS{n}"].reshape(-1, n).astype(float)
     return _Tables(gradients, *(getattr(constants, f"{name}_CONSTANT{n}") for name in ("STRETCH", "SQUISH", "NORM")))
+
+
+def missing() -> str | None:
+    """What to say where the package is not there: what it is needed for and the line that installs it."""
+    return MISSING if importlib.util.find_spec("opensimplex") is None else None
 
 
 MISSING = 'the noise needs the package opensimplex: pip install "opensimplex>=0.4.5" in the same Python, then restart'

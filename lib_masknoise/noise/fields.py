@@ -13,11 +13,11 @@ import torch
 
 from lib_masknoise.motion import envelope, kind, mixtures
 from lib_masknoise.motion.clock import revolution
-from lib_masknoise.motion.opensimplex import SimplexField
+from lib_masknoise.motion.opensimplex import SimplexField, missing
 from lib_masknoise.seeded import generator
 
 if TYPE_CHECKING:
-    from lib_masknoise.scene import Motion
+    from lib_masknoise.scene import Motion, Scene
 
 # Fields are evaluated on a lattice of this pitch, in OpenSimplex's units, and interpolated. At 1/4 that takes
 # 0.2 % of the variance an axis on average, 0.3 % at worst, and is off the exact value by 0.5 % (root mean
@@ -85,6 +85,20 @@ def smooth_fields(
     for field, knots in zip(fields, coarse, strict=True):
         field.copy_(torch.from_numpy(rows.along(1, columns.along(2, knots))))
     return fields
+
+
+def require(scene: Scene) -> None:
+    """Raises ModuleNotFoundError, which says how to install it, where a scene's noise needs a package that is missing.
+
+    Smooth fields need it, and so does whatever follows their kind of motion.
+    """
+    noise = scene.noise
+    smooth = noise.concept.strength or noise.feature.strength
+    moving = noise.visual.motion or scene.motion
+    travels = noise.visual.strength and kind(moving).path(moving, 0, 1) is not None
+    message = missing()
+    if message is not None and (smooth or travels):
+        raise ModuleNotFoundError(message, name="opensimplex")
 
 
 def _mixed(mixing: np.ndarray, static: Sequence[np.ndarray]) -> np.ndarray:

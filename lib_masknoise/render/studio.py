@@ -82,12 +82,7 @@ def host_options(settings: Settings, times: Sequence[float], batch_size: int) ->
 def host() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """`load_pipeline` and `render` of the diffusers host, which takes seconds to import; its libraries' own progress
     bars and hints kept quiet."""
-    import diffusers
-    import transformers
+    from lib_masknoise.hosts.diffusers import load_pipeline, quiet, render
 
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    from lib_masknoise.hosts.diffusers import load_pipeline, render
-
+    quiet()
     return load_pipeline, render

@@ -226,7 +226,7 @@ def _check_amounts(entries: list[Mapping[str, Any]]) -> None:
             raise ValueError(f"expected at most {most:,} {name} in all, got {count:,}")
 
 
-AnyMask = Union[RectMask, SplitMask, EllipseMask, GradientMask, ImageMask, StrokesMask]  # noqa: UP007
+AnyMask = Union[AnyShape, StrokesMask]  # noqa: UP007
 
 
 def mask_of(value: Any, allowed: Any = AnyMask) -> Mask:

@@ -109,7 +109,7 @@ def decode_picture(data: str) -> Image.Image:
     """
     with _opened(data) as picture:
         picture.load()
-        return ImageOps.exif_transpose(picture) or picture
+        return ImageOps.exif_transpose(picture)
 
 
 def data_url(picture: Any) -> str:
@@ -221,7 +221,7 @@ def _complete(raw: bytes) -> bool:
 
 def _storable(image: Image.Image) -> Image.Image:
     """The image in a mode that PNG has, upright."""
-    image = ImageOps.exif_transpose(image) or image
+    image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         return _drawn(np.asarray(image))
     if image.mode == "I":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ import gradio as gr
 from lib_masknoise import preview
 from lib_masknoise import scene as scenes
 from lib_masknoise.controls import Control, control, default_scale
+from lib_masknoise.motion import opensimplex
 from lib_masknoise.scene import Scene, SceneError
 from lib_masknoise.ui import inputs, live
 
@@ -53,7 +54,7 @@ class Accordions:
 def build(
     elem_id: ElemId,
     *,
-    enable: Callable[..., AbstractContextManager] | None = None,
+    enable: Callable[..., AbstractContextManager[Any]] | None = None,
     presets: Presets | None = None,
     token_counter: Callable[[str], str] | None = None,
     tab: str = "txt2img",
@@ -66,6 +67,9 @@ def build(
     a prompt's tokens as text ("12/75"). tab: the page's tab, whose width, height and gallery the canvas follows.
     """
     with (enable or plain_enable)(value=False, label="MaskNoise", elem_id=elem_id("enabled")) as enabled:
+        notice = opensimplex.missing()
+        if notice is not None:
+            gr.HTML(live.failure(ModuleNotFoundError(notice)), elem_classes=["masknoise-preview"])
         scene = gr.Textbox(value="", label="Scene", info=SCENE_HELP, visible=False, elem_id=elem_id("scene"))
         painting = _hidden("Painting", elem_id("painting"), inputs.NO_PAINTING)
         parts = _Parts(elem_id)
@@ -259,13 +263,13 @@ def _connect_restore(elem_id: ElemId, shown: Sequence[Any]) -> None:
 
 def _kept_settings(text: str) -> list[Any]:
     """Values as `live.settings_of` gave them; none changes where they are of another version or none at all."""
-    try:
+    count = len(inputs.SHOWN) + 1
+    with suppress(ValueError, TypeError, LookupError):
         values = json.loads(text)
         live.scene_of(["", values[0], inputs.NO_PAINTING, *values[1:]])
-        complete = len(values) == len(inputs.SHOWN) + 1
-    except (ValueError, TypeError, LookupError):
-        complete = False
-    return values if complete else [gr.update()] * (len(inputs.SHOWN) + 1)
+        if len(values) == count:
+            return list(values)
+    return [gr.update()] * count
 
 
 # --- The scene as text
@@ -337,8 +341,9 @@ class _Shelf:
         self.presets = presets
 
     def load(self, name: str | None) -> list[Any]:
+        name = name or ""
         try:
-            return [*inputs.show(self.presets.load(name or "")), f"Loaded {html.escape(name)}."]
+            return [*inputs.show(self.presets.load(name)), f"Loaded {html.escape(name)}."]
         except (ValueError, OSError) as error:
             return [*_unchanged(), live.failure(error)]
 
@@ -350,8 +355,9 @@ class _Shelf:
         return self._choices(name), f"Saved {html.escape(name)}."
 
     def delete(self, name: str | None) -> tuple[Any, str]:
+        name = name or ""
         try:
-            self.presets.delete(name or "")
+            self.presets.delete(name)
         except (ValueError, OSError) as error:
             return gr.update(), live.failure(error)
         return self._choices(None), f"Deleted {html.escape(name)}."

@@ -38,17 +38,16 @@ def answer(values: Sequence[Any], request: str, token_counter: Callable[[str], s
     ``prompts`` whose tokens are counted. The reply has those and the ``settings`` that a page keeps over its reload.
     """
     asked = json.loads(request or "{}")
-    prompts = asked.get("prompts", []) if token_counter else []
     reply = {
         "tick": asked.get("tick", 0),
-        "tokens": {prompt: token_counter(prompt) for prompt in prompts},
+        "tokens": {prompt: token_counter(prompt) for prompt in asked.get("prompts", [])} if token_counter else {},
         "settings": settings_of(values),
     }
     size = (int(asked.get("height", 512)), int(asked.get("width", 512)))
     try:
         shown = figures(scene_of(values).replace({"enabled": True}), size)
-    except SceneError as error:
-        shown = problem_list(error.problems)
+    except (SceneError, ImportError) as error:  # a package may be missing that the noise's fields need
+        shown = failure(error)
     return shown, json.dumps(reply)
 
 

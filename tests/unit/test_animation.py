@@ -18,6 +18,7 @@ from PIL import Image, ImageSequence, PngImagePlugin
 
 from lib_masknoise import animation
 from lib_masknoise.animation.film import Timing
+from lib_masknoise.controls import FORMATS
 from lib_masknoise.scene import Scene
 
 av = pytest.importorskip("av")
@@ -100,6 +101,10 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
 
 
 # Names and metadata
+
+
+def test_every_format_that_can_be_chosen_is_there():
+    assert tuple(animation.FORMATS) == FORMATS
 
 
 def test_files_are_named_after_stem_and_format(tmp_path):

@@ -31,9 +31,23 @@ def test_the_names_in_the_python_lines_exist():
             assert all(hasattr(module, alias.name) for alias in node.names)
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([\w./-]+)\)", README))))
-def test_links_lead_somewhere(link):
-    assert (ROOT / link).exists()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = set(re.findall(r"\]\(([\w./-]+)(?:#[\w-]*)?\)", page.read_text(encoding="utf-8")))
+    assert [link for link in sorted(links) if not (page.parent / link).exists()] == []
+
+
+def test_the_files_and_tables_to_add_to_exist():
+    """The pages for contributors name files, and the tables in them, as they are."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text[text.index("## To add") :]
+    for path in set(re.findall(r"`([\w/]+\.(?:py|js|toml)|[\w/]+/)`", section)):
+        assert any((root / path).exists() for root in (ROOT, ROOT / "lib_masknoise", ROOT / "javascript")), path
+    for table, path in re.findall(r"`(\w+)` in `([\w/]+\.py)`", section):
+        assert re.search(rf"^(?:def |class )?{table}\b", (ROOT / "lib_masknoise" / path).read_text("utf-8"), re.M), path
 
 
 def test_the_demo_scene_is_written_out_as_json():

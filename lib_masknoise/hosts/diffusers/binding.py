@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lib_masknoise.attention import AttentionPass, Share
 from lib_masknoise.conditioning import LocationConditioning
-from lib_masknoise.maps import level_with
+from lib_masknoise.maps import extent, level_with
 
 # Processors that compute plain cross-attention: replacing one changes nothing but the contexts.
 PLAIN_PROCESSORS = (AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)
@@ -93,7 +93,7 @@ class Binding:
             self._processors = {}
         self._attention.clear()
 
-    def on_step_end(self, pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict) -> dict:
+    def on_step_end(self, pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         """`callback_on_step_end` of the pipeline: counts denoiser calls, so samplers with two a step are right too."""
         self.fraction = (step + 1) / pipe.num_timesteps
         return kwargs
@@ -110,9 +110,9 @@ class Binding:
         size = level_with(self.size, x.shape[1])
         return self._attention.attend(attn, wide, self._shares, size, attn.scale).to(q.dtype)
 
-    def _before_unet(self, unet: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def _before_unet(self, unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         sample = args[0] if args else kwargs["sample"]
-        self.size = tuple(sample.shape[-2:])
+        self.size = extent(sample)
         start, end = self.window
         sides = self.inside if start <= self.fraction < end else self.outside
         if len(sample) % len(sides):
@@ -123,7 +123,8 @@ class Binding:
         )
         added = kwargs.get("added_cond_kwargs") or {}
         if "text_embeds" in added:
-            pooled = torch.cat([side.pooled.to(sample).expand(len(rows), -1) for side in sides])
+            of_sides = (side.pooled for side in sides if side.pooled is not None)
+            pooled = torch.cat([one.to(sample).expand(len(rows), -1) for one in of_sides])
             kwargs = {**kwargs, "added_cond_kwargs": {**added, "text_embeds": pooled}}
         return args, kwargs
 

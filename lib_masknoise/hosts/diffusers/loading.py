@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from lib_masknoise import builtin_model
@@ -36,6 +38,13 @@ def load_pipeline(
         raise ValueError(f"{path} holds a {type(pipe).__name__}; expected Stable Diffusion 1.x, 2.x or XL")
     pipe.set_progress_bar_config(disable=True)  # `render` has its own, which knows about frames
     return pipe.to(device)
+
+
+def quiet() -> None:
+    """No progress bars and hints of the libraries themselves, for as long as the process lasts."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
 
 
 def default_size(pipe: DiffusionPipeline) -> tuple[int, int]:

@@ -123,7 +123,7 @@ class _Job:
         positive = self._positive(frames)
         with self._bound(positive, frames) as binding:
 
-            def step_end(pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict) -> dict:
+            def step_end(pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
                 binding.on_step_end(pipe, step, timestep, kwargs)
                 on_step(binding.fraction)
                 return kwargs
@@ -136,14 +136,16 @@ class _Job:
             )
 
     def _host_alone(self, generators: list[torch.Generator], on_step: Callable[[float], None]) -> list[Image.Image]:
-        def step_end(pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict) -> dict:
+        def step_end(pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
             on_step((step + 1) / pipe.num_timesteps)
             return kwargs
 
         prompt, negative_prompt = ([text] * len(generators) for text in self.prompts)
         return self._sample(generators, step_end, prompt=prompt, negative_prompt=negative_prompt)
 
-    def _sample(self, generators: list[torch.Generator], step_end: Callable, **inputs: Any) -> list[Image.Image]:
+    def _sample(
+        self, generators: list[torch.Generator], step_end: Callable[..., Any], **inputs: Any
+    ) -> list[Image.Image]:
         height, width = self.size
         return self.pipe(
             **inputs,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lib_masknoise.attention import Share, Wanted, shares
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising
+from lib_masknoise.maps import extent
 
 
 class Layers:
@@ -28,7 +29,7 @@ class Layers:
     def __init__(self, denoising: Denoising):
         self.denoising = denoising
         self._unet: torch.nn.Module | None = None
-        self._layers: list[torch.nn.Module] = []
+        self._layers: list[Any] = []  # modules of the host's class
         self._hook: Any = None
         self._cursor = 0
         self._shares: tuple[Share, ...] | None = None
@@ -67,13 +68,13 @@ class Layers:
         self._cursor, self._shares = 0, None
         self.denoising.plan(params)
 
-    def _before_unet(self, unet: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+    def _before_unet(self, unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.denoising.check()
         planned = self.denoising.planned
         if planned is None:
             return
         x = args[0] if args else kwargs["x"]
-        self.denoising.check_size(tuple(x.shape[-2:]))
+        self.denoising.check_size(extent(x))
         rows = planned[self._cursor : self._cursor + len(x)]
         self._cursor += len(x)
         if len(rows) != len(x):
@@ -83,9 +84,7 @@ class Layers:
             )
         self._shares = shares(rows)
 
-    def _attend(
-        self, layer: torch.nn.Module, x: Tensor, context: Tensor | None = None, *args: Any, **kwargs: Any
-    ) -> Tensor:
+    def _attend(self, layer: Any, x: Tensor, context: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
         """A cross-attention layer's forward: `[rows, h·w, C]` → the same."""
         if self._shares is None:
             return type(layer).forward(layer, x, context, *args, **kwargs)
@@ -112,14 +111,14 @@ class Layers:
         params.x[:count] = of_image + (params.x[:count] - of_image) * weights.to(params.x)
 
 
-def _project(layer: torch.nn.Module, wanted: Wanted) -> tuple[Tensor, Tensor]:
+def _project(layer: Any, wanted: Wanted) -> tuple[Tensor, Tensor]:
     """Keys and values by the layer's own modules, so that adapters on them take part. What hypernetworks make of a
     context before need not be linear: what is blended are its results."""
     adapt = _hypernetworks()
     if adapt is None:
         return layer.to_k(wanted.stacked), layer.to_v(wanted.stacked)
-    adapted = (Wanted(contexts, wanted.directions).stacked for contexts in adapt(wanted.contexts))
-    return tuple(to(stacked) for to, stacked in zip((layer.to_k, layer.to_v), adapted, strict=True))
+    for_keys, for_values = (Wanted(contexts, wanted.directions).stacked for contexts in adapt(wanted.contexts))
+    return layer.to_k(for_keys), layer.to_v(for_values)
 
 
 def _hypernetworks() -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:

@@ -22,7 +22,7 @@ from lib_masknoise.attention import AttentionPass, Row
 from lib_masknoise.conditioning import Encoded
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts, padded_alike, sampler_name, size_embedding_width
 from lib_masknoise.hosts.webui.rows import Parts, Rows
-from lib_masknoise.maps import Size, level_with, resize
+from lib_masknoise.maps import Size, extent, level_with, resize
 
 RESCALING = re.compile(r"\b(Dy|SMEA|Intern)\b", re.IGNORECASE)
 """reForge's samplers that also denoise the latent at half and at 1.25 times its size."""
@@ -120,7 +120,7 @@ class Denoising:
             self.planned = [*positive, *negative]
             self.attention.plan(row.conditioning for row in self.planned)
         weights = self._guidance_weights(bases)
-        self.weights = None if weights is None else resize(weights, tuple(params.x.shape[-2:]))
+        self.weights = None if weights is None else resize(weights, extent(params.x))
 
     def inside(self, denoiser: Any) -> bool:
         """Whether a call of the denoiser is one of those that the scene is for."""
@@ -223,7 +223,7 @@ class Conds:
         return prompt_parser.MulticondLearnedConditioning(cond.shape, batch)
 
 
-def context_of(cond: Any) -> Tensor | None:
+def context_of(cond: Any) -> Any:
     """`[rows, T, D]` of the host's conds of a step, which are a dictionary for SDXL; None of None."""
     return cond["crossattn"] if isinstance(cond, dict) else cond
 
@@ -248,4 +248,5 @@ def _set_vectors(params: Any, positive: Sequence[Row], negative: Sequence[Row]) 
             continue
         width = cond["vector"].shape[1] - size_embedding_width(shared.sd_model)
         for vector, row in zip(cond["vector"], rows, strict=True):
+            assert row.pooled is not None  # the host's own prompts have one, and so has what is blended with them
             vector[:width] = row.pooled[:width]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lib_masknoise.attention import Row, Share, shares
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, context_of
+from lib_masknoise.maps import extent
 
 COND, UNCOND = 0, 1
 
@@ -51,7 +52,7 @@ class Patches:
         self._own: Any = None
         self._original: Any = None
 
-    def __deepcopy__(self, memo: dict) -> Patches:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Patches:
         return self  # the host copies a U-Net's options, in which our patches are, for each clone
 
     def bind(self) -> None:
@@ -83,7 +84,7 @@ class Patches:
 
     def _before_sampling(
         self, model: Any, x: Tensor, timestep: Tensor, uncond: Any, cond: Any, scale: float, options: Options, seed: int
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         """The host's conditioning modifier, which it calls before each call of the denoiser."""
         self.denoising.check()
         cond, uncond, options = self.blender.changed(x, cond, uncond, options)
@@ -109,11 +110,11 @@ class CrossAttention:
         self._negative: list[Row] = []
         self._parts_seen = 0
         self._call: Any = None
-        self._given: tuple | None = None  # the layer that has our contexts and not yet used our attention
+        self._given: tuple[Any, ...] | None = None  # the layer that has our contexts and not yet used our attention
         self._wanted = False
         self._shares: tuple[Share, ...] = ()
 
-    def __deepcopy__(self, memo: dict) -> CrossAttention:
+    def __deepcopy__(self, memo: dict[int, Any]) -> CrossAttention:
         return self
 
     def bound(self, unet: torch.nn.Module) -> None:
@@ -132,7 +133,7 @@ class CrossAttention:
 
     def changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
         if self.denoising.planned is not None:
-            self.denoising.check_size(tuple(x.shape[-2:]))
+            self.denoising.check_size(extent(x))
             options = self._patched(options)
         if self.denoising.weights is not None:
             cond = self._masked(cond, self.denoising.weights, x)
@@ -244,6 +245,6 @@ def _begins_with(context: Tensor, known: Tensor) -> bool:
     return torch.equal(context[:, : known.shape[1]], known.to(context))
 
 
-def _layer(extra_options: Options) -> tuple:
+def _layer(extra_options: Options) -> tuple[Any, ...]:
     """Which cross-attention layer of the U-Net it is."""
     return (*extra_options["block"], extra_options.get("block_index", 0))

@@ -23,7 +23,8 @@ from lib_masknoise.hosts.webui import files, xyz
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, Method, sampling
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts, network_tags
 from lib_masknoise.hosts.webui.rows import Picture, Rows
-from lib_masknoise.maps import Maps, Size
+from lib_masknoise.maps import Maps, Size, extent
+from lib_masknoise.noise import fields
 from lib_masknoise.noise.feature import parse_dimensions
 from lib_masknoise.presets import PresetError, Presets
 from lib_masknoise.scene import Problem, Scene, SceneError
@@ -119,7 +120,8 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets) -> None:
             _check_others(p)
         if scene.animation.frames > 1:
             animation.require_encoders(scene.animation.formats, scene.animation.interpolate)
-        p.masknoise = job = Job(scene, ConceptPrompts(scene.acting))
+        fields.require(scene)
+        p.masknoise = job = Job(scene, ConceptPrompts(scene))
         if job.animated:
             if isinstance(p.prompt, list):
                 wanted = "expected 1, as every image has a prompt of its own (script Prompt matrix)"
@@ -194,7 +196,7 @@ def before_process_batch(p: Any, job: Job, prompts: list[str]) -> None:
         prompts[:] = [text + network_tags(job.prompts.networks, _networks_of([text])) for text in prompts]
 
 
-def _networks_of(prompts: list[str]) -> dict[str, list]:
+def _networks_of(prompts: list[str]) -> dict[str, list[Any]]:
     from modules import extra_networks
 
     return extra_networks.parse_prompts(prompts)[1] or {}
@@ -214,7 +216,7 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
     """A pass begins: visual noise into its noise `[B, C, h, w]`, in place, and the conditioning onto its sampler."""
     if job.scene.neutral:
         return
-    rows = Rows(job.maps(tuple(noise.shape[-2:])), _pictures(p, job))
+    rows = Rows(job.maps(extent(noise)), _pictures(p, job))
     if noise is not job.moved:  # Forge calls the hook twice for the hires pass
         noise.copy_(rows.visual(noise))
         job.moved = noise
@@ -311,8 +313,10 @@ def paste_fields(components: Sequence[Any]) -> list[tuple[Any, Callable[[dict[st
     """What the host's infotext pasting asks for each of the script's components: its value in an infotext, None where
     that says nothing about it."""
     pasted = _Pasted()
-    fields = [(component, functools.partial(pasted.value, index)) for index, component in enumerate(components)]
-    return fields[1:]  # a whole scene is for the API; an infotext describes the components
+    pasting: list[tuple[Any, Callable[[dict[str, str]], Any]]] = [
+        (component, functools.partial(pasted.value, index)) for index, component in enumerate(components)
+    ]
+    return pasting[1:]  # a whole scene is for the API; an infotext describes the components
 
 
 def paste_names() -> list[str]:

@@ -62,7 +62,8 @@ class JointAttention:
                 return mask
         model = shared.sd_model.forge_objects.unet.model.diffusion_model
         patch = getattr(model, "patch_size", 2)
-        size = tuple(math.ceil(side / patch) for side in self.denoising.rows.size)
+        height, width = self.denoising.rows.size
+        size = math.ceil(height / patch), math.ceil(width / patch)
         mask = attention_mask(weights, lengths, size).to(x.device)
         self._masks = [(weights, lengths, mask), *self._masks][:KEPT_MASKS]
         return mask

@@ -24,6 +24,7 @@ from lib_masknoise import infotext
 from lib_masknoise.conditioning import NEGLIGIBLE, Encoded, blended_texts, prediction_weights
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising
 from lib_masknoise.hosts.webui.forge import Options
+from lib_masknoise.maps import extent
 
 Weighted = tuple[Options, Tensor]
 """A condition of the host, and how much what it predicts counts at each location of each image: `[B, h, w]`."""
@@ -65,7 +66,7 @@ class Predictions:
         self._combination = combine(denoising)
         self._say()
 
-    def __deepcopy__(self, memo: dict) -> Predictions:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Predictions:
         return self
 
     def _say(self) -> None:
@@ -94,14 +95,14 @@ class Predictions:
         part_count = self.conds.part_count
         if not self.rows.scene.concepts or (self._step is None and part_count is None):
             return cond, uncond, options
-        self.denoising.check_size(tuple(x.shape[-2:]))
+        self.denoising.check_size(extent(x))
         if len(cond) != (part_count or 1) or len(uncond or [None]) != 1 or any("mask" in one for one in cond):
             raise Conflict(
                 "the prompt is divided already by another extension (Forge Couple?); switch it off or MaskNoise"
             )
         positive = _needed(self._positive(cond))
         negative = _needed(self._negative(uncond)) if uncond else []
-        total = sum(weight for _, weight in positive)
+        total = functools.reduce(torch.add, (weight for _, weight in positive))
         if not torch.allclose(total, torch.ones(())):
             self._total = total[:, None]
         several = max(len(positive), len(negative)) > 1
@@ -213,11 +214,12 @@ def condition_of(rows: Tensor) -> Any:
 def _not_repeated(cond: Any) -> Any:
     """A condition's text. To evaluate texts of different lengths together, the host repeats the shorter one, which
     changes nothing in cross-attention; where text and image attend together, it would count twice."""
-    return _class_of_same_length(type(cond))(cond.cond)
+    kind: Any = type(cond)
+    return _class_of_same_length(kind)(cond.cond)
 
 
 @functools.cache
-def _class_of_same_length(kind: type) -> type:
+def _class_of_same_length(kind: Any) -> Any:
     if hasattr(kind, "masknoise_same_length"):
         return kind
 

@@ -25,7 +25,7 @@ Schedule = Sequence[Any]
 """The host's `ScheduledPromptConditioning`s: (end_at_step, cond), where cond is `[T, D]` or a dictionary (SDXL)."""
 
 
-def without_networks(texts: Iterable[str], networks: dict[str, list]) -> dict[str, str]:
+def without_networks(texts: Iterable[str], networks: dict[str, list[Any]]) -> dict[str, str]:
     """Prompts and what is left of each without `<lora:…>` and the like, which are added to `networks`, parsed by the
     host."""
     plain = {}
@@ -36,7 +36,7 @@ def without_networks(texts: Iterable[str], networks: dict[str, list]) -> dict[st
     return plain
 
 
-def network_tags(networks: Mapping[str, list], present: Mapping[str, list]) -> str:
+def network_tags(networks: Mapping[str, list[Any]], present: Mapping[str, list[Any]]) -> str:
     """`<lora:name:1>…` of the networks that are not among those present: the first to name one decides its strength."""
     tags = []
     named = {(kind, _name(entry)) for kind, entries in present.items() for entry in entries}
@@ -61,7 +61,7 @@ class ConceptPrompts:
     changes (the model, clip skip, the steps, …: what the host itself compares)."""
 
     def __init__(self, scene: Scene):
-        self.networks: dict[str, list] = {}
+        self.networks: dict[str, list[Any]] = {}
         self._prompts = without_networks(prompts(scene), self.networks)
         self._negatives = without_networks(negatives(scene), self.networks)
         self._caches: dict[tuple[str, bool, bool], list[Any]] = {}

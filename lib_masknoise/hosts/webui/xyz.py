@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from lib_masknoise.axes import Axis, axes
@@ -35,14 +34,14 @@ def overrides(job: Any) -> Mapping[str, Any]:
     return getattr(job, OVERRIDES, {})
 
 
-def _plot() -> ModuleType | None:
-    """The module of the host's own script, which is loaded from its file and has no name to import it by."""
+def _plot() -> Any:
+    """The module of the host's own script, which is loaded from its file and has no name to import it by; or None."""
     from modules import scripts
 
     return next((data.module for data in scripts.scripts_data if Path(data.path).name == "xyz_grid.py"), None)
 
 
-def _option(plot: ModuleType, axis: Axis) -> Any:
+def _option(plot: Any, axis: Axis) -> Any:
     def apply(job: Any, value: Any, values: Sequence[Any]) -> None:
         path, value = axis.apply(value)
         # A new mapping: the cells' jobs are shallow copies that share what the first one holds.
@@ -55,5 +54,6 @@ def _option(plot: ModuleType, axis: Axis) -> Any:
         except ValueError as error:
             raise RuntimeError(str(error)) from None
 
-    choices = None if axis.choices is None else lambda: list(axis.choices())
-    return plot.AxisOptionTxt2Img(axis.label, axis.type, apply, confirm=confirm, choices=choices)
+    choices = axis.choices
+    listed = None if choices is None else lambda: list(choices())
+    return plot.AxisOptionTxt2Img(axis.label, axis.type, apply, confirm=confirm, choices=listed)
