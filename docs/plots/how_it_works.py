@@ -20,8 +20,8 @@ from matplotlib.colors import to_rgb
 from lib_masknoise import ASSETS
 from lib_masknoise.__main__ import DEMO
 from lib_masknoise.hosts.diffusers import load_pipeline, render
-from lib_masknoise.masks import coefficients, pin, weight_maps
-from lib_masknoise.noise import amount, smooth_fields
+from lib_masknoise.maps import Maps, coefficients
+from lib_masknoise.noise.fields import smooth_fields
 from lib_masknoise.scene import Scene
 
 FRAMES, SIZE = 12, (128, 256)
@@ -31,10 +31,10 @@ TARGET = Path(__file__).parent.parent / "how-it-works.png"
 
 def main() -> None:
     scene = Scene.read(ASSETS / "scenes" / "demo.json").replace({"animation.frames": FRAMES})
-    maps = weight_maps(scene, SIZE)
-    a = coefficients(maps, [c.weight for c in scene.concepts], scene.blend.mode, scene.blend.scale)
+    maps = Maps(scene, SIZE)
+    a = coefficients(maps.weights()[0], [c.weight for c in scene.concepts], scene.blend.mode, scene.blend.scale)
     blended = np.einsum("jhw,jc->hwc", a.numpy(), np.array([to_rgb(colour) for colour in COLOURS]))
-    free = amount(pin(maps), scene.noise.concept.strength, scene.noise.exponent)
+    free = maps.amount("concept")[0]
     options = dict(total=FRAMES, count=1, size=SIZE, feature_size=scene.noise.concept.size, seed=0, purpose="figure")
     field = smooth_fields(scene.motion, [0], **options)[0, 0] * free
     frames = render(load_pipeline(), scene, DEMO.prompt, seed=DEMO.seed, size=SIZE)

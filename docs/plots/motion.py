@@ -13,8 +13,9 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from lib_masknoise.motion import envelope, mixtures, oscillator
-from lib_masknoise.noise import smooth_fields
+from lib_masknoise.motion import envelope, mixtures
+from lib_masknoise.motion.walk import oscillator
+from lib_masknoise.noise.fields import smooth_fields
 from lib_masknoise.scene import Motion, Scene
 
 matplotlib.use("agg")
