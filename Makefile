@@ -51,7 +51,7 @@ lint: .venv/ready-for-tests
 	$(PY) -m ruff format --check .
 
 bench: .venv/ready
-	for name in attention overhead fields animation_memory; do $(PY) -m bench.$$name || exit 1; done
+	for name in attention overhead maps fields animation_memory; do $(PY) -m bench.$$name || exit 1; done
 
 gallery: .venv/ready
 	$(PY) -m tools.gallery $(ARGS)

@@ -242,14 +242,22 @@ def _stack(queries: Tensor, basis: Basis, level: Level) -> Tensor:
     # Written where they belong: to join the parts afterwards would take as long as to make them.
     stacked = weights.new_empty(g, heads, places, columns)
     contexts = stacked[..., :width].unflatten(3, (basis.count, d))
-    contexts.copy_(queries.transpose(1, 2).unsqueeze(3)).mul_(weights.transpose(1, 2))
+    _multiply(queries.transpose(1, 2).unsqueeze(3), weights.transpose(1, 2), contexts)
     filled = width
     if basis.noise_keys is not None and level.noise is not None:
         filled += basis.noise_keys.shape[2]
         along = torch.matmul(queries.transpose(1, 2), basis.noise_keys.transpose(2, 3))
-        stacked[..., width:filled] = along * level.noise[:, None]
+        _multiply(along, level.noise[:, None], stacked[..., width:filled])
     stacked[..., filled:] = 0
     return stacked
+
+
+def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """The product in a place of its own; PyTorch does that in one go only where nobody asks for gradients."""
+    if torch.is_grad_enabled():
+        out.copy_(a).mul_(b)
+    else:
+        torch.mul(a, b, out=out)
 
 
 def _contract(stacked: Tensor, basis: Basis, level: Level, d: int) -> Tensor:
