@@ -53,7 +53,7 @@ lint: .venv/ready-for-tests
 	.venv/bin/lint-imports
 
 bench: .venv/ready
-	for name in attention overhead fields animation_memory; do $(PY) -m bench.$$name || exit 1; done
+	for name in attention overhead maps fields animation_memory; do $(PY) -m bench.$$name || exit 1; done
 
 gallery: .venv/ready
 	$(PY) -m tools.gallery $(ARGS)

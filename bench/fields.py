@@ -6,7 +6,7 @@ import argparse
 import time
 from types import SimpleNamespace
 
-from lib_masknoise.noise import smooth_fields
+from lib_masknoise.noise.fields import smooth_fields
 
 KINDS = ("none", "sine", "circle", "simplex", "walk", "linear", "keyframes")
 

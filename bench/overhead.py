@@ -2,11 +2,11 @@
 
     python bench/overhead.py [--sizes 256 512] [--device cuda] [--dtype float16] [--rounds 5]
 
-An SD1.5-size U-Net with random weights, guidance on (two rows). The two sides alternate in one process; time is the
-process's CPU seconds on a CPU and wall time on an accelerator. "Pass" adds everything a sampling pass needs besides its
-steps (masks, fields, projections) and spreads it over 20 steps. Memory is the peak of a process of its own for each
-side. The second row of a size has a base of 150 tokens and a negative prompt of 75: a host that needs rows of equal
-length calls the U-Net twice there.
+An SD1.5-size U-Net with random weights, guidance on (two rows); once with shapes, once with painted masks. The two
+sides alternate in one process; time is the process's CPU seconds on a CPU and wall time on an accelerator. "Pass" adds
+everything a sampling pass needs besides its steps (masks, fields, projections) and spreads it over 20 steps. Memory is
+the peak of a process of its own for each side. The last row of a size has a base of 150 tokens and a negative prompt of
+75: a host that needs rows of equal length calls the U-Net twice there.
 """
 
 from __future__ import annotations
@@ -19,16 +19,27 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 
-from lib_masknoise.conditioning import Encoded, condition, condition_negative
-from lib_masknoise.hosts.diffusers import bind
-from lib_masknoise.scene import Scene
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bench import painted  # noqa: E402
+from lib_masknoise.conditioning import Encoded, condition, condition_negative  # noqa: E402
+from lib_masknoise.hosts.diffusers import bind  # noqa: E402
+from lib_masknoise.maps import Maps, strokes  # noqa: E402
+from lib_masknoise.scene import Scene  # noqa: E402
 
 STEPS = 20
-SCENE = {
+MOVING: dict[str, Any] = {
+    "noise": {"visual": {"strength": 0.5}, "concept": {"strength": 0.5}, "feature": {"strength": 0.5}},
+    "motion": {"kind": "circle"},
+}
+SHAPES = {
     "concepts": [
         {"prompt": "a", "mask": {"kind": "split", "axis": "x", "from": 0.0, "to": 0.3, "feather": 0.2}},
         {"prompt": "b", "mask": {"kind": "split", "axis": "x", "from": 0.7, "to": 1.0, "feather": 0.2}},
@@ -38,9 +49,10 @@ SCENE = {
         },
         {"prompt": "d", "mask": {"kind": "rect", "left": 0.3, "top": 0.7, "right": 0.7, "feather": 0.1}},
     ],
-    "noise": {"visual": {"strength": 0.5}, "concept": {"strength": 0.5}, "feature": {"strength": 0.5}},
-    "motion": {"kind": "circle"},
+    **MOVING,
 }
+SCENES = {"shapes": SHAPES, "painted": painted.scene(**MOVING)}
+"""Four concepts each: shapes, which cost next to nothing to draw, and masks of 20 strokes."""
 
 
 def main() -> None:
@@ -52,13 +64,14 @@ def main() -> None:
     print("| size | plain step s | step ratio | 20-step pass ratio | peak memory ratio |\n|---|---|---|---|---|")
     unet = _unet(device, dtype)
     for size in options.sizes:
-        plain, blended, setup = _times(unet, size, options.rounds, device, dtype)
         peaks = {side: _peak(options, size, side) for side in ("plain", "blended")}
-        print(
-            f"| {size}² | {plain:.3f} | {blended / plain:.3f} | {(setup + STEPS * blended) / (STEPS * plain):.3f} "
-            f"| {peaks['blended'] / peaks['plain']:.3f} |",
-            flush=True,
-        )
+        for name, scene in SCENES.items():
+            plain, blended, setup = _times(unet, scene, size, options.rounds, device, dtype)
+            print(
+                f"| {size}², {name} | {plain:.3f} | {blended / plain:.3f} "
+                f"| {(setup + STEPS * blended) / (STEPS * plain):.3f} | {peaks['blended'] / peaks['plain']:.3f} |",
+                flush=True,
+            )
         unequal = _unequal_lengths(unet, size, options.rounds, device, dtype)
         print(
             f"| {size}², 150 tokens against 75 | {unequal[0]:.3f} | {unequal[1] / unequal[0]:.3f} | | |",
@@ -66,13 +79,15 @@ def main() -> None:
         )
 
 
-def _times(unet, size, rounds, device, dtype) -> tuple[float, float, float]:
+def _times(unet, scene, size, rounds, device, dtype) -> tuple[float, float, float]:
     """Median seconds of a plain step and of a blended step, and what a pass needs besides."""
     sample, step = _sample(size, device, dtype)
     context = torch.randn(2, 77, 768, device=device, dtype=dtype)
     clock = _clock(device)
+    unet(sample, step, context)  # what the first call of a process needs besides is nobody's
+    strokes._memory.clear()
     start = clock()
-    sides = _Sides(unet, size // 8)
+    sides = _Sides(unet, scene, size // 8)
     with sides.stack:
         unet(sample, step, context)
         first = clock() - start
@@ -95,7 +110,7 @@ def _unequal_lengths(unet, size, rounds, device, dtype) -> tuple[float, float]:
         unet(sample[:1], step, long)
         unet(sample[:1], step, short)
 
-    sides = _Sides(unet, size // 8, base_tokens=154)
+    sides = _Sides(unet, SHAPES, size // 8, base_tokens=154)
     with sides.stack:
         unet(sample, step, short.expand(2, -1, -1))
         for _ in range(rounds):
@@ -105,22 +120,23 @@ def _unequal_lengths(unet, size, rounds, device, dtype) -> tuple[float, float]:
     return statistics.median(two), statistics.median(one)
 
 
-def _bound(unet, latent: int, base_tokens: int = 77):
+def _bound(unet, scene: dict[str, Any], latent: int, base_tokens: int = 77):
     generator = torch.Generator().manual_seed(0)
-    encoded = [Encoded(torch.randn(n, 768, generator=generator)) for n in (base_tokens, 77, 77, 77, 77, 77)]
-    scene = Scene.parse(SCENE)
-    positive = condition(scene, encoded[0], encoded[1:5], (latent, latent), seed=0)
-    negative = condition_negative(scene, encoded[5], [None] * 4, (latent, latent))
+    lengths = (base_tokens, 77, 77, 77, 77, 77)
+    base, *concepts, other = (Encoded(torch.randn(n, 768, generator=generator)) for n in lengths)
+    maps = Maps(Scene.parse(scene), (latent, latent))
+    positive = condition(maps, base, dict(zip("abcd", concepts, strict=True)))
+    negative = condition_negative(maps, other, {})
     return bind(unet, positive, negative)
 
 
 class _Sides:
     """One U-Net, bound or as it was: changing sides costs a few assignments."""
 
-    def __init__(self, unet: UNet2DConditionModel, latent: int, base_tokens: int = 77):
+    def __init__(self, unet: UNet2DConditionModel, scene: dict[str, Any], latent: int, base_tokens: int = 77):
         self.unet, self.plain = unet, dict(unet.attn_processors)
         self.stack = ExitStack()
-        self.stack.enter_context(_bound(unet, latent, base_tokens))
+        self.stack.enter_context(_bound(unet, scene, latent, base_tokens))
         self.bound, self.hooks = dict(unet.attn_processors), dict(unet._forward_pre_hooks)
 
     @contextmanager
@@ -171,7 +187,7 @@ def _report_peak(options: argparse.Namespace) -> None:
     unet = _unet(device, dtype)
     sample, step = _sample(size, device, dtype)
     context = torch.randn(2, 77, 768, device=device, dtype=dtype)
-    sides = _Sides(unet, size // 8)
+    sides = _Sides(unet, SHAPES, size // 8)
     with sides.stack:
         for _ in range(2):
             if options.peak == "blended":

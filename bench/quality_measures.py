@@ -1,7 +1,7 @@
 """What the pictures of a scene are judged by: the patch classifier, brightness, sharpness, motion.
 
 A location here is one 16×16 patch, the classifier's unit. Its weight or pin is the mean of the map over the patch,
-by the same `masks.resize` that takes maps to the coarser levels of the U-Net. Arrays of S seeds, R rows and C columns
+by the same `maps.resize` that takes maps to the coarser levels of the U-Net. Arrays of S seeds, R rows and C columns
 of patches are `[S, R, C, …]`.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lib_masknoise import masks
+from lib_masknoise.maps import Maps, resize
 from lib_masknoise.scene import Scene
 from tools.small_model.patch_classifier import CONCEPTS, PATCH, PatchClassifier
 
@@ -46,8 +46,8 @@ def ramp(left: str, right: str, start: float, end: float) -> Scene:
 
 def patch_weights(scene: Scene, size: tuple[int, int]) -> np.ndarray:
     """The weight map of every concept by patch, `[N, R, C]`, for an image of `size` (height, width)."""
-    maps = masks.weight_maps(scene, (size[0] // 8, size[1] // 8))
-    return masks.resize(maps, (size[0] // PATCH, size[1] // PATCH)).numpy()
+    (weights,) = Maps(scene, (size[0] // 8, size[1] // 8)).weights()
+    return resize(weights, (size[0] // PATCH, size[1] // PATCH)).numpy()
 
 
 def probabilities(classifier: PatchClassifier, images: np.ndarray) -> np.ndarray:
@@ -143,5 +143,5 @@ def motion(frames: np.ndarray, scene: Scene) -> Motion:
     Anchored: pin at least PINNED. Fluid: at most 1 − PINNED.
     """
     steps = np.abs(np.diff(np.concatenate([frames, frames[:1]]).astype(int), axis=0)).mean((0, 3))
-    pin = masks.pin(masks.weight_maps(scene, frames.shape[1:3])).numpy()
+    pin = Maps(scene, frames.shape[1:3]).pins()[0].numpy()
     return Motion(float(steps[pin <= 1 - PINNED].mean()), float(steps[pin >= PINNED].mean()), steps.mean(0))

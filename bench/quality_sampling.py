@@ -22,9 +22,9 @@ from diffusers import DiffusionPipeline
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from lib_masknoise.conditioning import LocationConditioning, condition, unblended
+from lib_masknoise.conditioning import LocationConditioning, condition, prompts, unblended
 from lib_masknoise.hosts.diffusers import Binding, encode
-from lib_masknoise.maps import level_with
+from lib_masknoise.maps import Maps, level_with
 from lib_masknoise.scene import Scene
 
 
@@ -32,13 +32,14 @@ class OutputBlending(Binding):
     """Blends the outputs of one attention for each context. Coefficients may be negative or above 1 too."""
 
     def attend(self, attn: Attention, x: Tensor) -> Tensor:
-        q, sides, size = attn.to_q(x), self._sides(), level_with(self.size, x.shape[1])
-        parts = []
-        for side, part in zip(sides, q.chunk(len(sides)), strict=True):
-            a = self._level(side, size).coefficients.unbind(-1)  # J maps [1, L]
-            outputs = [self._alone(attn, part, context) for context in _contexts(side)]
-            parts.append(sum(a_j[..., None] * out for a_j, out in zip(a, outputs, strict=True)))
-        return torch.cat(parts)
+        q, size = attn.to_q(x), level_with(self.size, x.shape[1])
+        blended = torch.empty_like(q)
+        for share in self._shares:
+            side, part = share.conditioning, q[share.span]
+            a = side.level(size).coefficients.to(q).unbind(-1)  # J maps [1, L]
+            outputs = [self._alone(attn, part, context.to(q)) for context in _contexts(side)]
+            blended[share.span] = sum(a_j[..., None] * out for a_j, out in zip(a, outputs, strict=True))
+        return blended
 
     @staticmethod
     def _alone(attn: Attention, q: Tensor, context: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ class PredictionBlending(Binding):
             for context in _contexts(positive)
         ]
         self.inside = self.outside = (negative, *alone)
-        self.maps = positive.coefficients.to(positive.contexts).unbind(1)  # J maps [1, H, W]
+        self.maps = positive.coefficients.unbind(1)  # J maps [1, H, W]
         self._blending = None
 
     def install(self) -> None:
@@ -88,7 +89,7 @@ class PredictionBlending(Binding):
 
     def _blend(self, unet: torch.nn.Module, args: tuple, output: tuple[Tensor]) -> tuple[Tensor]:
         without, *predictions = output[0].chunk(1 + len(self.maps))
-        blended = sum(a_j[:, None] * e for a_j, e in zip(self.maps, predictions, strict=True))
+        blended = sum(a_j[:, None].to(e) * e for a_j, e in zip(self.maps, predictions, strict=True))
         return (torch.cat([without, blended]),)
 
 
@@ -153,9 +154,9 @@ class Sampler:
     def scene_latents(
         self, scene: Scene, seeds: Sequence[int], method: str = "conditioning", prompt: str = ""
     ) -> Tensor:
-        base, negative = encode(self.pipe, (prompt, ""))
-        concepts = encode(self.pipe, [concept.prompt for concept in scene.concepts])
-        positive = condition(scene, base, concepts, self.latent_size, seed=0)
+        encoded = encode(self.pipe, [prompt, "", *prompts(scene)])
+        base, negative = encoded[prompt], encoded[""]
+        positive = condition(Maps(scene, self.latent_size), base, encoded)
         chosen = METHODS[method]
         bound = chosen.binding(self.pipe.unet, chosen.change(positive), unblended(negative), None, (0.0, 1.0))
         # Only the shape of the embeddings counts: the binding has the contexts.

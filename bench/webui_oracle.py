@@ -11,10 +11,12 @@ context, its keys and its values one by one, in float64, from the queries and th
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,7 +124,7 @@ def sample(engine: Any, x: Any, cond: Any, uncond: Any, parts: int, scale: float
 class Prompts:
     """The concepts' prompts, encoded: random contexts in place of a text encoder's."""
 
-    def __init__(self, concepts: list[Any], negatives: list[Any]):
+    def __init__(self, concepts: dict[str, Any], negatives: dict[str, Any]):
         from lib_masknoise.hosts.webui.prompts import Encodings
 
         self.concepts, self.negatives, self.encodings = concepts, negatives, Encodings()
@@ -130,7 +132,8 @@ class Prompts:
 
     def at(self, step: int) -> tuple[Any, Any]:
         one = self.encodings.one
-        return [[one(c)] for c in self.concepts], [None if c is None else one(c) for c in self.negatives]
+        positive = {text: [one(cond)] for text, cond in self.concepts.items()}
+        return positive, {text: one(cond) for text, cond in self.negatives.items()}
 
     def base(self, cond: Any, uncond: Any, step: int) -> tuple[Any, Any]:
         return [self.encodings.parts(parts, step) for parts in cond.batch], list(map(self.encodings.one, uncond))
@@ -169,13 +172,15 @@ def entered(engine: Any, job: Any, encoder: Prompts, cond: Any, uncond: Any) -> 
     """The pass of this host for a job of two frames; frame 0 and frame 1."""
     from lib_masknoise.hosts.webui import denoising, forge, prompts
     from lib_masknoise.hosts.webui.rows import Picture, Rows
+    from lib_masknoise.maps import Maps
 
     host = SimpleNamespace(sd_model=engine)
     forge.shared = denoising.shared = prompts.shared = host
-    rows = Rows(job, [Picture(i, 7) for i in range(BATCH)], job.animation.frames, SIZE)
+    rows = Rows(Maps(job, SIZE), [Picture(i, 7) for i in range(BATCH)])
     sampler = SimpleNamespace(sampler_extra_args={"cond": cond, "uncond": uncond})
     p = SimpleNamespace(get_conds=lambda: (cond, uncond))
-    with forge.Pass(p, rows, encoder, sampler) as one:
+    method = functools.partial(forge.Patches, blender=forge.CrossAttention)
+    with denoising.sampling(p, rows, encoder, sampler, method) as one:
         yield one
 
 
@@ -209,7 +214,7 @@ def compare(kind: str, job: Any, lengths: tuple[int, ...] = (TOKENS,) * 5) -> tu
     patcher = build(UNETS[kind])
     engine = SimpleNamespace(forge_objects=SimpleNamespace(unet=patcher), conditioner=None)
     base, negative, *others = (encoded(i, pooled, length) for i, length in enumerate(lengths))
-    prompts = Prompts(others[:2], [None, others[2]])
+    prompts = Prompts({"a": others[0], "b": others[1]}, {"c": others[2]})
     schedule = [prompt_parser.ScheduledPromptConditioning(9, base)]
     part = prompt_parser.ComposableScheduledPromptConditioning(schedule)
     cond = prompt_parser.MulticondLearnedConditioning((BATCH,), [[part]] * BATCH)
@@ -220,8 +225,8 @@ def compare(kind: str, job: Any, lengths: tuple[int, ...] = (TOKENS,) * 5) -> tu
 
         def seen(layer: Any, q: Any, out: Any) -> None:
             size = level_with(SIZE, q.shape[1])
-            for share in one._shares:
-                placed = share.conditioning.to("cpu", torch.float64)
+            for share in one.blender._shares:
+                placed = replace(share.conditioning, contexts=share.conditioning.contexts.double())
                 for row, pick in zip(share.rows, share.picks, strict=True):
                     queries = q[row].double().expand(pick + 1, -1, -1)
                     weights = (to.weight.double() for to in (layer.to_k, layer.to_v))
@@ -236,7 +241,8 @@ def compare(kind: str, job: Any, lengths: tuple[int, ...] = (TOKENS,) * 5) -> tu
         params = SimpleNamespace(
             denoiser=SimpleNamespace(step=0, total_steps=4), text_cond=rows[0], text_uncond=rows[1], x=x
         )
-        one._before_denoiser(params)
+        one.bind()
+        one.plan(params)
         sample(engine, x, params.text_cond, params.text_uncond, 1, 5.0)
         for handle in handles:
             handle.remove()

@@ -236,15 +236,30 @@ def _plain(q: Tensor, basis: Basis, scale: float) -> Tensor:
 def _stack(queries: Tensor, basis: Basis, level: Level) -> Tensor:
     """`[a_1 q, …, a_J q, g_1 (q·k_1), …, g_R (q·k_R), 0…]`: `[g, M, heads, d]` → `[g, heads, M, J·d + R]`, in the dtype
     of the maps: a small share of a large query must not be rounded before it is one."""
-    stacked = (queries.unsqueeze(3) * level.coefficients[:, :, None, :, None]).flatten(3).transpose(1, 2)
-    columns = [stacked]
+    g, places, heads, d = queries.shape
+    columns, width = basis.keys.shape[3], basis.count * d
+    weights = level.coefficients[:, :, None, :, None]
+    if columns == width:
+        return (queries.unsqueeze(3) * weights).flatten(3).transpose(1, 2)
+    # Written where they belong: to join the parts afterwards would take as long as to make them.
+    stacked = weights.new_empty(g, heads, places, columns)
+    contexts = stacked[..., :width].unflatten(3, (basis.count, d))
+    _multiply(queries.transpose(1, 2).unsqueeze(3), weights.transpose(1, 2), contexts)
+    filled = width
     if basis.noise_keys is not None and level.noise is not None:
+        filled += basis.noise_keys.shape[2]
         along = torch.matmul(queries.transpose(1, 2), basis.noise_keys.transpose(2, 3))
-        columns.append(along * level.noise[:, None])
-    missing = basis.keys.shape[3] - sum(column.shape[3] for column in columns)
-    if missing:
-        columns.append(stacked.new_zeros(*stacked.shape[:3], missing))
-    return torch.cat(columns, dim=3) if len(columns) > 1 else stacked
+        _multiply(along, level.noise[:, None], stacked[..., width:filled])
+    stacked[..., filled:] = 0
+    return stacked
+
+
+def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """The product in a place of its own; PyTorch does that in one go only where nobody asks for gradients."""
+    if torch.is_grad_enabled():
+        out.copy_(a).mul_(b)
+    else:
+        torch.mul(a, b, out=out)
 
 
 def _contract(stacked: Tensor, basis: Basis, level: Level, d: int) -> Tensor:
@@ -258,7 +273,7 @@ def _contract(stacked: Tensor, basis: Basis, level: Level, d: int) -> Tensor:
         out.addcmul_(parts[..., j, :].to(out.dtype), weights[..., j, :])
     if basis.noise_values is not None and level.noise is not None:
         along = stacked[..., width : width + basis.noise_values.shape[2]] * level.noise[:, None]
-        out = out + torch.matmul(along, basis.noise_values.to(along.dtype)).transpose(1, 2)
+        out += torch.matmul(along, basis.noise_values.to(along.dtype)).transpose(1, 2)
     return out
 
 
