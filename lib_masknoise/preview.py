@@ -80,19 +80,19 @@ class Preview:
     def picture(self, what: str, frame: float = 0, size: Size = (512, 512)) -> Image.Image:
         _check_kind(what)
         colours = _coefficient_colours if what == "coefficients" else _noise_colours
-        pixels = colours(self._at(_drawn_size(size)), frame)
+        pixels = colours(self.maps(_drawn_size(size)), frame)
         return _image(pixels).resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
     def strip(self, count: int = 8, size: Size = (96, 96)) -> Image.Image:
         scene = self.scene
         frames = _evenly_spaced(scene, count)
-        rows = [[_coefficient_colours(self._at(size), frame) for frame in frames]]
+        rows = [[_coefficient_colours(self.maps(size), frame) for frame in frames]]
         noises = [name for name in NOISES if getattr(scene.noise, name).strength > 0]
         small = (max(1, size[0] // _LATENT_FACTOR), max(1, size[1] // _LATENT_FACTOR))
-        rows += [_field_colours(self._at(small if name == "visual" else size), name, frames, size) for name in noises]
+        rows += [_field_colours(self.maps(small if name == "visual" else size), name, frames, size) for name in noises]
         return _image(np.concatenate([np.concatenate([_framed(tile) for tile in row], axis=1) for row in rows]))
 
-    def _at(self, size: Size) -> Maps:
+    def maps(self, size: Size) -> Maps:
         """Drawn at ``size`` itself, not finer as for the U-Net: a pixel already is the mask's mean over it."""
         if size not in self._maps:
             self._maps[size] = Maps(self.scene, size, factor=1)

@@ -15,12 +15,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from lib_masknoise.masks import coefficients, pin, weight_maps
 from matplotlib.colors import to_rgb
 
 from lib_masknoise import ASSETS
 from lib_masknoise.__main__ import DEMO
 from lib_masknoise.hosts.diffusers import load_pipeline, render
-from lib_masknoise.masks import coefficients, pin, weight_maps
 from lib_masknoise.noise import amount, smooth_fields
 from lib_masknoise.scene import Scene
 

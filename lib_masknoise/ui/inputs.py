@@ -31,7 +31,7 @@ NO_PAINTING = "{}"
 
 def defaults() -> list[Any]:
     """The values of a job that does not use the extension: scene, enabled, painting, controls."""
-    return ["", False, NO_PAINTING, *(_component_value(entry.default) for entry in SHOWN)]
+    return ["", False, NO_PAINTING, *(_component_value(entry.first) for entry in SHOWN)]
 
 
 def read(values: Sequence[Any]) -> Scene | None:

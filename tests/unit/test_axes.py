@@ -32,7 +32,7 @@ def test_what_an_axis_allows_a_scene_takes(label):
     values = list(axis.choices()) if axis.choices else [axis.type(axis.low), axis.type(axis.high)]
     if axis.path == "motion.kind":
         values.remove("keyframes")  # needs keyframes, which no axis gives
-    four = Scene.parse({"concepts": [{}] * 4})
+    four = Scene.parse({"concepts": [{"prompt": ""}] * 4})
     for value in values:
         assert isinstance(value, axis.type)
         path, value = axis.apply(value)

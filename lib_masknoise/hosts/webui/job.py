@@ -29,6 +29,9 @@ from lib_masknoise.presets import PresetError, Presets
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.ui import inputs
 
+LATENT_PIXELS = 8
+"""Pixels of an image to one of its latent, along each side."""
+
 
 class Refused(HTTPException):
     """A job that is not done. The API answers 422 with the problems as `[{path, message}]`, the user interface shows
@@ -55,6 +58,8 @@ class Job:
     """Whether a sampling pass has begun with the scene in it."""
     moved: torch.Tensor | None = None
     """The noise that has the visual noise in it already."""
+    remarks: tuple[str, ...] = ()
+    """What the scene asks for that will not do what one expects of it."""
 
     _maps: dict[Size, Maps] = field(default_factory=dict)
 
@@ -155,6 +160,10 @@ def process(p: Any, job: Job) -> None:
     if job.animated:
         p.extra_generation_params[infotext.FRAME] = lambda p, index, **_: str(p.iteration * p.batch_size + index)
         _share_between_frames(p, job.total)
+    size = p.height // LATENT_PIXELS, p.width // LATENT_PIXELS
+    job.remarks = tuple(map(str, job.maps(size).remarks()))
+    for remark in job.remarks:
+        p.comment(f"MaskNoise: {remark}")
     for entry in job.prompts.networks:
         p.comment(f"MaskNoise: <{entry}:…> in a concept's prompt acts on the whole image")
 
@@ -296,6 +305,8 @@ def postprocess_image(p: Any, job: Job) -> None:
 @_hook
 def postprocess(p: Any, job: Job, processed: Any) -> None:
     """The job is done: write the animation of the frames there are, and hand it out."""
+    if job.remarks:  # for the API, whose answer has no comments; each image's own infotext does without
+        p.extra_generation_params[infotext.REMARKS] = "; ".join(job.remarks)
     if not job.animated:
         return
     frames = [processed.images[processed.index_of_first_image + place] for place in job.complete]
