@@ -55,6 +55,14 @@ def read(values: Sequence[Any]) -> Scene | None:
     return Scene.parse({**merged, "enabled": True})
 
 
+def described(values: Sequence[Any]) -> Scene:
+    """The scene that a job's values describe, switched on: also where the extension is switched off."""
+    whole, _, *others = [*values, *defaults()[len(values) :]]
+    scene = read([whole, not whole, *others])
+    assert scene is not None  # it is enabled
+    return scene if scene.enabled else scene.replace({"enabled": True})
+
+
 def show(scene: Scene) -> list[Any]:
     """The values that describe a scene, for the components of the user interface: the inverse of `read`."""
     painting = scene.to_dict(defaults=False)
