@@ -19,6 +19,11 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
+STDIN = "-"
+LATENT_PIXELS = 8
+CHECKED_SIZE = (512, 512)
+"""Height and width in pixels of the picture in which `check` looks at masks: it knows no model."""
+
 DEMO = Settings(prompt="a marsh", seed=3, size=(128, 256))
 """How the demo renders `assets/scenes/demo.json`."""
 
@@ -94,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         help="find every mistake in a scene",
         description="Validate a scene. Prints every problem as `path: message`, one a line, and exits with 2.",
     )
-    check.add_argument("scene", type=Path, metavar="SCENE.json")
+    check.add_argument("scene", type=Path, metavar="SCENE.json", help="the scene; - reads it from standard input")
     check.set_defaults(run=_check)
 
     ui = commands.add_parser(
@@ -113,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_render_options(render: argparse.ArgumentParser) -> None:
-    render.add_argument("scene", type=Path, metavar="SCENE.json")
+    render.add_argument("scene", type=Path, metavar="SCENE.json", help="the scene; - reads it from standard input")
     render.add_argument("--prompt", default="", metavar="P", help="the base: what fills the places no mask covers")
     render.add_argument("--negative", default="", metavar="P", help="the base's negative prompt")
     render.add_argument(
@@ -216,9 +221,27 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[2]), int(match[1])
 
 
+def _scene(path: Path) -> Scene:
+    """The scene in a file, or from standard input where the path is ``-``. Raises SceneError."""
+    return Scene.parse(sys.stdin.buffer.read()) if str(path) == STDIN else Scene.read(path)
+
+
+def _named(path: Path) -> str:
+    return "standard input" if str(path) == STDIN else str(path)
+
+
+def _remarks(scene: Scene, size: tuple[int, int]) -> Sequence[object]:
+    """On a scene in a picture of ``size``, (height, width) in pixels."""
+    from lib_masknoise.maps import Maps
+
+    return Maps(scene, (size[0] // LATENT_PIXELS, size[1] // LATENT_PIXELS)).remarks() if scene.enabled else ()
+
+
 def _check(options: argparse.Namespace) -> int:
-    Scene.read(options.scene)
-    print(f"{options.scene}: a valid scene")
+    scene = _scene(options.scene)
+    print(f"{_named(options.scene)}: a valid scene")
+    for remark in _remarks(scene, CHECKED_SIZE):
+        print(f"remark: {remark}")
     return 0
 
 
@@ -241,9 +264,11 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _render(options: argparse.Namespace) -> int:
-    scene = Scene.read(options.scene)
+    scene = _scene(options.scene)
     if options.frames is not None:
         scene = scene.replace({"animation.frames": options.frames})
+    for remark in _remarks(scene, options.size or CHECKED_SIZE):
+        print(f"remark: {remark}", file=sys.stderr)
     guidance = options.guidance if options.guidance is not None else 7.0 if options.model else 4.0
     settings = Settings(
         prompt=options.prompt,
@@ -258,7 +283,8 @@ def _render(options: argparse.Namespace) -> int:
         threads=options.threads,
     )
     cluster = {"workers": options.workers, "address": options.address}
-    return _write(scene, settings, options.out or Path("out") / options.scene.stem, resume=options.resume, **cluster)
+    name = "scene" if str(options.scene) == STDIN else options.scene.stem
+    return _write(scene, settings, options.out or Path("out") / name, resume=options.resume, **cluster)
 
 
 def _write(scene: Scene, settings: Settings, folder: Path, **how: Any) -> int:

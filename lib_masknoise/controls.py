@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass
 
 MODES = ("interpolate", "add")
+OVERLAPS = ("mix", "top")
 INTERPOLATIONS = ("linear", "spherical")
 MOTIONS = ("none", "sine", "circle", "simplex", "walk", "linear", "keyframes")
 FORMATS = ("gif", "webp", "apng", "mp4", "sheet")
@@ -44,6 +45,13 @@ class Control:
     high: float | None = None
     step: float | None = None
     choices: tuple[str, ...] = ()
+    begins: Value | None = None
+    """What a new painting begins with, where that is not what a scene without the field has."""
+
+    @property
+    def first(self) -> Value:
+        """What its component shows before anything is set."""
+        return self.default if self.begins is None else self.begins
 
     @property
     def numeric(self) -> bool:
@@ -65,8 +73,15 @@ def _text(path: str, default: str, label: str, help: str, was: str = "") -> Cont
     return Control(path, default, label, help, _key(was or label))
 
 
-def _choice(path: str, default: str | tuple[str, ...], choices: tuple[str, ...], label: str, help: str) -> Control:
-    return Control(path, default, label, help, _key(label), choices=choices)
+def _choice(
+    path: str,
+    default: str | tuple[str, ...],
+    choices: tuple[str, ...],
+    label: str,
+    help: str,
+    begins: str | None = None,
+) -> Control:
+    return Control(path, default, label, help, _key(label), choices=choices, begins=begins)
 
 
 def _number(
@@ -139,6 +154,15 @@ CONTROLS: tuple[Control, ...] = (
         0.01,
         "Mask feather",
         "Softens the edges of every mask by this fraction of the image's shorter side.",
+    ),
+    _choice(
+        "blend.overlap",
+        "mix",
+        OVERLAPS,
+        "Overlap",
+        "Where masks overlap: top lets a later concept cover the ones before it, as far as its mask is opaque; mix "
+        "lets all of them share the place.",
+        begins="top",
     ),
     _number(
         "blend.start",

@@ -28,11 +28,12 @@ from lib_masknoise.scene import MAX_CONCEPTS, MAX_IMAGE_BYTES, VERSION, Problem,
 KEY = "MaskNoise"
 MASKS = "MaskNoise masks"
 
-FRAME, FILES, ERROR, BLENDING = NOTES = (
+FRAME, FILES, ERROR, BLENDING, REMARKS = NOTES = (
     "MaskNoise frame",
     "MaskNoise files",
     "MaskNoise error",
     "MaskNoise blending",
+    "MaskNoise remarks",
 )
 """Keys by which a host says what became of a scene. They are no part of it."""
 
@@ -57,8 +58,6 @@ def write(scene: Scene) -> dict[str, str]:
     """The infotext parameters of a scene. `read` makes an equal scene of them, also after a host's quoting."""
     rest = scene.to_dict(defaults=False)
     rest.pop("version", None)
-    for concept in rest.get("concepts", ()):
-        concept.setdefault("prompt", "")
     params = {KEY: str(scene.version)}
     for key, path in PATHS.items():
         value = _take(rest, [int(step) if step.isdigit() else step for step in re.findall(r"\w+", path)])
@@ -98,6 +97,9 @@ def read(params: Mapping[str, Any]) -> Scene | None:
         ]
     if wrong:
         raise SceneError(tuple(wrong))
+    for i, concept in enumerate(tree["concepts"] if isinstance(tree["concepts"], list) else ()):
+        if isinstance(concept, dict):
+            concept["prompt"] = changes.get(f"concepts[{i}].prompt", "")
     try:
         return Scene.parse(tree).replace(changes)
     except SceneError as error:

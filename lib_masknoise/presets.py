@@ -78,7 +78,7 @@ class Presets:
         SceneError, whose messages name the preset, where its file cannot be used."""
         path = self._existing(name)
         try:
-            return Scene.read(path)
+            return _read(path)
         except SceneError as error:
             within = f"(in the preset {_quoted(name)})"
             raise SceneError(tuple(Problem(path, f"{message} {within}") for path, message in error.problems)) from None
@@ -109,6 +109,21 @@ class Presets:
         if not _is_own_file(path):
             raise UnknownPreset(f"there is no preset {_quoted(name)}")
         return path
+
+
+def _read(path: Path) -> Scene:
+    """A preset's scene. Version 0.1 left empty prompts out of its files, where they are to be said now."""
+    try:
+        return Scene.read(path)
+    except SceneError as error:
+        if not all(_is_missing_prompt(problem) for problem in error.problems):
+            raise
+    data = json.loads(path.read_bytes())
+    return Scene.parse({**data, "concepts": [{"prompt": "", **concept} for concept in data["concepts"]]})
+
+
+def _is_missing_prompt(problem: Problem) -> bool:
+    return bool(re.fullmatch(r"concepts\[\d+\]\.prompt", problem.path)) and problem.message.startswith("missing")
 
 
 def _is_own_file(path: Path) -> bool:

@@ -80,23 +80,23 @@ class Preview:
 
     def picture(self, what: str, frame: float = 0, size: Size = (512, 512)) -> Image.Image:
         _check_kind(what)
-        maps = self._at(_drawn_size(size))
+        maps = self.maps(_drawn_size(size))
         pixels = self._blend(maps, frame) if what == "coefficients" else _noise_colours(maps, frame)
         return _image(pixels).resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
     def strip(self, count: int = 8, size: Size = (96, 96)) -> Image.Image:
         scene = self.scene
         frames = _evenly_spaced(scene, count)
-        rows = [[self._blend(self._at(size), frame) for frame in frames]]
+        rows = [[self._blend(self.maps(size), frame) for frame in frames]]
         noises = [name for name in NOISES if getattr(scene.noise, name).strength > 0]
         small = (max(1, size[0] // _LATENT_FACTOR), max(1, size[1] // _LATENT_FACTOR))
-        rows += [_field_colours(self._at(small if name == "visual" else size), name, frames, size) for name in noises]
+        rows += [_field_colours(self.maps(small if name == "visual" else size), name, frames, size) for name in noises]
         return _image(np.concatenate([np.concatenate([_framed(tile) for tile in row], axis=1) for row in rows]))
 
     def _blend(self, maps: Maps, frame: float) -> np.ndarray:
         return _coefficient_colours(maps, frame, self._colours)
 
-    def _at(self, size: Size) -> Maps:
+    def maps(self, size: Size) -> Maps:
         """Drawn at ``size`` itself, not finer as for the U-Net: a pixel already is the mask's mean over it."""
         if size not in self._maps:
             self._maps[size] = Maps(self.scene, size, factor=1)

@@ -23,16 +23,17 @@ class Script(scripts.Script):
         return "MaskNoise"
 
     def show(self, is_img2img: bool) -> Any:
-        return False if is_img2img else scripts.AlwaysVisible
+        return scripts.AlwaysVisible
 
     def ui(self, is_img2img: bool) -> list[Any]:
-        built = accordions.build(self.elem_id, enable=InputAccordion, presets=PRESETS, token_counter=token_count)
+        host = {"enable": InputAccordion, "presets": PRESETS, "token_counter": token_count}
+        built = accordions.build(self.elem_id, **host, tab="img2img" if is_img2img else "txt2img")
         self.infotext_fields = webui.paste_fields(built.inputs)
         self.paste_field_names = webui.paste_names()
         return built.inputs
 
     def before_process(self, p: Any, *values: Any) -> None:
-        webui.before_process(p, values, PRESETS)
+        webui.before_process(p, values, PRESETS, bool(self.is_img2img))
 
     def process(self, p: Any, *values: Any) -> None:
         webui.process(p)
@@ -60,4 +61,4 @@ def _add_routes(demo: Any, app: Any) -> None:
 
 
 script_callbacks.on_app_started(_add_routes)
-script_callbacks.on_before_ui(lambda: xyz.register(PRESETS.names))
+script_callbacks.on_before_ui(lambda: xyz.register(PRESETS))

@@ -13,17 +13,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lib_masknoise.maps.blending import coefficients, pin
+from lib_masknoise.maps.blending import coefficients, covered, pin
 from lib_masknoise.maps.keyframes import Parts, Passage, passage
 from lib_masknoise.maps.raster import rasterize, weight_map
 from lib_masknoise.maps.resample import Size, extent, feather, level_size, level_with, resize
 from lib_masknoise.noise import amount
-from lib_masknoise.scene import Concept, Mask, Scene
+from lib_masknoise.scene import Concept, Mask, Problem, Scene
 
 __all__ = [
     "Maps",
     "Size",
     "coefficients",
+    "covered",
     "feather",
     "level_size",
     "level_with",
@@ -38,6 +39,10 @@ REMEMBERED_FRAMES = 64
 """Of a scene whose concepts move: enough for both sides and the noise of a batch to find them."""
 
 
+LOOKS = 8
+"""Frames at which moving masks are looked at for remarks, and keyframes besides."""
+
+
 class Maps:
     """The maps of a scene at one size.
 
@@ -49,6 +54,7 @@ class Maps:
 
     def __init__(self, scene: Scene, size: Size, factor: int | None = None) -> None:
         self.scene, self.size, self.factor = scene.acting, size, factor
+        self._given = scene
         self.total = scene.animation.frames
         self.moving = any(concept.keyframes for concept in self.scene.concepts)
         self._still: dict[int, Tensor] = {}  # by the id of a mask of the scene, which keeps it alive
@@ -65,7 +71,8 @@ class Maps:
         ]
 
     def weights(self, frames: Sequence[float] = (0,)) -> Tensor:
-        """The weight maps of all concepts, float32 ``[B, N, h, w]`` in [0, 1]."""
+        """The weight maps of all concepts, float32 ``[B, N, h, w]`` in [0, 1]; with the overlap "top", what later
+        concepts leave of them."""
         if not self.moving:
             return self._row(0.0)[None]
         return torch.stack([self._row(float(frame)) for frame in frames])
@@ -79,6 +86,12 @@ class Maps:
         noise = self.scene.noise
         return amount(self.pins(frames), getattr(noise, name).strength, noise.exponent)
 
+    def remarks(self) -> tuple[Problem, ...]:
+        """The scene's remarks (`Scene.remarks`), those about masks included: by some frames where concepts move."""
+        keys = {key.frame for concept in self.scene.concepts for key in concept.keyframes if key.frame < self.total}
+        evenly = {i * self.total // LOOKS for i in range(LOOKS)}
+        return self._given.remarks(self.weights(sorted({*sorted(keys)[:LOOKS], *evenly})))
+
     def _row(self, frame: float) -> Tensor:
         """``[N, h, w]``."""
         with self._lock:
@@ -87,7 +100,8 @@ class Maps:
                 return self._rows[frame]
             (row,) = self.passages([frame])
             maps = [self._combined(one.masks) for one in row]
-            self._rows[frame] = torch.stack(maps) if maps else torch.zeros(0, *self.size)
+            drawn = torch.stack(maps) if maps else torch.zeros(0, *self.size)
+            self._rows[frame] = covered(drawn) if self.scene.blend.overlap == "top" else drawn
             if len(self._rows) > REMEMBERED_FRAMES:
                 self._rows.popitem(last=False)
             return self._rows[frame]

@@ -14,6 +14,18 @@ def pin(maps: Tensor) -> Tensor:
     return maps.amax(0) if len(maps) else maps.new_zeros(maps.shape[1:])
 
 
+def covered(maps: Tensor) -> Tensor:
+    """What is left of each layer of a pile to be seen: weight maps [N, H, W], the last on top -> [N, H, W].
+
+    m_i · Π_{j > i} (1 − m_j): a layer covers those before it by its own softness. The results add up to
+    1 − Π_j (1 − m_j), never more than 1.
+    """
+    if len(maps) < 2:
+        return maps
+    clear = (1 - maps).flip(0).cumprod(0).flip(0)
+    return maps * torch.cat([clear[1:], torch.ones_like(maps[:1])])
+
+
 def coefficients(maps: Tensor, weights: Sequence[float] | Tensor, mode: str, scale: float) -> Tensor:
     """What the base (first) and each concept contribute at each location: weight maps [N, H, W] -> [N + 1, H,
     W].

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 from lib_masknoise import easing
 from lib_masknoise.controls import control, default_scale
@@ -22,6 +22,7 @@ from lib_masknoise.scene.editing import put_all
 from lib_masknoise.scene.errors import Problem, SceneError, path_of, shown
 from lib_masknoise.scene.masks import AnyMask, Mask, RectMask, mask_of
 from lib_masknoise.scene.pydantic1 import pydantic
+from lib_masknoise.scene.remarks import remarks
 from lib_masknoise.scene.rules import Rule
 from lib_masknoise.scene.strict import Part, bounded, each, not_below, setting, setting_or_none, tidy
 
@@ -76,6 +77,8 @@ class ConceptKeyframe(Part):
 class Concept(Part):
     """A prompt with a mask, a weight and optionally a negative prompt, and how they change over the frames."""
 
+    always_said: ClassVar[tuple[str, ...]] = ("prompt",)
+
     prompt: str = setting("concepts[].prompt")
     negative: str = setting("concepts[].negative")
     weight: float = setting("concepts[].weight")
@@ -103,10 +106,27 @@ class Concept(Part):
                 raise ValueError(f"expected at most {MAX_PROMPTS} different {name}s, got {different}")
         return value
 
+    def _fill(self, given: Mapping[Any, Any]) -> None:
+        """A prompt left out may be a mistake: it has to be given, be it empty, by the concept or by every keyframe."""
+        wrong = [] if "prompt" in given or _all_have_prompts(given.get("keyframes")) else [Problem("prompt", _MISSING)]
+        try:
+            super()._fill(given)
+        except SceneError as error:
+            wrong += error.problems
+        if wrong:
+            raise SceneError(wrong)
+
     def at_key(self, key: ConceptKeyframe) -> "Concept":
         """The concept as it is at one of its keyframes: a still one."""
         given = {name: getattr(key, name) for name in ("prompt", "negative", "weight", "mask")}
         return self.copy(update={"keyframes": (), **{name: v for name, v in given.items() if v is not None}})
+
+
+_MISSING = 'missing; expected a text, be it "" for an empty prompt'
+
+
+def _all_have_prompts(keys: Any) -> bool:
+    return bool(_entries(keys)) and all(_given(key, "prompt") is not None for key in keys)
 
 
 class Blend(Part):
@@ -114,6 +134,7 @@ class Blend(Part):
 
     mode: str = setting("blend.mode")
     scale: float = setting("blend.scale")
+    overlap: str = setting("blend.overlap")
     preserve_norm: bool = setting("blend.preserve_norm")
     feather: float = setting("blend.feather")
     start: float = setting("blend.start")
@@ -300,6 +321,14 @@ class Scene(Part):
         """The scene without the concepts that are switched off: what is sampled."""
         concepts = tuple(concept for concept in self.concepts if concept.enabled)
         return self if len(concepts) == len(self.concepts) else self.copy(update={"concepts": concepts})
+
+    def remarks(self, weights: Any = None) -> tuple[Problem, ...]:
+        """What the scene asks for that will not do what one expects of it, each with its place. Never an error.
+
+        weights: the weight maps ``[B, N, h, w]`` of the concepts at some frames (``Maps.weights``), at the latent's
+        size; what depends on masks is said with them only. ``Maps.remarks`` brings them along.
+        """
+        return remarks(self, weights)
 
     @property
     def loops(self) -> bool:

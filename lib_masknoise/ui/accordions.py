@@ -170,16 +170,16 @@ def _component(entry: Control, elem_id: str) -> Any:
     """The component of one control: name, bounds, choices and tooltip from the table."""
     common = {"label": entry.label, "info": entry.help, "elem_id": elem_id, "elem_classes": ["masknoise-control"]}
     if isinstance(entry.default, bool):
-        return gr.Checkbox(value=entry.default, **common)
-    if isinstance(entry.default, tuple):
-        return gr.CheckboxGroup(choices=list(entry.choices), value=list(entry.default), **common)
+        return gr.Checkbox(value=entry.first, **common)
+    if isinstance(entry.first, tuple):
+        return gr.CheckboxGroup(choices=list(entry.choices), value=list(entry.first), **common)
     if entry.choices:
-        return gr.Dropdown(choices=list(entry.choices), value=entry.default, **common)
+        return gr.Dropdown(choices=list(entry.choices), value=entry.first, **common)
     if entry.path == "noise.seed":  # no slider has room for 2^63 values
-        return gr.Number(value=entry.default, precision=0, **common)
+        return gr.Number(value=entry.first, precision=0, **common)
     if entry.numeric:
-        return gr.Slider(minimum=entry.low, maximum=entry.high, step=entry.step, value=entry.default, **common)
-    return gr.Textbox(value=entry.default, lines=1, max_lines=1, **common)
+        return gr.Slider(minimum=entry.low, maximum=entry.high, step=entry.step, value=entry.first, **common)
+    return gr.Textbox(value=entry.first, lines=1, max_lines=1, **common)
 
 
 @contextmanager
@@ -216,7 +216,8 @@ def _without_motion(frames: float, kind: str) -> Any:
 
 def _blend(parts: _Parts) -> None:
     with _part("More: blending", parts.elem_id("blend")):
-        parts.row("blend.mode", "blend.scale", "blend.feather")
+        parts.row("blend.overlap", "blend.feather")
+        parts.row("blend.mode", "blend.scale")
         parts.row("blend.start", "blend.end", "blend.preserve_norm")
     mode, scale = parts.made["blend.mode"], parts.made["blend.scale"]
     mode.input(default_scale, [mode], [scale], **QUIET)

@@ -31,7 +31,7 @@ NO_PAINTING = "{}"
 
 def defaults() -> list[Any]:
     """The values of a job that does not use the extension: scene, enabled, painting, controls."""
-    return ["", False, NO_PAINTING, *(_component_value(entry.default) for entry in SHOWN)]
+    return ["", False, NO_PAINTING, *(_component_value(entry.first) for entry in SHOWN)]
 
 
 def read(values: Sequence[Any]) -> Scene | None:
@@ -53,6 +53,14 @@ def read(values: Sequence[Any]) -> Scene | None:
             place = place.setdefault(parent, {})
         place[name] = value
     return Scene.parse({**merged, "enabled": True})
+
+
+def described(values: Sequence[Any]) -> Scene:
+    """The scene that a job's values describe, switched on: also where the extension is switched off."""
+    whole, _, *others = [*values, *defaults()[len(values) :]]
+    scene = read([whole, not whole, *others])
+    assert scene is not None  # it is enabled
+    return scene if scene.enabled else scene.replace({"enabled": True})
 
 
 def show(scene: Scene) -> list[Any]:

@@ -35,17 +35,23 @@ def answer(values: Sequence[Any], request: str, token_counter: Callable[[str], s
     """What the page shows of a job's values, and the reply that the canvas waits for.
 
     request: JSON text with the ``tick`` that the reply repeats, the picture's ``width`` and ``height`` and the
-    ``prompts`` whose tokens are counted. The reply has those and the ``settings`` that a page keeps over its reload.
+    ``prompts`` whose tokens are counted. The reply has those, the ``settings`` that a page keeps over its reload, and
+    the ``remarks`` on the scene, each with its path and message.
     """
     asked = json.loads(request or "{}")
     reply = {
         "tick": asked.get("tick", 0),
         "tokens": {prompt: token_counter(prompt) for prompt in asked.get("prompts", [])} if token_counter else {},
         "settings": settings_of(values),
+        "remarks": [],
     }
     size = (int(asked.get("height", 512)), int(asked.get("width", 512)))
     try:
-        shown = figures(scene_of(values).replace({"enabled": True}), size)
+        scene = scene_of(values).replace({"enabled": True})
+        pictures = preview.Preview(scene)
+        remarks = pictures.maps(_fitted(size, LONGER_SIDE)).remarks()
+        reply["remarks"] = [remark._asdict() for remark in remarks]
+        shown = figures(pictures, size) + remark_list(remarks)
     except (SceneError, ImportError) as error:  # a package may be missing that the noise's fields need
         shown = failure(error)
     return shown, json.dumps(reply)
@@ -56,12 +62,12 @@ def settings_of(values: Sequence[Any]) -> list[Any]:
     return [values[1], *values[3:]]
 
 
-def figures(scene: Scene, size: tuple[int, int]) -> str:
+def figures(pictures: preview.Preview, size: tuple[int, int]) -> str:
     """Coefficients; the noise's amount where there is any; frames and curve where there are several frames. Each with a
     legend."""
+    scene = pictures.scene
     small = _fitted(size, LONGER_SIDE)
     noises = [name for name in preview.NOISES if getattr(scene.noise, name).strength > 0]
-    pictures = preview.Preview(scene)
     blend = pictures.picture("coefficients", 0, small)
     shown = [_figure("Blend: what each place is made of", blend, _concepts_legend(scene))]
     if noises:
@@ -102,6 +108,11 @@ def _label(path: str) -> str | None:
         except KeyError:
             continue
     return None
+
+
+def remark_list(remarks: Iterable[Problem]) -> str:
+    listed = "".join(f"<li>{html.escape(str(one))}</li>" for one in remarks)
+    return f'<ul class="mn-remarks">{listed}</ul>' if listed else ""
 
 
 def failure(error: Exception) -> str:

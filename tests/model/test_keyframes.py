@@ -51,7 +51,10 @@ def test_at_a_keyframe_its_prompt_is_plain_generation(pipe, interpolation):
         {"frame": 0, "prompt": "a wheat field"},
         {"frame": 4, "prompt": "a dark forest", "negative": "snow"},
     ]
-    scene = {"concepts": [{"interpolation": interpolation, "keyframes": keys}], "animation": {"frames": 8}}
+    scene = {
+        "concepts": [{"prompt": "", "interpolation": interpolation, "keyframes": keys}],
+        "animation": {"frames": 8},
+    }
     frames = images(pipe, scene, frames=[0, 2, 4], batch_size=3)
     wheat, forest = plain(pipe, "a wheat field"), plain(pipe, "a dark forest", "snow")
     assert close(frames[0], wheat) and close(frames[4], forest)

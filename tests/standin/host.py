@@ -33,6 +33,9 @@ class Host:
         self.shared, self.errors, self.processing = shared, errors, processing
         self.callbacks, self.extra_networks = script_callbacks, extra_networks
         self.script, self.presets = script.Script(), script.PRESETS
+        self.script.is_img2img = False
+        self.img2img_script = script.Script()
+        self.img2img_script.is_img2img = True
         vars(self).update(adapter)
         self.folder = Path()
         self._own = {name: list(entries) for name, entries in script_callbacks.callback_map.items()}
@@ -75,14 +78,17 @@ class Host:
         others: Sequence[Any] = (),
         later: Sequence[Any] = (),
         img2img: bool = False,
+        inner: bool = False,
         **options: Any,
     ) -> Any:
         """A job: as the API would make it. scene: the extension's argument. others, later: further extensions, whose
-        hooks come before or after this one's."""  # fmt: skip
+        hooks come before or after this one's. inner: a pass of another extension in img2img, with the scripts of its
+        txt2img job."""  # fmt: skip
         from modules.scripts import ScriptRunner
 
         values = [] if scene is None else [scene]
-        runner = ScriptRunner([*((o, ()) for o in others), (self.script, values), *((o, ()) for o in later)])
+        ours = self.img2img_script if img2img and not inner else self.script
+        runner = ScriptRunner([*((o, ()) for o in others), (ours, values), *((o, ()) for o in later)])
         kind = "StableDiffusionProcessingImg2Img" if img2img else "StableDiffusionProcessingTxt2Img"
         options = {"prompt": "red house", "is_api": True, "outpath_samples": str(self.folder), **options}
         return getattr(self.processing, kind)(scripts=runner, **options)

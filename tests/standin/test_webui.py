@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 
 from lib_masknoise import animation, infotext
+from lib_masknoise.maps import Maps
 from lib_masknoise.scene import Scene
 from tests.standin.host import Other
 from tests.standin.test_blending import FULL, LONG, covered, error, scene
 
 TREE = scene("green tree", "blue sea")
+TREE_PAINTED = json.dumps({"concepts": TREE["concepts"]})
 
 
 def moving(frames, formats=("gif",), *concepts, **parts):
@@ -127,14 +129,18 @@ def test_a_concept_that_is_off_is_as_if_it_were_not_there(host):
     assert torch.equal(host.latents({"concepts": [off]}), host.latents())
 
 
-def test_img2img_is_ignored(host):
+def test_a_pass_of_another_extension_within_a_job_is_left_alone(host):
     """ADetailer's inner passes run with the job's scripts and arguments."""
-    assert torch.equal(host.latents(TREE, img2img=True), host.latents(img2img=True))
-    assert torch.equal(host.latents({"speed": 1}, img2img=True), host.latents(img2img=True))
+    plain = host.latents(img2img=True)
+    for wanted in (TREE, {"speed": 1}):
+        assert torch.equal(host.latents(wanted, img2img=True, inner=True), plain)
+    p = host.job(TREE, img2img=True)
+    p._ad_inner = True  # within a job of img2img
+    assert torch.equal(torch.cat(host.process(p).latents).double(), plain)
 
 
 def test_a_copy_of_a_job_as_img2img_has_no_scene(host):
-    p = host.job(TREE, img2img=True)
+    p = host.job(TREE, img2img=True, inner=True)
     p.masknoise = "of the job that it was copied from"
     host.process(p)
     assert p.masknoise is None
@@ -220,10 +226,19 @@ def test_a_preset_as_a_cell_of_a_plot(host):
     assert torch.equal(torch.cat(host.process(p).latents).double(), host.latents(covered("blue sea")))
 
 
+@pytest.mark.parametrize("values", [["", False, TREE_PAINTED], [{**TREE, "enabled": False}]])
+def test_a_plot_switches_masknoise_on_for_its_cells(host, values):
+    p = host.job()
+    p.scripts.scripts[0] = host.script, values
+    p.masknoise_overrides = {"blend.scale": 0.5, "blend.overlap": "mix"}
+    expected = host.latents(scene("green tree", "blue sea", blend={"scale": 0.5}))
+    assert torch.equal(torch.cat(host.process(p).latents).double(), expected)
+
+
 @pytest.mark.parametrize(
     "values, overrides, path",
     [
-        (None, {"blend.scale": 0.5}, "blend.scale"),
+        (None, {"concepts[0].weight": 0.5}, "concepts[0].weight"),
         (TREE, {"concepts[3].weight": 0.5}, "concepts[3].weight"),
         (TREE, {"preset": "no such preset"}, ""),
     ],
@@ -373,8 +388,28 @@ def test_the_infotext_gives_the_scene_again(host):
 def test_the_infotext_of_a_frame_names_it(host):
     processed = host.run(moving(3), batch_size=2)
     assert [f"MaskNoise frame: {i}" in text for i, text in enumerate(processed.infotexts[:3])] == [True] * 3
-    known = {key: "0" if callable(value) else value for key, value in processed.extra_generation_params.items()}
-    assert infotext.read(known) == Scene.parse(moving(3))
+    assert infotext.read(processed.extra_generation_params) == Scene.parse(moving(3))
+    assert processed.extra_generation_params["MaskNoise frame"] == "0 to 2", (
+        "a function would be null in the API's info"
+    )
+
+
+def test_remarks_are_comments_and_in_the_apis_info(host):
+    wanted = scene("", "blue sea", animation={"frames": 2})
+    processed = host.run(wanted)
+    expected = [f"{path}: {message}" for path, message in Maps(Scene.parse(wanted), (4, 6)).remarks()]
+    assert len(expected) == 2 and all(f"MaskNoise: {remark}\n" in processed.comments for remark in expected)
+    assert processed.extra_generation_params["MaskNoise remarks"] == "; ".join(expected)
+    assert not any("remarks" in text for text in processed.infotexts)
+    assert infotext.read(processed.extra_generation_params) == Scene.parse(wanted)
+    assert "MaskNoise remarks" not in host.run(TREE).extra_generation_params
+
+
+def test_a_concept_on_top_covers_the_one_before_it(host):
+    over = {"prompt": "blue sea", "mask": {"kind": "rect"}}
+    top = host.latents(scene("green tree", over, blend={"overlap": "top"}))
+    assert error(top, host.latents(scene(over))) < 1e-6
+    assert error(top, host.latents(scene("green tree", over))) > 1e-3
 
 
 def test_the_animation_through_the_api(host):

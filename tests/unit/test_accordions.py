@@ -20,7 +20,7 @@ SCENE = {
             "mask": {"kind": "strokes", "strokes": [{"points": [[0.1, 0.2], [0.5, 0.5]], "radius": 0.1}]},
             "keyframes": [{"frame": 3, "weight": 0.5}],
         },
-        {"mask": {"kind": "split", "axis": "y", "from": 0.5}},
+        {"prompt": "", "mask": {"kind": "split", "axis": "y", "from": 0.5}},
     ],
     "blend": {"mode": "add", "scale": 0.3},
     "noise": {"visual": {"strength": 0.5, "motion": {"kind": "sine"}}},

@@ -75,7 +75,7 @@ def test_a_preview_is_a_picture_of_the_size_asked_for(client, what):
 @pytest.mark.parametrize(
     ("change", "path"),
     [
-        ({"scene": {"concepts": [{"weight": 9}]}}, "scene.concepts[0].weight"),
+        ({"scene": {"concepts": [{"prompt": "", "weight": 9}]}}, "scene.concepts[0].weight"),
         ({"scene": None}, "scene"),
         ({"what": "mask"}, "what"),
         ({"frame": -1}, "frame"),

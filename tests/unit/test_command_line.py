@@ -26,7 +26,7 @@ def test_check_accepts_a_valid_scene(scene_file, capsys):
 
 
 def test_check_names_every_problem_with_its_path(scene_file, capsys):
-    scene = {"concepts": [{"promt": "a"}], "blend": {"mode": "mix"}, "noise": {"visual": {"strength": 7}}}
+    scene = {"concepts": [{"prompt": "", "promt": "a"}], "blend": {"mode": "mix"}, "noise": {"visual": {"strength": 7}}}
     assert main(["check", scene_file(scene)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in sorted(lines)] == [

@@ -75,7 +75,7 @@ def test_entry_is_sound(entry: Control):
 
 @pytest.mark.parametrize("entry", CONTROLS, ids=lambda entry: entry.path)
 def test_scene_takes_defaults_and_bounds_from_the_table(entry: Control):
-    concept = Scene.parse({"concepts": [{}]})
+    concept = Scene.parse({"concepts": [{"prompt": ""}]})
     value = concept.to_dict()
     for step in entry.path.replace("[]", ".0").split("."):
         value = value[int(step) if step.isdigit() else step]
@@ -93,7 +93,7 @@ def test_what_takes_its_scalars_from_other_controls_has_their_bounds():
     noises = Scene.__fields__["noise"].type_.__fields__
     for name in ("visual", "concept", "feature"):
         assert noises[name].type_.__fields__["motion"].type_ is Scene.__fields__["motion"].type_
-    concept = Scene.parse({"concepts": [{"keyframes": [{}]}]})
+    concept = Scene.parse({"concepts": [{"prompt": "", "keyframes": [{}]}]})
     entry = control("concepts[].weight")
     for bound, beyond in ((entry.low, -1), (entry.high, 1)):
         concept.replace({"concepts[].keyframes[].weight": bound})

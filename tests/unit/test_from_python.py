@@ -92,10 +92,18 @@ def wrong(make) -> dict[str, str]:
         (lambda: Scene(self=1), "self", "unknown field"),
         (lambda: Concept(prompt=3), "prompt", "expected a string, got 3"),
         (lambda: ImageMask(), "data", "missing"),
-        (lambda: Concept(mask=SplitMask), "mask", "expected an object, got a value of type ModelMetaclass"),
-        (lambda: Scene(concepts=[Concept(), {"weight": 9}]), "concepts[1].weight", "from -4 to 4"),
+        (lambda: Concept(prompt="", mask=SplitMask), "mask", "expected an object, got a value of type ModelMetaclass"),
+        (
+            lambda: Scene(concepts=[Concept(prompt=""), {"prompt": "", "weight": 9}]),
+            "concepts[1].weight",
+            "from -4 to 4",
+        ),
         (lambda: Stamp(mask=StrokesMask()), "mask", "expected an object, got a value of type StrokesMask"),
-        (lambda: Concept(mask=np.zeros((2, 2, 3))), "mask", "expected an array of shape [H, W], got [2, 2, 3]"),
+        (
+            lambda: Concept(prompt="", mask=np.zeros((2, 2, 3))),
+            "mask",
+            "expected an array of shape [H, W], got [2, 2, 3]",
+        ),
         (lambda: ImageMask.of(np.zeros((0, 4))), "", "shape [H, W], got [0, 4]"),
         (lambda: ImageMask.of(torch.zeros(4)), "", "shape [H, W], got [4]"),
         (lambda: ImageMask.of(np.zeros((2, 2), np.int64)), "", "bool, uint8 or floats from 0 to 1, got int64"),
@@ -171,7 +179,9 @@ def test_an_image_is_upright_and_its_alpha_counts():
 def test_an_array_stands_for_a_mask_wherever_a_mask_may_stand():
     mask = ImageMask.of(RAMP)
     assert Concept(prompt="fog", mask=RAMP).mask == mask == Stamp(mask=Image.fromarray(RAMP)).mask
-    scene = Scene(concepts=[Concept(), Concept(keyframes=[{"frame": 3, "mask": torch.from_numpy(RAMP)}])])
+    scene = Scene(
+        concepts=[Concept(prompt=""), Concept(prompt="", keyframes=[{"frame": 3, "mask": torch.from_numpy(RAMP)}])]
+    )
     assert scene.concepts[1].keyframes[0].mask == mask
     assert scene.replace({"concepts[0].mask": RAMP}).concepts[0].mask == mask
     assert Scene.parse(scene.to_json()) == scene

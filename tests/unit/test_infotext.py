@@ -131,7 +131,7 @@ def test_infotext_can_be_read_by_people():
 def test_a_mask_image_takes_no_more_than_its_own_base64():
     noisy = random.Random(0).randbytes(3 * 10**5)
     data = text(picture((512, 512)) + noisy)  # what follows the end mark is ignored
-    concept = {"mask": {"kind": "image", "data": f"data:image/png;base64,{data}"}}
+    concept = {"prompt": "", "mask": {"kind": "image", "data": f"data:image/png;base64,{data}"}}
     scene = Scene.parse({"concepts": [concept, {**concept, "weight": 2}]})
     assert there_and_back(scene) == scene
     assert len(write(scene)[MASKS]) < 1.01 * len(data) + 400
@@ -139,7 +139,7 @@ def test_a_mask_image_takes_no_more_than_its_own_base64():
 
 @pytest.mark.parametrize("spoil", [lambda data: "\n" + data, lambda data: data[:8] + " " + data[8:]])
 def test_unusual_base64_is_kept_to_the_letter(spoil):
-    scene = Scene.parse({"concepts": [{"mask": {"kind": "image", "data": spoil(text(picture()))}}]})
+    scene = Scene.parse({"concepts": [{"prompt": "", "mask": {"kind": "image", "data": spoil(text(picture()))}}]})
     assert there_and_back(scene) == scene
 
 
@@ -201,7 +201,7 @@ def test_what_does_not_fit_is_named_by_its_key(key, value, message):
 
 
 def test_a_concept_without_a_prompt_key_is_missed():
-    params = write(Scene.parse({"concepts": [{}, {"mask": {"left": 0.5}}]}))
+    params = write(Scene.parse({"concepts": [{"prompt": ""}, {"prompt": "", "mask": {"left": 0.5}}]}))
     for number in (1, 2):
         key = f"MaskNoise concept {number} prompt"
         assert "missing" in refused({name: value for name, value in params.items() if name != key})[key]
@@ -229,7 +229,7 @@ def test_damaged_masks_are_refused(head):
 
 @given(st.binary(max_size=200), st.integers(0, 10**6))
 def test_no_damage_goes_unnamed(noise, place):
-    whole = write(Scene.parse({"concepts": [{"mask": {"left": 0.5}}]}))
+    whole = write(Scene.parse({"concepts": [{"prompt": "", "mask": {"left": 0.5}}]}))
     value = whole[MASKS]
     place %= len(value)
     for spoiled in (value[:place], base64.urlsafe_b64encode(noise).decode(), value[:place] + "A" + value[place + 1 :]):

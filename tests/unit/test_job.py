@@ -269,7 +269,8 @@ def test_the_command_line_refuses_with_the_difference(studio, tmp_path, capsys):
     assert main(command) == 0 and main(command) == 0
     capsys.readouterr()
     assert main([*command, "--seed", "4"]) == 2
-    first, hint = capsys.readouterr().err.splitlines()
+    *remarks, first, hint = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("remark: ") for line in remarks)
     assert first == "settings.seed: was 0, is 4" and "--resume" in hint
 
 

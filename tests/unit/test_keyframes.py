@@ -104,9 +104,8 @@ keys = st.lists(
 )
 concepts = st.lists(
     st.fixed_dictionaries(
-        {"keyframes": keys},
+        {"keyframes": keys, "prompt": st.sampled_from(("", *PROMPTS))},
         optional={
-            "prompt": st.sampled_from(PROMPTS),
             "negative": st.sampled_from(["", "snow"]),
             "mask": st.sampled_from(MASKS),
             "interpolation": st.sampled_from(["linear", "spherical"]),
@@ -236,7 +235,7 @@ def test_a_key_without_values_is_the_concept_itself():
 
 
 def parsed(mask: dict):
-    return Scene.parse({"concepts": [{"mask": mask}]}).concepts[0].mask
+    return Scene.parse({"concepts": [{"prompt": "", "mask": mask}]}).concepts[0].mask
 
 
 def drawn(first: dict, second: dict, way: float, size=(40, 60)) -> torch.Tensor:

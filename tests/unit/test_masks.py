@@ -12,9 +12,21 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib_masknoise.maps import Maps, coefficients, feather, level_size, level_with, pin, rasterize, resize, strokes
+from lib_masknoise.maps import (
+    Maps,
+    coefficients,
+    covered,
+    feather,
+    level_size,
+    level_with,
+    pin,
+    rasterize,
+    resize,
+    strokes,
+)
 from lib_masknoise.maps.shapes import _ellipse_distance
 from lib_masknoise.scene import Scene
+from lib_masknoise.ui import inputs
 
 unit = st.floats(0, 1)
 small_sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
@@ -22,7 +34,9 @@ quick = settings(max_examples=40, deadline=None)
 
 
 def draw(size, kind="rect", **fields) -> torch.Tensor:
-    return rasterize(Scene.parse({"concepts": [{"mask": {"kind": kind, **fields}}]}).concepts[0].mask, size)
+    return rasterize(
+        Scene.parse({"concepts": [{"prompt": "", "mask": {"kind": kind, **fields}}]}).concepts[0].mask, size
+    )
 
 
 def brush(size, *points, **fields) -> torch.Tensor:
@@ -508,9 +522,9 @@ def test_level_size_is_what_repeated_halving_gives(height, width, level):
 
 THREE = {
     "concepts": [
-        {"mask": {"kind": "split", "to": 0.5}},
-        {"mask": {"kind": "ellipse", "feather": 0.2}},
-        {},
+        {"prompt": "", "mask": {"kind": "split", "to": 0.5}},
+        {"prompt": "", "mask": {"kind": "ellipse", "feather": 0.2}},
+        {"prompt": ""},
     ],
 }
 
@@ -535,7 +549,7 @@ def test_strokes_agree_between_sizes():
         {"points": [[0.1, 0.2], [0.6, 0.7, 0.3], [0.9, 0.1]], "radius": 0.06, "hardness": 1.0},
         {"points": [[0.2, 0.8], [0.8, 0.8]], "radius": 0.02, "erase": True},
     ]
-    scene = Scene.parse({"concepts": [{"mask": {"kind": "strokes", "strokes": strokes}}]})
+    scene = Scene.parse({"concepts": [{"prompt": "", "mask": {"kind": "strokes", "strokes": strokes}}]})
     large, small = resize(Maps(scene, (48, 64)).weights()[0], (24, 32)), Maps(scene, (24, 32)).weights()[0]
     assert (large - small).abs().max() < 0.01
 
@@ -616,3 +630,40 @@ def test_the_level_with_that_many_locations(height, width, level):
 def test_no_level_has_other_numbers_of_locations(locations):
     with pytest.raises(ValueError, match=f"no level of a 4×6 latent has {locations} locations"):
         level_with((4, 6), locations)
+
+
+# --- Overlap
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**16), st.integers(0, 5))
+def test_a_pile_shows_of_each_layer_what_those_above_leave(seed, count):
+    maps = random_maps((3, 4), count, seed)
+    seen = covered(maps)
+    for i in range(count):
+        expected = maps[i].double()
+        for above in maps[i + 1 :]:
+            expected = expected * (1 - above.double())
+        assert torch.allclose(seen[i].double(), expected, atol=1e-7)
+    assert seen.shape == maps.shape and torch.equal(covered(maps), seen)
+    assert torch.allclose(seen.sum(0), 1 - (1 - maps).prod(0), atol=1e-6)
+
+
+def test_the_last_concept_lies_on_top_and_everything_follows_from_it():
+    ellipse = {"kind": "ellipse", "rx": 0.3, "ry": 0.3, "feather": 0.2}
+    below, above = {"prompt": "a marsh"}, {"prompt": "lava", "mask": ellipse}
+    scene = Scene.parse({"concepts": [below, above], "blend": {"overlap": "top"}})
+    mixed = scene.replace({"blend.overlap": "mix"})
+    maps, drawn = Maps(scene, (32, 32)), Maps(mixed, (32, 32)).weights()[0]
+    weights = maps.weights()[0]
+    assert torch.equal(weights[1], drawn[1]) and torch.equal(weights[0], 1 - drawn[1])
+    assert weights[:, 16, 16].tolist() == [0, 1], "the middle is all lava"
+    assert torch.equal(maps.pins()[0], torch.maximum(1 - drawn[1], drawn[1])), "the soft edge between them is free"
+    base, *parts = coefficients(weights, [1, 1], "interpolate", 1.0)
+    assert base.abs().max() < 1e-6 and torch.equal(torch.stack(parts), weights)
+
+
+def test_scenes_without_the_field_are_as_before_and_the_canvas_begins_on_top():
+    assert Scene.parse({}).blend.overlap == "mix" and "overlap" not in Scene.parse({}).to_dict(defaults=False)
+    assert inputs.read(["", True]).blend.overlap == "top"
+    assert inputs.read(inputs.show(Scene.parse({"concepts": []}))).blend.overlap == "mix"

@@ -40,7 +40,12 @@ def test_a_picture_is_decoded_once_in_all(decoded):
     stamps = [{"mask": image(picture(i % 2))} for i in range(100)]
     keys = [{"frame": 1, "mask": image(picture(1))}]
     body = json.dumps(
-        {"concepts": [{"mask": {"kind": "strokes", "strokes": stamps}}, {"mask": image(picture(0)), "keyframes": keys}]}
+        {
+            "concepts": [
+                {"prompt": "", "mask": {"kind": "strokes", "strokes": stamps}},
+                {"prompt": "", "mask": image(picture(0)), "keyframes": keys},
+            ]
+        }
     )
     scene = Scene.parse(body)
     Scene.parse(scene.to_json()).replace({"blend.feather": 0.1, "concepts[0].weight": 0.5})
@@ -131,24 +136,28 @@ def large(i: int) -> str:
 def test_all_pictures_of_a_scene_together_are_limited_before_any_is_decoded(decoded):
     strokes = {"kind": "strokes", "strokes": [{"points": [[0, 0]]}, {"mask": image(large(2))}]}
     fitting = [
-        {"mask": image(large(0))},
-        {"mask": image(large(0)), "keyframes": [{"mask": image(large(1))}, {"frame": 3, "mask": strokes}]},
-        {"keyframes": [{"mask": image(large(3))}, {"frame": 3, "mask": image(large(1))}]},
-        {"mask": image(large(4))},
+        {"prompt": "", "mask": image(large(0))},
+        {
+            "prompt": "",
+            "mask": image(large(0)),
+            "keyframes": [{"mask": image(large(1))}, {"frame": 3, "mask": strokes}],
+        },
+        {"prompt": "", "keyframes": [{"mask": image(large(3))}, {"frame": 3, "mask": image(large(1))}]},
+        {"prompt": "", "mask": image(large(4))},
     ]
     for mask, path in (
         (image(large(5)), "concepts[4].mask.data"),
         ({"kind": "strokes", "strokes": [{"mask": image(large(5))}]}, "concepts[4].mask.strokes[0].mask.data"),
     ):
         with pytest.raises(SceneError) as caught:
-            Scene.parse({"concepts": [*fitting, {"mask": mask}]})
+            Scene.parse({"concepts": [*fitting, {"prompt": "", "mask": mask}]})
         (problem,) = caught.value.problems
         assert problem.path == path and "at most 64 MiB of unpacked pixels together, got 76.8 MiB" in problem.message
     assert not decoded
     scene = Scene.parse({"concepts": fitting})
     assert len(decoded) == 5
     with pytest.raises(SceneError, match=r"concepts\[4\]\.mask\.data: .* 64 MiB"):
-        Scene(concepts=[*scene.concepts, Concept(mask=ImageMask(data=large(5)))])
+        Scene(concepts=[*scene.concepts, Concept(prompt="", mask=ImageMask(data=large(5)))])
 
 
 def test_what_is_no_scene_at_all_has_no_pictures():

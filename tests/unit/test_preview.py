@@ -45,7 +45,9 @@ def test_the_colours_are_told_apart():
 
 
 def test_each_concept_has_its_colour_and_the_base_is_grey():
-    seen = pixels({"concepts": [{"mask": {**LEFT, "to": 0.25}}, {"mask": {**RIGHT, "from": 0.75}}]})
+    seen = pixels(
+        {"concepts": [{"prompt": "", "mask": {**LEFT, "to": 0.25}}, {"prompt": "", "mask": {**RIGHT, "from": 0.75}}]}
+    )
     assert seen.shape == (*SIZE, 3)
     assert close(seen[:, :6], colour(preview.COLOURS[0]))
     assert close(seen[:, 10:22], colour(preview.BASE_COLOUR))
@@ -53,36 +55,38 @@ def test_each_concept_has_its_colour_and_the_base_is_grey():
 
 
 def test_overlapping_concepts_mix():
-    seen = pixels({"concepts": [{}, {}]})
+    seen = pixels({"concepts": [{"prompt": ""}, {"prompt": ""}]})
     assert close(seen, [(a + b) / 2 for a, b in zip(*map(colour, preview.COLOURS[:2]), strict=True)])
 
 
 def test_a_concept_in_add_mode_is_seen_however_small_its_scale():
-    assert (pixels({"blend": {"mode": "add"}, "concepts": [{}]}) == pixels({"concepts": [{}]})).all()
+    assert (
+        pixels({"blend": {"mode": "add"}, "concepts": [{"prompt": ""}]}) == pixels({"concepts": [{"prompt": ""}]})
+    ).all()
 
 
 def test_a_negative_weight_is_striped_and_a_large_one_bright():
-    negative = pixels({"concepts": [{"weight": -1}]}, size=(64, 64)).reshape(-1, 3)
+    negative = pixels({"concepts": [{"prompt": "", "weight": -1}]}, size=(64, 64)).reshape(-1, 3)
     assert close(negative.min(0), np.minimum(colour(preview.COLOURS[0]), colour(preview.BASE_COLOUR)))
     assert len(np.unique(negative, axis=0)) > 1
-    assert (pixels({"concepts": [{"weight": 3}]}) >= pixels({"concepts": [{}]})).all()
-    assert pixels({"concepts": [{"weight": 3}]}).sum() > pixels({"concepts": [{}]}).sum()
+    assert (pixels({"concepts": [{"prompt": "", "weight": 3}]}) >= pixels({"concepts": [{"prompt": ""}]})).all()
+    assert pixels({"concepts": [{"prompt": "", "weight": 3}]}).sum() > pixels({"concepts": [{"prompt": ""}]}).sum()
 
 
 def test_pictures_follow_the_keyframes():
     keys = [{"frame": 0, "mask": LEFT}, {"frame": 4, "mask": RIGHT}]
-    scene = {"concepts": [{"keyframes": keys}], "animation": {"frames": 8}}
-    assert (pixels(scene, frame=0) == pixels({"concepts": [{"mask": LEFT}]})).all()
-    assert (pixels(scene, frame=4) == pixels({"concepts": [{"mask": RIGHT}]})).all()
+    scene = {"concepts": [{"prompt": "", "keyframes": keys}], "animation": {"frames": 8}}
+    assert (pixels(scene, frame=0) == pixels({"concepts": [{"prompt": "", "mask": LEFT}]})).all()
+    assert (pixels(scene, frame=4) == pixels({"concepts": [{"prompt": "", "mask": RIGHT}]})).all()
 
 
 def test_noise_is_where_no_mask_holds():
-    seen = pixels({"concepts": [{"mask": LEFT}], "noise": {"visual": {"strength": 1}}}, "noise").sum(-1)
+    seen = pixels({"concepts": [{"prompt": "", "mask": LEFT}], "noise": {"visual": {"strength": 1}}}, "noise").sum(-1)
     assert seen[:, :14].max() < 20
     assert seen[:, 18:].min() > 690
     weaker = pixels({"noise": {"visual": {"strength": 0.5}}}, "noise").sum(-1)
     assert 20 < weaker.max() < 690
-    assert pixels({"concepts": [{"mask": LEFT}]}, "noise").max() < 20
+    assert pixels({"concepts": [{"prompt": "", "mask": LEFT}]}, "noise").max() < 20
 
 
 def test_noise_follows_the_envelope_of_each_noise():
@@ -107,13 +111,18 @@ def test_other_kinds_are_refused(call):
 def test_a_strip_of_any_motion(frames, count, loop, kind):
     motion = {"kind": kind, "loop": loop, "keyframes": [{"frame": 0, "value": 1}]}
     noise = {name: {"strength": 0.5} for name in ("visual", "concept", "feature")}
-    data = {"noise": noise, "motion": motion, "animation": {"frames": frames}, "concepts": [{"mask": LEFT}]}
+    data = {
+        "noise": noise,
+        "motion": motion,
+        "animation": {"frames": frames},
+        "concepts": [{"prompt": "", "mask": LEFT}],
+    }
     width, height = preview.strip(Scene.parse(data), count, (8, 8)).size
     assert (width, height) == (8 * min(count, frames), 8 * 4)
 
 
 def test_a_strip_moves_where_it_is_free_alone():
-    data = {"concepts": [{"mask": LEFT}], "motion": {"kind": "circle"}, "animation": {"frames": 8}}
+    data = {"concepts": [{"prompt": "", "mask": LEFT}], "motion": {"kind": "circle"}, "animation": {"frames": 8}}
     scene = Scene.parse({**data, "noise": {"visual": {"strength": 1}, "concept": {"strength": 1}}})
     tiles = np.asarray(preview.strip(scene, 4, (32, 32))).reshape(3, 32, 4, 32, 3)[:, 1:-1, :, 1:-1]
     changes = np.ptp(tiles.astype(int), axis=2).max((1, 3))  # of each row and column over the frames
@@ -149,7 +158,7 @@ def test_each_own_motion_has_a_plot():
 
 
 def test_pictures_in_words():
-    scene = Scene.parse({"concepts": [{"prompt": "a wheat field"}, {"weight": -0.5}]})
+    scene = Scene.parse({"concepts": [{"prompt": "a wheat field"}, {"prompt": "", "weight": -0.5}]})
     assert preview.description(scene, "coefficients").endswith("1: a wheat field (1); 2: no prompt (-0.5)")
     assert "visual 0" in preview.description(scene, "noise")
     assert "base prompt" in preview.description(Scene(), "coefficients")

@@ -45,7 +45,7 @@ def text(raw: bytes) -> str:
 
 
 def image_scene(data: str) -> dict:
-    return {"concepts": [{"mask": {"kind": "image", "data": data}}]}
+    return {"concepts": [{"prompt": "", "mask": {"kind": "image", "data": data}}]}
 
 
 def problems(data) -> dict[str, str]:
@@ -122,7 +122,8 @@ def value_of(entry) -> st.SearchStrategy:
 
 @st.composite
 def scenes(draw) -> dict:
-    scene: dict = {"concepts": draw(st.lists(st.fixed_dictionaries({}, optional={"mask": masks}), max_size=3))}
+    concept = st.fixed_dictionaries({"prompt": st.text(max_size=20)}, optional={"mask": masks})
+    scene: dict = {"concepts": draw(st.lists(concept, max_size=3))}
     for entry in CONTROLS:
         head, _, field = entry.path.rpartition(".")
         if head == "concepts[]":
@@ -180,7 +181,7 @@ json_values = st.recursive(
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from([entry.path for entry in CONTROLS] + OTHERS), json_values)
 def test_anything_at_all_is_taken_or_refused_there(path, value):
-    base = Scene.parse({"concepts": [{}]})
+    base = Scene.parse({"concepts": [{"prompt": ""}]})
     try:
         assert base.replace({path: value}) is not None
     except SceneError as error:
@@ -210,9 +211,9 @@ def test_empty_scene_is_complete_and_neutral():
 @pytest.mark.parametrize(
     ("data", "neutral"),
     [
-        ({"concepts": [{}]}, False),
-        ({"concepts": [{}], "enabled": False}, True),
-        ({"concepts": [{"enabled": False}]}, True),
+        ({"concepts": [{"prompt": ""}]}, False),
+        ({"concepts": [{"prompt": ""}], "enabled": False}, True),
+        ({"concepts": [{"prompt": "", "enabled": False}]}, True),
         ({"noise": {"visual": {"strength": 0.1}}}, False),
         ({"noise": {"concept": {"strength": 0.1}}}, False),
         ({"noise": {"feature": {"strength": 0.1}}}, False),
@@ -265,7 +266,7 @@ def test_dimensions_are_kept_as_text(given_, kept):
 
 
 def test_scene_is_immutable():
-    scene = Scene.parse({"concepts": [{}]})
+    scene = Scene.parse({"concepts": [{"prompt": ""}]})
     with pytest.raises(TypeError):
         scene.blend.mode = "add"
     assert isinstance(scene.concepts, tuple)
@@ -280,13 +281,13 @@ def test_every_problem_at_once_by_path():
         "enabled": 1,
         "concepts": [
             {"weight": 9, "prompt": None},
-            {"mask": {"kind": "image", "data": text(b"hello")}},
+            {"prompt": "", "mask": {"kind": "image", "data": text(b"hello")}},
             3,
-            {"mask": {"kind": "strok"}},
-            {"mask": {"kind": "strokes", "strokes": [{"points": [[0, 0], [2, 3]]}, {"points": []}, {}]}},
-            {"mask": {"kind": "split", "from": 0.5, "to": 0.2, "frm": 2}},
-            {"mask": {"kind": "gradient", "from": [0, 0], "to": [0, 0]}},
-            {"mask": {"kind": "image"}},
+            {"prompt": "", "mask": {"kind": "strok"}},
+            {"prompt": "", "mask": {"kind": "strokes", "strokes": [{"points": [[0, 0], [2, 3]]}, {"points": []}, {}]}},
+            {"prompt": "", "mask": {"kind": "split", "from": 0.5, "to": 0.2, "frm": 2}},
+            {"prompt": "", "mask": {"kind": "gradient", "from": [0, 0], "to": [0, 0]}},
+            {"prompt": "", "mask": {"kind": "image"}},
         ],
         "blend": {"mode": "mix", "scale": True, "start": 0.5, "end": 0.2},
         "noise": {"visual": {"strength": "high"}, "seed": 1.5, "feature": {"dimensions": "5-2"}},
@@ -325,7 +326,7 @@ def test_every_problem_at_once_by_path():
 
 
 def keyed(*keys: dict) -> dict:
-    return {"concepts": [{"keyframes": list(keys)}]}
+    return {"concepts": [{"prompt": "", "keyframes": list(keys)}]}
 
 
 def prompts(count: int, name: str) -> dict:
@@ -336,10 +337,10 @@ def prompts(count: int, name: str) -> dict:
     ("data", "path", "message"),
     [
         ({"blend": None}, "blend", "expected an object, got null"),
-        ({"concepts": {}}, "concepts", "expected a list, got an object"),
-        ({"concepts": [{}] * 17}, "concepts", "expected at most 16 entries, got 17"),
-        ({"concepts": [{"mask": "rect"}]}, "concepts[0].mask", 'expected an object, got "rect"'),
-        ({"concepts": [{"mask": {"from_": 0}}]}, "concepts[0].mask.from_", "unknown field"),
+        ({"concepts": {"prompt": ""}}, "concepts", "expected a list, got an object"),
+        ({"concepts": [{"prompt": ""}] * 17}, "concepts", "expected at most 16 entries, got 17"),
+        ({"concepts": [{"prompt": "", "mask": "rect"}]}, "concepts[0].mask", 'expected an object, got "rect"'),
+        ({"concepts": [{"prompt": "", "mask": {"from_": 0}}]}, "concepts[0].mask.from_", "unknown field"),
         ({"concepts": [{"prompt": "\ud800"}]}, "concepts[0].prompt", "expected valid Unicode text"),
         ({"concepts": [{"prompt": 1}]}, "concepts[0].prompt", "expected a string, got 1"),
         ({"animation": {"formats": []}}, "animation.formats", "expected at least 1 entry"),
@@ -377,7 +378,7 @@ def prompts(count: int, name: str) -> dict:
         (b"\xff", "", "not valid JSON"),
         ("[" * 200_000, "", "nested too deeply"),
         ('{"blend": {"mode": "add", "mode": "add"}}', "blend.mode", "given more than once"),
-        ('{"concepts": [{"weight": 1, "weight": 1}]}', "concepts[0].weight", "given more than once"),
+        ('{"concepts": [{"prompt": "", "weight": 1, "weight": 1}]}', "concepts[0].weight", "given more than once"),
     ],
 )
 def test_refused(data, path, message):
@@ -393,13 +394,13 @@ def test_messages_are_short():
 def test_strokes_are_counted_before_they_are_read():
     def many(count: int, points: int) -> dict:
         stroke = {"points": [[0.5, 0.5]] * points}
-        return {"concepts": [{"mask": {"kind": "strokes", "strokes": [stroke] * count}}]}
+        return {"concepts": [{"prompt": "", "mask": {"kind": "strokes", "strokes": [stroke] * count}}]}
 
     assert problems(many(2, 50_001)) == {
         "concepts[0].mask.strokes": "expected at most 100,000 points in all, got 100,002"
     }
     for no_list, shown in (({}, "an object"), ("", '""'), (None, "null")):
-        scene = {"concepts": [{"mask": {"kind": "strokes", "strokes": no_list}}]}
+        scene = {"concepts": [{"prompt": "", "mask": {"kind": "strokes", "strokes": no_list}}]}
         assert problems(scene) == {"concepts[0].mask.strokes": f"expected a list, got {shown}"}
     assert problems(many(10_001, 1)) == {"concepts[0].mask.strokes": "expected at most 10,000 entries, got 10,001"}
 
@@ -413,7 +414,7 @@ def test_operations_are_checked_one_by_one():
         {"points": [[0, 0]], "flow": 0},
         7,
     ]
-    assert problems({"concepts": [{"mask": {"kind": "strokes", "strokes": entries}}]}) == {
+    assert problems({"concepts": [{"prompt": "", "mask": {"kind": "strokes", "strokes": entries}}]}) == {
         "concepts[0].mask.strokes[0].mask.kind": 'expected "rect", "split", "ellipse", "gradient" or "image", '
         'got "strokes"',
         "concepts[0].mask.strokes[1].mask.rx": "expected a number from 0.001 to 2, got 9",
@@ -439,7 +440,7 @@ def test_operations_are_checked_one_by_one():
 )
 def test_costly_operations_are_limited(entries, message):
     mask = {"kind": "strokes", "strokes": entries}
-    assert problems({"concepts": [{"mask": mask}]}) == {"concepts[0].mask.strokes": message}
+    assert problems({"concepts": [{"prompt": "", "mask": mask}]}) == {"concepts[0].mask.strokes": message}
 
 
 def test_error_reads_and_travels():
@@ -578,7 +579,7 @@ def test_replace():
 )
 def test_replace_refuses(path, value, problem):
     with pytest.raises(SceneError) as caught:
-        Scene.parse({"concepts": [{}]}).replace({path: value})
+        Scene.parse({"concepts": [{"prompt": ""}]}).replace({path: value})
     (found,) = caught.value.problems
     assert found.path == problem[0] and problem[1] in found.message
 
@@ -595,10 +596,10 @@ def test_schema_refuses_what_it_can_express():
         {"x": 1},
         {"blend": {"mode": "mix"}},
         {"noise": {"visual": {"strength": 1.1}}},
-        {"concepts": [{"mask": {"kind": "image"}}]},
-        {"concepts": [{"mask": {"kind": "split", "left": 0.1}}]},
-        {"concepts": [{"mask": {"rx": 0.1}}]},
-        {"concepts": [{}] * 17},
+        {"concepts": [{"prompt": "", "mask": {"kind": "image"}}]},
+        {"concepts": [{"prompt": "", "mask": {"kind": "split", "left": 0.1}}]},
+        {"concepts": [{"prompt": "", "mask": {"rx": 0.1}}]},
+        {"concepts": [{"prompt": ""}] * 17},
         {"animation": {"formats": ["gif", "gif"]}},
         {"noise": {"feature": {"dimensions": 3}}},
     ):

@@ -54,13 +54,13 @@ BAD_SCENES: dict[str, tuple[Any, str]] = {
     "enabled as text": ({"enabled": "yes"}, "enabled"),
     "enabled as a number": ({"enabled": 1}, "enabled"),
     # Concepts.
-    "concepts as an object": ({"concepts": {}}, "concepts"),
+    "concepts as an object": ({"concepts": {"prompt": ""}}, "concepts"),
     "concepts as text": ({"concepts": "an ocean"}, "concepts"),
     "concepts null": ({"concepts": None}, "concepts"),
     "17 concepts": ({"concepts": [{"prompt": "x"}] * 17}, "concepts"),
     "a concept as text": ({"concepts": ["an ocean"]}, "concepts[0]"),
     "a concept null": ({"concepts": [None]}, "concepts[0]"),
-    "the second concept": ({"concepts": [{"prompt": "x"}, {"promt": "y"}]}, "concepts[1].promt"),
+    "the second concept": ({"concepts": [{"prompt": "x"}, {"prompt": "", "promt": "y"}]}, "concepts[1].promt"),
     "a prompt as a number": (_concept(prompt=7), "concepts[0].prompt"),
     "a prompt as a list": (_concept(prompt=["an ocean"]), "concepts[0].prompt"),
     "a prompt null": (_concept(prompt=None), "concepts[0].prompt"),
@@ -216,7 +216,7 @@ def test_arguments(webui, plain, name):
 
 
 def test_everything_that_is_wrong_is_said_at_once(webui):
-    scene = {"concepts": [{"prompt": 1}, {"weight": 9}], "blend": {"mode": "x"}, "noise": {"seed": "y"}}
+    scene = {"concepts": [{"prompt": 1}, {"prompt": "", "weight": 9}], "blend": {"mode": "x"}, "noise": {"seed": "y"}}
     paths = {problem["path"] for problem in webui.ask(scene).json["detail"]}
     assert {"concepts[0].prompt", "concepts[1].weight", "blend.mode", "noise.seed"} <= paths
 

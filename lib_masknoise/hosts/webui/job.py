@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from fastapi import HTTPException
 from modules import shared
-from modules.processing import StableDiffusionProcessingTxt2Img
+from modules.processing import StableDiffusionProcessingImg2Img, StableDiffusionProcessingTxt2Img
 
-from lib_masknoise import animation, axes, infotext
+from lib_masknoise import animation, infotext
 from lib_masknoise.hosts.webui import files, xyz
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, Method, sampling
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts, network_tags
+from lib_masknoise.hosts.webui.refusal import Refused
 from lib_masknoise.hosts.webui.rows import Picture, Rows
 from lib_masknoise.maps import Maps, Size, extent
 from lib_masknoise.noise import fields
@@ -30,17 +30,8 @@ from lib_masknoise.presets import PresetError, Presets
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.ui import inputs
 
-
-class Refused(HTTPException):
-    """A job that is not done. The API answers 422 with the problems as `[{path, message}]`, the user interface shows
-    them one a line."""
-
-    def __init__(self, problems: Sequence[Problem]):
-        super().__init__(status_code=422, detail=[problem._asdict() for problem in problems])
-        self.problems = tuple(problems)
-
-    def __str__(self) -> str:
-        return "MaskNoise: " + "\n".join(map(str, self.problems))
+LATENT_PIXELS = 8
+"""Pixels of an image to one of its latent, along each side."""
 
 
 @dataclass
@@ -56,6 +47,8 @@ class Job:
     """Whether a sampling pass has begun with the scene in it."""
     moved: torch.Tensor | None = None
     """The noise that has the visual noise in it already."""
+    remarks: tuple[str, ...] = ()
+    """What the scene asks for that will not do what one expects of it."""
 
     _maps: dict[Size, Maps] = field(default_factory=dict)
 
@@ -106,14 +99,15 @@ def _stop(p: Any, error: Exception) -> None:
         p.sampler.launch_sampling = stop
 
 
-def before_process(p: Any, values: Sequence[Any], presets: Presets) -> None:
+def before_process(p: Any, values: Sequence[Any], presets: Presets, is_img2img: bool = False) -> None:
     """Read the request and refuse it where it is wrong. values: the script's arguments (`ui.inputs`). presets: those
-    that an X/Y/Z plot may name."""
+    that an X/Y/Z plot may name. is_img2img: whether the script is that of the img2img tab."""
     p.masknoise = None
-    if not isinstance(p, StableDiffusionProcessingTxt2Img):
+    kind = StableDiffusionProcessingImg2Img if is_img2img else StableDiffusionProcessingTxt2Img
+    if not isinstance(p, kind) or getattr(p, "_ad_inner", False):
         return  # another extension (ADetailer) lets its own passes run with the job's scripts
     try:
-        scene = axes.override(inputs.read(values), xyz.overrides(p), presets.load)
+        scene = xyz.scene(p, values, presets)
         if scene is None or not scene.enabled:
             return
         if not scene.neutral:
@@ -157,6 +151,12 @@ def process(p: Any, job: Job) -> None:
     if job.animated:
         p.extra_generation_params[infotext.FRAME] = lambda p, index, **_: str(p.iteration * p.batch_size + index)
         _share_between_frames(p, job.total)
+    size = p.height // LATENT_PIXELS, p.width // LATENT_PIXELS
+    job.remarks = tuple(map(str, job.maps(size).remarks()))
+    for remark in job.remarks:
+        p.comment(f"MaskNoise: {remark}")
+    if getattr(p, "inpaint_full_res", False) and getattr(p, "image_mask", None) is not None:
+        p.comment("MaskNoise: the masks lie over the part that is painted anew (Only masked), not over the picture")
     for entry in job.prompts.networks:
         p.comment(f"MaskNoise: <{entry}:…> in a concept's prompt acts on the whole image")
 
@@ -206,7 +206,7 @@ def _networks_of(prompts: list[str]) -> dict[str, list[Any]]:
 def process_batch(p: Any, job: Job) -> None:
     """The same for the hires pass, whose prompts the host has read already."""
     networks = getattr(p, "hr_extra_network_data", None)
-    if p.enable_hr and networks is not None and job.prompts.networks:
+    if getattr(p, "enable_hr", False) and networks is not None and job.prompts.networks:
         for kind, entries in _networks_of([network_tags(job.prompts.networks, networks)]).items():
             networks.setdefault(kind, []).extend(entries)
 
@@ -218,12 +218,31 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
         return
     rows = Rows(job.maps(extent(noise)), _pictures(p, job))
     if noise is not job.moved:  # Forge calls the hook twice for the hires pass
-        noise.copy_(rows.visual(noise))
+        _move(p, noise, rows)
         job.moved = noise
+    _fit_input(p, len(noise))
     if job.animated:
         first = p.iteration * p.batch_size
         shared.state.textinfo = f"MaskNoise: frames {first + 1}–{first + len(p.seeds)} of {job.total}"
     _bind_sampler(p, job, rows)
+
+
+def _move(p: Any, noise: torch.Tensor, rows: Rows) -> None:
+    """Visual noise into a pass's noise, in place; img2img's has been multiplied by a setting of the host's."""
+    factor = getattr(p, "initial_noise_multiplier", None)
+    factor = 1.0 if factor is None else factor
+    if factor == 1.0:
+        noise.copy_(rows.visual(noise))
+    elif factor:
+        noise.copy_(rows.visual(noise / factor) * factor)
+
+
+def _fit_input(p: Any, count: int) -> None:
+    """An animation's last batch may be smaller than the ones for which img2img has encoded its picture."""
+    for name in ("init_latent", "image_conditioning"):
+        encoded = getattr(p, name, None)
+        if isinstance(encoded, torch.Tensor) and len(encoded) > count:
+            setattr(p, name, encoded[:count])
 
 
 def _pictures(p: Any, job: Job) -> list[Picture]:
@@ -298,6 +317,10 @@ def postprocess_image(p: Any, job: Job) -> None:
 @_hook
 def postprocess(p: Any, job: Job, processed: Any) -> None:
     """The job is done: write the animation of the frames there are, and hand it out."""
+    if infotext.FRAME in p.extra_generation_params:  # a function of each image, which the answer would give as null
+        p.extra_generation_params[infotext.FRAME] = _span(job.finished)
+    if job.remarks:  # for the API, whose answer has no comments; each image's own infotext does without
+        p.extra_generation_params[infotext.REMARKS] = "; ".join(job.remarks)
     if not job.animated:
         return
     frames = [processed.images[processed.index_of_first_image + place] for place in job.complete]
@@ -307,6 +330,11 @@ def postprocess(p: Any, job: Job, processed: Any) -> None:
         p.extra_generation_params[infotext.ERROR] = f"the animation was not written: {error}"
         p.comment(f"MaskNoise: the animation was not written: {error}")
         processed.comments += f"MaskNoise: the animation was not written: {error}\n"
+
+
+def _span(count: int) -> str:
+    """The frames of a job in words: "0 to 11"."""
+    return f"0 to {count - 1}" if count > 1 else "0"
 
 
 def paste_fields(components: Sequence[Any]) -> list[tuple[Any, Callable[[dict[str, str]], Any]]]:

@@ -178,16 +178,31 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         self.hr_upscale_to_x, self.hr_upscale_to_y = (int(n * self.hr_scale) for n in (self.width, self.height))
 
 
+@dataclass(repr=False, eq=False)
 class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
-    denoising_strength = 0.5
+    denoising_strength: float = 0.5
+    initial_noise_multiplier: float = 1.0
+    image_mask: Any = None
+    inpaint_full_res: bool = True
+
+    init_latent = image_conditioning = nmask = None
 
     def init(self) -> None:
-        pass
+        """The picture, encoded once for each image of a whole batch."""
+        shape = 4, self.height // SCALE, self.width // SCALE
+        picture = 0.1 * seeded_noise(shape, [77], shared.sd_model.dtype)
+        self.init_latent = picture.repeat(self.batch_size, 1, 1, 1)
+        self.image_conditioning = picture.new_zeros(self.batch_size, 5, 1, 1)
+        if self.image_mask is not None:
+            self.nmask = torch.from_numpy(self.image_mask).to(picture)
 
     def sample(self, c: Any, uc: Any) -> Tensor:
         self.sampler = sd_samplers.create_sampler(self.sampler_name, shared.sd_model)
-        self.scripts.run("process_before_every_sampling", self, x=self.rng, noise=self.rng, c=c, uc=uc)
-        return self.sampler.sample_img2img(self, self.rng * 0.1, self.rng, c, uc, self.steps)
+        x = self.rng * self.initial_noise_multiplier
+        self.scripts.run("process_before_every_sampling", self, x=self.init_latent, noise=x, c=c, uc=uc)
+        assert len(self.init_latent) == len(self.image_conditioning) == len(x)
+        samples = self.sampler.sample_img2img(self, self.init_latent, x, c, uc, self.steps)
+        return samples if self.nmask is None else samples * self.nmask + self.init_latent * (1 - self.nmask)
 
 
 class Processed:

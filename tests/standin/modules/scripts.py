@@ -16,6 +16,7 @@ def basedir() -> str:
 
 
 class Script:
+    is_img2img: bool | None = None
     infotext_fields: Any = None
     paste_field_names: Any = None
 

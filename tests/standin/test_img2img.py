@@ -1,0 +1,95 @@
+"""img2img and inpainting: the same scenes, on the way from a picture."""
+
+import numpy as np
+import pytest
+import torch
+
+from lib_masknoise import infotext
+from lib_masknoise.scene import Scene
+from tests.standin.test_blending import LONG, covered, error
+from tests.standin.test_webui import TREE, moving, refused
+
+__all__ = ["refused"]  # a fixture
+
+HOSTS = [{}, {"forge": "unet"}]
+
+
+@pytest.mark.parametrize("start", HOSTS)
+@pytest.mark.parametrize("text", ["blue sea", LONG, "blue AND green:0.6", "[blue:green:0.5] sea"])
+def test_a_full_mask_is_the_host_with_that_prompt(host, start, text):
+    host.start(**start)
+    options = {"img2img": True, "negative_prompt": "ugly", "steps": 4, "denoising_strength": 0.75}
+    assert error(host.latents(covered(text), **options), host.latents(prompt=text, **options)) < 2e-5
+
+
+@pytest.mark.parametrize("values", [None, "", {}, {"concepts": []}, {**TREE, "enabled": False}])
+def test_neutral_scenes_do_nothing(host, values):
+    assert torch.equal(host.latents(values, img2img=True), host.latents(img2img=True))
+
+
+def test_a_wrong_scene_is_refused(host, refused):
+    wrong = {"concepts": [{"prompt": "x", "weight": 9}]}
+    assert "from -4 to 4" in refused(wrong, img2img=True)["concepts[0].weight"]
+
+
+def test_the_picture_decides_where_the_strength_is_low(host):
+    low, high = (
+        error(host.latents(TREE, img2img=True, steps=10, denoising_strength=strength), host.latents(img2img=True))
+        for strength in (0.1, 0.9)
+    )
+    assert low < high
+
+
+@pytest.mark.parametrize("start", HOSTS)
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_frames_are_the_same_in_every_batch(host, start, batch):
+    host.start(**start)
+    wanted = moving(5, ("gif",), "green tree")
+    frames, alone = host.latents(wanted, img2img=True, batch_size=batch), host.latents(wanted, img2img=True)
+    assert len(frames) == 5 and error(frames, alone) < 1e-5
+    assert error(frames[1:], frames[:-1]) > 1e-2, "the frames move"
+
+
+def test_what_is_held_stands_still(host):
+    noise = {"visual": {"strength": 1.0}}
+    held = covered("green tree", noise=noise, motion={"kind": "circle"}, animation={"frames": 3})
+    frames = host.latents(held, img2img=True)
+    assert torch.equal(frames[0], frames[1]) and torch.equal(frames[0], frames[2])
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.7])
+def test_visual_noise_is_as_strong_as_the_noise_of_the_pass(host, monkeypatch, factor):
+    from modules.sd_samplers import Sampler
+
+    seen = []
+
+    def sample_img2img(self, p, x, noise, *rest, original=Sampler.sample_img2img):
+        seen.append(noise.clone())
+        return original(self, p, x, noise, *rest)
+
+    monkeypatch.setattr(Sampler, "sample_img2img", sample_img2img)
+    wanted = moving(2)
+    host.run(wanted, img2img=True)
+    host.run(wanted, img2img=True, initial_noise_multiplier=factor)
+    assert len(seen) == 4 and torch.allclose(seen[3], seen[1] * factor, atol=1e-6)
+
+
+def test_inpainting_keeps_what_is_not_masked(host):
+    mask = np.zeros((4, 6), np.float32)
+    mask[:, 3:] = 1
+    options = {"img2img": True, "image_mask": mask, "inpaint_full_res": False}
+    ours, plain = host.latents(TREE, **options), host.latents(**options)
+    assert torch.equal(ours[..., :3], plain[..., :3]) and error(ours[..., 3:], plain[..., 3:]) > 1e-3
+
+
+def test_only_masked_says_what_the_masks_lie_over(host):
+    mask = np.ones((4, 6), np.float32)
+    said = "the masks lie over the part that is painted anew"
+    assert said in host.run(TREE, img2img=True, image_mask=mask).comments
+    assert said not in host.run(TREE, img2img=True, image_mask=mask, inpaint_full_res=False).comments
+
+
+def test_the_infotext_gives_the_scene_again(host):
+    processed = host.run(moving(3, ("gif",), "tree"), img2img=True, batch_size=2)
+    assert infotext.read(processed.extra_generation_params) == Scene.parse(moving(3, ("gif",), "tree"))
+    assert len(processed.images) == 4, "three frames and the animation"
