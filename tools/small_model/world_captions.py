@@ -163,14 +163,15 @@ def _drawn(random: Random, kind: str) -> Spec:
     if kind == "middle":
         return Spec(random.choice(MIDDLES).name, view=random.random() < 0.15)
     if kind == "alone":
-        return _alone(random, random.choice(names))
+        return with_adjectives(random, random.choice(names))
     a, b = random.sample(names, 2)
     if random.random() < 0.35:  # the ways that have a name in the middle
         a, b = random.sample(random.choice(MIDDLES).parents, 2)
     return Spec(a, b, random.uniform(0.1, 0.9) if kind == "mixed" else 0.0, kind)
 
 
-def _alone(random: Random, name: str) -> Spec:
+def with_adjectives(random: Random, name: str) -> Spec:
+    """A place alone with none to two adjectives that fit and do not contradict each other; some with a horizon."""
     fitting = [adjective.words[0] for adjective in ADJECTIVES if apt(adjective, name)]
     words = random.sample(fitting, min(len(fitting), random.choices((0, 1, 2), (0.5, 0.35, 0.15))[0]))
     taken: set[str] = set()

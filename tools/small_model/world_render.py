@@ -76,7 +76,8 @@ class View:
         near = 1.04 - horizon.clamp(max=0.99)
         depth = (v - horizon).clamp(min=0.012)
         far = (near / depth).clamp(max=30)
-        return cls(v, x, horizon, far, x * far, (-256 * near * far).expand(-1, height, width))
+        centre = near / ((horizon.clamp(0, 0.99) + 1.04) / 2 - horizon)  # turns and changes of scale leave it in place
+        return cls(v, x, horizon, far, x * far, (256 * near * (centre - far)).expand(-1, height, width))
 
 
 class Scene:
@@ -354,7 +355,7 @@ class Scene:
             depth = farthest * (closest / farthest) ** share
             size = depth / near  # 1 at the lowest row
             base = (view.horizon + depth) * 256
-            row = Row.of(self, k, size, tree, lean, spread[:, k], numbers, offsets[:, k])
+            row = Row.of(self, size, tree, lean, spread[:, k], numbers, offsets[:, k])
             top = base - row.height + row.shift
             cover = ((y - top) * (0.8 / (0.4 + size)) + 0.5).clamp(0, 1) * row.there
             inside = ((y - top) / row.height.clamp(min=1.0)).clamp(0, 1.6)
@@ -372,7 +373,8 @@ class Scene:
         """The rows' tones as colours, lit, over the ground."""
         a, view = self.a, self.view
         x, y = view.gx / view.far, view.v * 256
-        leafy = self.draws.read(10, "wave", x, y * (0.25 + 0.75 * tree), 0.22 + 0.16 * tree)
+        blades, leaves = (self.draws.read(slot, "wave", x, y * tall, 0.26) for slot, tall in ((10, 0.25), (25, 1.0)))
+        leafy = torch.lerp(blades, leaves, tree)
         clump = self.draws.read(11, "wave", x, y * 0.9, 0.75)
         tone = (tone + (0.13 - 0.03 * tree) * leafy + 0.05 * clump).clamp(0, 1)
         green = along(tone, LEAF)
@@ -495,27 +497,50 @@ class Scene:
 
 @dataclass
 class Row:
-    """One row of plants: `[B, 1, W]` each. height, tip (x of the plant's tip) in pixels; number: in [0, 1)."""
+    """One row of plants: `[B, 1, W]` each. height and shift in pixels, tip: x of the plant's tip; number: in [0, 1)."""
 
     height: torch.Tensor
     there: torch.Tensor
     tone: torch.Tensor
+    shift: torch.Tensor
     tip: torch.Tensor
     tip_height: torch.Tensor
     number: torch.Tensor
     size: torch.Tensor
-    shift: torch.Tensor
     bloom: torch.Tensor
 
     @classmethod
-    def of(cls, scene: Scene, k: int, size, tree, lean, spread, numbers, offset) -> Row:
-        """The row number `k`; size: its scale by perspective `[B, 1, 1]`."""
+    def of(cls, scene: Scene, size, tree, lean, spread, numbers, offset) -> Row:
+        """A row. size: its scale by perspective `[B, 1, 1]`; numbers: `[B, 3, BLADES]` that its plants take in turn.
+
+        Blades and crowns have widths of their own and grow and shrink where they stand: plants that became wider
+        would all have to move.
+        """
         a, x = scene.a, scene.view.x
-        batch = len(size)
         coarse = scene.coarse**0.5
-        wide = (3.2 + 2.2 * ease(a["height"], 0.5, 0.0) + 20 * tree) * coarse * (0.35 + 0.65 * size)
-        tall = (3 + 60 * a["height"] ** 1.2 + 62 * tree) * (0.8 + 0.2 * coarse) * size
-        q = (x / wide + offset.view(-1, 1, 1) * BLADES).expand(batch, 1, x.shape[2])
+        wide = coarse * (0.35 + 0.65 * size)
+        tall = (0.8 + 0.2 * coarse) * size
+        low = (3 + 60 * a["height"].clamp(max=0.8) ** 1.2) * tall * (1 - tree)
+        row = cls._stand(scene, size, 4.2 * wide, low, 0.0, lean, numbers, offset)
+        if float(tree) > 0:
+            crowns = cls._stand(scene, size, 23 * wide, 122 * tall * tree, 1.0, lean, numbers, offset)
+            above = (crowns.height >= row.height).float()
+            for name in ("height", "tone", "shift", "tip", "tip_height", "number"):
+                setattr(row, name, torch.lerp(getattr(row, name), getattr(crowns, name), above))
+        row.height = row.height + torch.sin(x * 0.017 + TAU * spread.view(-1, 1, 1)) * 5 * size * ease(
+            a["plants"], 0.3, 0.9
+        )
+        row.there = (
+            ease(row.height / (3 * tall), 0.1, 0.5) * ease(a["plants"], 0.0, 0.06) * (1 - ease(a["sky"], 0.97, 1.0))
+        )
+        return row
+
+    @classmethod
+    def _stand(cls, scene: Scene, size, wide, tall, crown: float, lean, numbers, offset) -> Row:
+        """Plants of one kind, `wide` pixels from one to the next and up to `tall` high; crown: 0 blades, 1 trees."""
+        a, x = scene.a, scene.view.x
+        first = offset.view(-1, 1, 1) * BLADES
+        q = (x / wide + first).expand(len(size), 1, x.shape[2])
         cell = q.floor()
         best = torch.full_like(q, -1.0)
         tip, tone, number, tip_height, shift = (torch.zeros_like(q) for _ in range(5))
@@ -525,28 +550,28 @@ class Row:
             tallness, where, mark = (numbers[:, j].gather(1, index).unsqueeze(1) for j in range(3))
             grown = ease(a["plants"] * 1.25 - (mark * 7.13) % 1.0, 0.0, 0.18)
             full = (0.62 + 0.38 * tallness) * grown
-            centre = i + 0.25 + 0.5 * where
-            away = q - centre - lean * 0.5
-            reach = 0.85 + 0.25 * tree
-            t = (away.abs() / reach).clamp(0, 1)
-            blade = 1 - t**0.8
-            crown = (1 - t**2.4) ** 0.6
-            crown = crown + (1 - t - crown) * ease(a["temperature"], 0.42, 0.22)  # firs
-            shape = full * (blade + (crown - blade) * tree)
+            centre = i + 0.25 + 0.5 * where + lean * 0.5
+            away = q - centre
+            t = (away.abs() / (0.85 + 0.25 * crown)).clamp(0, 1)
+            shape = full * (cls._crown(a, t) if crown else 1 - t**0.8)
             higher = shape > best
             best = torch.where(higher, shape, best)
             shift = torch.where(higher, (tallness * 5.77) % 1.0 - 0.5, shift)
-            tip = torch.where(higher, (centre + lean * 0.5 - offset.view(-1, 1, 1) * BLADES) * wide, tip)
+            tip = torch.where(higher, (centre - first) * wide, tip)
             tip_height = torch.where(higher, full * tall, tip_height)
-            round_ = tree * (0.34 * t**2 + 0.16 * t * away.sign() - 0.10)  # crowns are round and lit from the left
+            round_ = crown * (0.34 * t**2 + 0.16 * t * away.sign() - 0.10)  # crowns are round and lit from the left
             tone = torch.where(higher, 0.62 + 0.30 * (tallness - 0.5) + 0.16 * (mark - 0.5) - round_, tone)
             number = torch.where(higher, mark, number)
         floor = 0.30 * ease(a["plants"], 0.45, 1.0)
-        drift = torch.sin(x * 0.017 + TAU * spread.view(-1, 1, 1)) * 5 * size
-        height = (best.clamp(min=0) + floor) * tall + drift * ease(a["plants"], 0.3, 0.9)
-        there = ease(best + floor, 0.02, 0.12) * ease(a["plants"], 0.0, 0.06) * (1 - ease(a["sky"], 0.97, 1.0))
+        height = (best.clamp(min=0) + floor) * tall
         shift = shift * 22 * size * (1 - 0.5 * a["grain"])
-        return cls(height, there, tone, tip, tip_height, number, size, shift, a["bloom"])
+        return cls(height, height, tone, shift, tip, tip_height, number, size, a["bloom"])
+
+    @staticmethod
+    def _crown(a, t: torch.Tensor) -> torch.Tensor:
+        """Outline of a tree: round, in the cold that of a fir."""
+        crown = (1 - t**2.4) ** 0.6
+        return crown + (1 - t - crown) * ease(a["temperature"], 0.42, 0.22)
 
     def dot(self, y: torch.Tensor, top: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Flower at the plant's tip, `[B, H, W]` opacity."""
