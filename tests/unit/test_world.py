@@ -262,7 +262,7 @@ def test_a_picture_shows_its_spec():
 
 
 def test_a_shard_is_its_number():
-    first, again, other = make_shard(3, 32, 4), make_shard(3, 32, 4), make_shard(4, 32, 4)
+    first, again, other = make_shard(4, 32, 4), make_shard(4, 32, 4), make_shard(3, 32, 4)
     assert first["specs"] == again["specs"] and torch.equal(first["images"], again["images"])
     assert first["images"].shape == (4, 3, 32, 32) and first["images"].dtype == torch.uint8
-    assert first["specs"] != other["specs"]
+    assert other["images"].shape == (2, 3, 32, 64) and first["specs"][:2] != other["specs"]

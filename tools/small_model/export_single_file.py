@@ -21,6 +21,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from . import layout
+from .local_vae import from_autoencoder, to_autoencoder
 from .networks import MODEL, read_config, read_weights
 from .sampling import BETA_END, BETA_START, TRAIN_STEPS
 
@@ -116,19 +117,28 @@ def schedule_tensors() -> dict[str, torch.Tensor]:
     return {name: table.float() for name, table in tables.items()}
 
 
+def sd1_vae(model: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Configuration and state dict of a folder's autoencoder as SD1 programs build it: 32 groups, with attention."""
+    config, state = read_config(model, "vae"), read_weights(model, "vae")
+    if config["norm_num_groups"] == 32:
+        return config, state
+    local = from_autoencoder(config, state)
+    scale, size = config["scaling_factor"], config["sample_size"]
+    config, state = to_autoencoder(local, groups=32, attention=True, scaling_factor=scale)
+    return {**config, "sample_size": size}, state
+
+
 def sd1_state(model: Path) -> dict[str, torch.Tensor]:
     """The whole SD1 state dict of a diffusers folder."""
-    state = layout.to_sd1(
-        *(read_weights(model, part) for part in ("unet", "vae", "text_encoder")),
-        read_config(model, "unet"),
-        read_config(model, "vae"),
-    )
+    unet, text = (read_weights(model, part) for part in ("unet", "text_encoder"))
+    vae_config, vae = sd1_vae(model)
+    state = layout.to_sd1(unet, vae, text, read_config(model, "unet"), vae_config)
     return {**state, **schedule_tensors()}
 
 
 def sd1_yaml(model: Path, clip: str = CLIP_FOLDER) -> str:
     """The SD1 configuration of a diffusers folder; clip: what the text encoder's `version` should say."""
-    unet, vae, text = (read_config(model, part) for part in ("unet", "vae", "text_encoder"))
+    unet, text, vae = read_config(model, "unet"), read_config(model, "text_encoder"), sd1_vae(model)[0]
     channels, vae_channels = unet["block_out_channels"], vae["block_out_channels"]
     cross = [2**i for i, kind in enumerate(unet["down_block_types"]) if kind.startswith("CrossAttn")]
     return YAML.format(
@@ -152,7 +162,7 @@ def sd1_yaml(model: Path, clip: str = CLIP_FOLDER) -> str:
 
 def from_single_file(path: Path, model: Path) -> dict[str, dict[str, torch.Tensor]]:
     """State dicts {unet, vae, text_encoder} of an SD1 file with the sizes of the folder `model`."""
-    unet_config, vae_config = read_config(model, "unet"), read_config(model, "vae")
+    unet_config, (vae_config, _) = read_config(model, "unet"), sd1_vae(model)
     with torch.device("meta"):  # only the names are needed
         unet_keys = UNet2DConditionModel.from_config(unet_config).state_dict().keys()
         vae_keys = AutoencoderKL.from_config(vae_config).state_dict().keys()
@@ -163,7 +173,7 @@ def from_single_file(path: Path, model: Path) -> dict[str, dict[str, torch.Tenso
 def verify(path: Path, model: Path) -> None:
     """Raise ValueError where the file, read back into diffusers' layout, differs from the model."""
     for part, state in from_single_file(path, model).items():
-        original = read_weights(model, part)
+        original = sd1_vae(model)[1] if part == "vae" else read_weights(model, part)
         if state.keys() != original.keys():
             raise ValueError(f"{part}: other parameters: {sorted(state.keys() ^ original.keys())[:3]}")
         changed = [key for key, value in state.items() if not torch.equal(value, original[key].half())]

@@ -14,7 +14,7 @@ the widths of Stable Diffusion 1.5 for programs that know no others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SIGNALS = (24, 32, 64, 64)  # per level, from full resolution to an eighth; equal where SD1.5's channels are
+SIGNALS = (24, 32, 48, 48)  # per level, from full resolution to an eighth; equal where SD1.5's channels are
 LATENTS = 4
 LOG_VARIANCE = -5.0  # of the posterior, the same everywhere
 ANCHOR = 64.0  # the constant channels of the export, times the root of the number of signals in their group
@@ -292,7 +292,54 @@ def to_autoencoder(
     return config, state
 
 
-def _half(export: _Export, name: str, half: Half, widths: list[Width], layers: int, attention: bool) -> None:
+class _Import:
+    """The opposite of `_Export`: fills a `LocalVAE` from the state dict of one."""
+
+    def __init__(self, state: Mapping[str, Tensor]):
+        self.state = state
+
+    def norm(self, name: str, width: Width, act: HalfWaves) -> None:
+        weight, bias = (self.state[f"{name}.{part}"].float() for part in ("weight", "bias"))
+        where = torch.cat([width.positive, width.negative])
+        act.scale.copy_(weight[where] / (width.deviation**2 + EPS) ** 0.5)
+        act.offset.copy_(bias[where] - act.scale * width.mean)
+
+    def conv(self, name: str, conv: nn.Conv2d, into: Width | None, out: Width | None, constant: bool = False) -> None:
+        weight, bias = (self.state[f"{name}.{part}"].float() for part in ("weight", "bias"))
+        rows = out.positive if out else torch.arange(len(conv.bias))
+        weight = weight[rows]
+        if into:
+            both = conv.weight.shape[1] == 2 * len(into.positive)
+            weight = weight[:, torch.cat([into.positive, into.negative]) if both else into.positive]
+        conv.weight.copy_(weight)
+        conv.bias.copy_(bias[rows])
+
+    def block(self, name: str, block: Block, into: Width, out: Width) -> None:
+        self.norm(f"{name}.norm1", into, block.act1)
+        self.conv(f"{name}.conv1", block.conv1, into, out)
+        self.norm(f"{name}.norm2", out, block.act2)
+        self.conv(f"{name}.conv2", block.conv2, out, out)
+        if block.shortcut is not None:
+            self.conv(f"{name}.conv_shortcut", block.shortcut, into, out)
+
+
+@torch.no_grad()
+def from_autoencoder(config: Mapping, state: Mapping[str, Tensor]) -> LocalVAE:
+    """The `LocalVAE` that `to_autoencoder` made an `AutoencoderKL` of one group and one layer of.
+
+    Raises ValueError for any other autoencoder.
+    """
+    if config["norm_num_groups"] != 1 or config["layers_per_block"] != 1 or config["mid_block_add_attention"]:
+        raise ValueError("config: expected an autoencoder of one group and one layer without attention")
+    model = LocalVAE([(c - 2) // 2 for c in config["block_out_channels"]]).eval()
+    widths = [Width.of(n, c, 1) for n, c in zip(model.signals, config["block_out_channels"], strict=True)]
+    reader = _Import(state)
+    _half(reader, "encoder", model.encoder, widths, 1, False)
+    _half(reader, "decoder", model.decoder, widths[::-1], 2, False)
+    return model
+
+
+def _half(export: _Export | _Import, name: str, half: Half, widths: list[Width], layers: int, attention: bool) -> None:
     """One of the two halves; widths in the order the levels are passed."""
     kind, sampler = ("up_blocks", "upsamplers") if half.up else ("down_blocks", "downsamplers")
     export.conv(f"{name}.conv_in", half.conv_in, None, widths[0], constant=True)

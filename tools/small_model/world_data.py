@@ -21,7 +21,8 @@ from .world_captions import Spec, draw
 from .world_render import render
 
 SIDE = 256
-SHARD = 256  # pictures of a shard
+SHARD = 256  # pictures of a shard; of a wide one, half as many
+WIDE_EVERY = 4  # every fourth shard has pictures of 256x512
 LEVELS = 6  # steps a picture that turns into another is made of
 
 
@@ -59,12 +60,17 @@ def picture(spec: Spec, seed: int, height: int = SIDE, width: int = SIDE) -> tup
 
 
 def make_shard(number: int, side: int = SIDE, count: int = SHARD) -> dict:
-    """{images `[N, 3, H, W]` uint8, attributes `[N, 2, K]`, specs: list of records} of one shard."""
+    """{images `[N, 3, H, W]` uint8, attributes `[N, 2, K]`, specs: list of records} of one shard.
+
+    Wide shards have `count` / 2 pictures, twice as wide as high.
+    """
+    wide = number % WIDE_EVERY == WIDE_EVERY - 1
+    width, count = (2 * side, count // 2) if wide else (side, count)
     random = Random(7919 * (number + 1))
     specs = [draw(random) for _ in range(count)]
     images, attributes = [], []
     for i, spec in enumerate(specs):
-        image, ends = picture(spec, seed=number * SHARD + i, height=side, width=side)
+        image, ends = picture(spec, seed=number * SHARD + i, height=side, width=width)
         images.append((image * 255).round().byte())
         attributes.append(ends)
     return {"images": torch.stack(images), "attributes": torch.stack(attributes), "specs": [s.record() for s in specs]}

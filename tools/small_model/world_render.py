@@ -576,7 +576,7 @@ class Row:
     def dot(self, y: torch.Tensor, top: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Flower at the plant's tip, `[B, H, W]` opacity."""
         base = top + self.height
-        radius = (2.9 * self.size + 0.6) * (0.7 + 0.6 * self.number)
+        radius = (3.3 * self.size + 0.6) * (0.7 + 0.6 * self.number)
         dy, dx = (y - (base - self.tip_height)) / 1.2, x - self.tip
         return ((radius - (dx**2 + dy**2).sqrt()) / 1.1).clamp(0, 1) * self.there * ease(self.bloom, 0.02, 0.3)
 
