@@ -173,11 +173,24 @@ def adjusted(attributes: torch.Tensor, changes: Mapping[str, float]) -> torch.Te
     return out
 
 
+# Scenes with a horizon, for contact sheets.
+SCENES = (
+    ("lavender field", {"sky": 0.35, "light": 0.45}),
+    ("flooded field", {"sky": 0.4, "light": 0.42, "cloud": 0.4}),
+    ("drift ice", {"sky": 0.4, "light": 0.05, "temperature": 0.1}),
+    ("canyon", {"sky": 0.4, "light": 0.5}),
+    ("winter forest", {"sky": 0.35}),
+    ("ocean", {"sky": 0.4, "cloud": 0.9}),
+    ("lake", {"sky": 0.4, "light": 0.4, "cloud": 0.35}),
+    ("wheat field", {"sky": 0.36, "cloud": 0.5}),
+)
+
+
 def _sheet(rows: Sequence[torch.Tensor], path: Path) -> None:
     from PIL import Image
 
     sheet = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
-    Image.fromarray(sheet.permute(1, 2, 0).mul(255).round().byte().numpy()).save(path)
+    Image.fromarray(sheet.permute(1, 2, 0).mul(255).round().byte().numpy()).save(path, quality=76)
 
 
 def main() -> None:
@@ -194,12 +207,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.between:
         steps = torch.linspace(0, 1, args.columns).tolist()
-        rows = [[between(BY_NAME[m.parents[0]].attributes, BY_NAME[m.parents[1]].attributes, t) for t in steps]
-                for m in MIDDLES]  # fmt: skip
+        ways = [[BY_NAME[name].attributes for name in middle.parents] for middle in MIDDLES]
+        rows = [[between(*ends, t) for t in steps] for ends in ways]
         seeds = [[args.seed + i] * args.columns for i in range(len(rows))]
     else:
         points = [place.attributes for place in NAMED.values()]
-        points += [point(sky=1)] * (-len(points) % args.columns)
+        scenes = [adjusted(NAMED[name].attributes, changes) for name, changes in SCENES]
+        points += scenes[: -len(points) % args.columns]
+        points = points[: len(points) // args.columns * args.columns]
         rows = [points[i : i + args.columns] for i in range(0, len(points), args.columns)]
         seeds = [[args.seed + i * args.columns + j for j in range(args.columns)] for i in range(len(rows))]
     if args.view is not None:
