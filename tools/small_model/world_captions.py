@@ -84,7 +84,7 @@ EXTRA_WORDS = "a an the of and with in on , . : left right top bottom photo pict
 
 
 def apt(adjective: Adjective, place: str) -> bool:
-    """Whether an adjective says something of a place."""
+    """Whether an adjective says something of a place that its name does not say yet."""
     a = dict(zip(ATTRIBUTES, NAMED[place].attributes.tolist(), strict=True))
     sky = a["sky"] == 1
     kinds = {
@@ -98,7 +98,8 @@ def apt(adjective: Adjective, place: str) -> bool:
         "warm": not sky and 0.45 <= a["temperature"] < 0.7,
         "rows": not sky and a["grain"] >= 0.7,
     }
-    return kinds[adjective.apt]
+    new = any(abs(a[name] - value) > 0.12 for name, value in adjective.changes.items())
+    return kinds[adjective.apt] and new
 
 
 @dataclass(frozen=True)
