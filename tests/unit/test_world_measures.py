@@ -8,12 +8,13 @@ import torch
 
 from tools.small_model import world
 from tools.small_model.world_measures import Way, backward, ghosting, inconsistency, orientations, seen
+from tools.small_model.world_truth import WorldTruth
 
 MIDDLES = {middle.name: middle for middle in world.MIDDLES}
 
 
 def way() -> Way:
-    return Way(("wetness", "plants"), np.array([0.0, 1.0]), np.array([0.5, 0.5]), np.array([1.0, 0.0]))
+    return Way(("wetness", "plants"), np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]))
 
 
 def readings(shares: np.ndarray, seeds: int = 3, rows: int = 2) -> np.ndarray:
@@ -29,13 +30,22 @@ def stripes(direction: float, size: int = 64) -> np.ndarray:
     return np.repeat((0.5 + 0.5 * np.sin(across * 0.8))[None, ..., None], 3, -1)
 
 
-def test_a_way_has_the_attributes_that_change_and_show():
-    names = Way.over(MIDDLES["flooded field"]).names
-    assert {"wetness", "plants", "hue"} <= set(names)
-    assert not {"built", "fog", "cloud"} & set(names)
-    for middle in world.MIDDLES:
-        found = Way.over(middle)
-        assert np.allclose(found.middle, (found.left + found.right) / 2)
+@pytest.fixture(scope="module")
+def truth() -> WorldTruth:
+    return WorldTruth(32)
+
+
+def test_a_way_has_the_attributes_that_change_and_show(truth):
+    found = Way.over(MIDDLES["flooded field"], truth, count=2)
+    assert {"wetness", "plants", "hue"} <= set(found.names)
+    assert not {"built", "fog"} & set(found.names)
+    wetness = found.points[:, found.names.index("wetness")]
+    assert wetness[0] < 0.15 and wetness[-1] > 0.85 and (np.diff(wetness) > -0.1).all()
+
+
+def test_a_bent_way_is_followed():
+    bent = Way(("wetness", "plants"), np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
+    assert bent.distance(np.array([[0.0, 0.5], [0.5, 1.0], [0.5, 0.5]])) == pytest.approx([0, 0, 0.5])
 
 
 def test_a_true_ramp_is_consistent_and_monotone_and_its_middle_is_seen():
@@ -82,10 +92,10 @@ def test_two_directions_at_once_are_a_ghost_and_the_one_between_is_none():
     assert ghosting(stripes(0.1), 0.1, 0.5) < 0.5  # one end alone is no ghost
 
 
-def test_a_way_on_which_nothing_shows_is_refused():
+def test_a_way_on_which_nothing_shows_is_refused(truth):
     hidden = world.Middle(("nowhere",), world.BY_NAME["lake"].attributes, ("lake", "lake"))
-    with pytest.raises(ValueError, match="nothing that can be seen changes on the way over nowhere"):
-        Way.over(hidden)
+    with pytest.raises(ValueError, match="nothing that can be read changes on the way over nowhere"):
+        Way.over(hidden, truth, count=1)
 
 
 def test_the_renderer_shows_one_direction_between_two_and_a_crossfade_both():

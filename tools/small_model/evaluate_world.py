@@ -106,9 +106,20 @@ def ramp(nets: Networks, truth: WorldTruth, pairs: list[tuple[int, int]], steps:
                                                       for (a, b), row in zip(pairs, shares, strict=True)}}  # fmt: skip
 
 
+_WAYS: dict[tuple[str, int], Way] = {}
+
+
+def _way(name: str, truth: WorldTruth) -> Way:
+    """The way over a middle, read once."""
+    key = name, truth.size
+    if key not in _WAYS:
+        _WAYS[key] = Way.over(next(m for m in MIDDLES if m.name == name), truth)
+    return _WAYS[key]
+
+
 def judged(truth: WorldTruth, middle: Middle, ramps: Tensor, constant: dict[float, Tensor]) -> dict:
     """The four measures of ramps `[S, H, W, 3]` and pictures of one mixture by its share, over one middle."""
-    way = Way.over(middle)
+    way = _way(middle.name, truth)
     readings = way.read(truth, ramps)
     mixtures = {share: way.read(truth, images) for share, images in constant.items()}
     columns = readings.shape[2]

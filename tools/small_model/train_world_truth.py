@@ -119,17 +119,14 @@ def measured(truth: WorldTruth, data: dict[str, Tensor]) -> dict:
     places = torch.nonzero((data["labels"] >= 0) & (data["labels"] != OTHER))[:, 0]
     read, shown = truth.attributes(images), visible(data["attributes"])
     errors = {}
-    for i, name in enumerate((*READ, "direction")):
+    for i, name in enumerate(READ):
         values = torch.from_numpy(read[name]).flatten(1)
         wanted = data["attributes"][:, INDEX[name]][:, None]
         off = (values - wanted).abs()
-        off = torch.minimum(off, 1 - off) if name == "direction" else off
         chosen = shown[:, i] > 0
         truth_values, mean = wanted[chosen], values[chosen].mean(1)
         errors[name] = {"patch": off[chosen].mean().item(), "picture": (mean - truth_values[:, 0]).abs().mean().item(),
                         "spread": (truth_values - truth_values.mean()).abs().mean().item()}  # fmt: skip
-        if name == "direction":
-            errors[name]["picture"] = float("nan")
     return {"places": right[places].float().mean().item(), "by_place": by_place, "attributes": errors}
 
 

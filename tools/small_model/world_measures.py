@@ -15,44 +15,70 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .world import BY_NAME, INDEX, Middle
-from .world_truth import READ, WorldTruth, visible
+from .world import BY_NAME, Middle, between
+from .world_render import render
+from .world_truth import READ, WorldTruth
 
 DIFFERENT = 0.15  # attributes that differ less between the ends say nothing about the way
 SPREAD = 0.12  # typical scatter of a reading, the unit of distances
+POINTS = 9  # of a way, an odd number
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way between two places by the attributes that change on it and can be seen half-way.
+    """The way between two places as it is read, by the attributes whose readings change on it.
 
-    names: of the attributes; left, middle, right: their values there, `[N]`.
+    names: of the attributes; points: `[POINTS, N]` mean readings of true pictures from the left end to the right one.
+    Readings and not the attributes themselves: not every attribute shows from its first step on (floes need cold,
+    and hardly a stone of a ruin is seen among trees), and the reader has errors of its own.
     """
 
     names: tuple[str, ...]
-    left: np.ndarray
-    middle: np.ndarray
-    right: np.ndarray
+    points: np.ndarray
+
+    @property
+    def left(self) -> np.ndarray:
+        return self.points[0]
+
+    @property
+    def middle(self) -> np.ndarray:
+        return self.points[len(self.points) // 2]
+
+    @property
+    def right(self) -> np.ndarray:
+        return self.points[-1]
 
     @classmethod
-    def over(cls, middle: Middle) -> Way:
-        """The way over a middle. Raises ValueError where nothing that can be seen changes on it."""
+    def over(cls, middle: Middle, truth: WorldTruth, count: int = 4, first_seed: int = 30_000_000) -> Way:
+        """The way over a middle, read off `count` true pictures of each point.
+
+        Raises ValueError where nothing that can be read changes on it.
+        """
         a, b = (BY_NAME[name].attributes for name in middle.parents)
-        seen = visible(middle.attributes[None])[0, : len(READ)].bool().tolist()
-        names = tuple(
-            name
-            for name, shown in zip(READ, seen, strict=True)
-            if shown and abs(a[INDEX[name]] - b[INDEX[name]]) >= DIFFERENT
-        )
-        if not names:
-            raise ValueError(f"middle: nothing that can be seen changes on the way over {middle.name}")
-        values = [np.array([float(p[INDEX[name]]) for name in names]) for p in (a, middle.attributes, b)]
-        return cls(names, *values)
+        seeds, rows = list(range(first_seed, first_seed + count)), []
+        for share in np.linspace(0, 1, POINTS):
+            images = render(between(a, b, float(share)).repeat(count, 1), seeds, 128, 128)
+            values = truth.attributes(images.permute(0, 2, 3, 1))
+            rows.append([values[name].mean() for name in READ])
+        points = np.array(rows)
+        chosen = np.abs(points[-1] - points[0]) >= DIFFERENT
+        if not chosen.any():
+            raise ValueError(f"middle: nothing that can be read changes on the way over {middle.name}")
+        return cls(tuple(name for name, take in zip(READ, chosen, strict=True) if take), points[:, chosen])
 
     def read(self, truth: WorldTruth, images: np.ndarray | Tensor) -> np.ndarray:
         """`[S, H, W, 3]` -> `[S, R, C, N]` values of the way's attributes."""
         values = truth.attributes(images)
         return np.stack([values[name] for name in self.names], -1)
+
+    def distance(self, values: np.ndarray) -> np.ndarray:
+        """How far `[M, N]` values lie from the way's nearest point, `[M]`."""
+        best = np.full(len(values), np.inf)
+        for start, end in zip(self.points, self.points[1:], strict=False):
+            step = end - start
+            t = np.clip((values - start) @ step / max(step @ step, 1e-12), 0, 1)
+            best = np.minimum(best, np.linalg.norm(values - (start + t[:, None] * step), axis=1))
+        return best
 
 
 def inconsistency(ramp: np.ndarray, levels: np.ndarray, constant: dict[float, np.ndarray]) -> float:
@@ -71,16 +97,14 @@ def inconsistency(ramp: np.ndarray, levels: np.ndarray, constant: dict[float, np
 def seen(readings: np.ndarray, way: Way) -> dict[str, float]:
     """Share of patches that are nearest to the left end, the middle and the right end, and how far off they lie.
 
-    off: mean distance of a patch from the nearest point of the straight way, in units of a reading's scatter.
+    off: mean distance of a patch from the nearest point of the way, in units of a reading's scatter.
     """
     flat = readings.reshape(-1, readings.shape[-1])
-    points = np.stack([way.left, way.middle, way.right])
-    distance = np.linalg.norm(flat[:, None] - points[None], axis=-1)
-    shares = np.bincount(distance.argmin(1), minlength=3) / len(flat)
-    direction = way.right - way.left
-    t = np.clip((flat - way.left) @ direction / (direction @ direction), 0, 1)
-    off = np.linalg.norm(flat - (way.left + t[:, None] * direction), axis=1) / (SPREAD * np.sqrt(len(way.names)))
-    return dict(zip(("left", "middle", "right"), shares.tolist(), strict=True)) | {"off": float(off.mean())}
+    ends = np.stack([way.left, way.middle, way.right])
+    nearest = np.linalg.norm(flat[:, None] - ends[None], axis=-1).argmin(1)
+    shares = np.bincount(nearest, minlength=3) / len(flat)
+    off = way.distance(flat).mean() / (SPREAD * np.sqrt(len(way.names)))
+    return dict(zip(("left", "middle", "right"), shares.tolist(), strict=True)) | {"off": float(off)}
 
 
 def backward(ramp: np.ndarray, way: Way) -> float:

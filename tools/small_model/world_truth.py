@@ -24,7 +24,9 @@ OTHER = "other"  # a mixture of two places, or a place changed until it is none
 LABELS = (*(place.name for place in PLACES), OTHER)
 SIZES = (16, 32)
 READ = tuple(name for name in ATTRIBUTES if name not in ("direction", "sky", "scale"))  # read as a number each
-OUTPUTS = len(READ) + 2  # and the direction of the grain, as the cosine and sine of twice its angle
+# And the direction of the grain, as the cosine and sine of twice its angle: a second task in training, not handed out,
+# since it holds only near the directions that places have; `world_measures.orientations` measures any.
+OUTPUTS = len(READ) + 2
 
 
 class TruthNet(nn.Module):
@@ -111,14 +113,12 @@ class WorldTruth:
         return logits.softmax(1).unflatten(0, shape).numpy()
 
     def attributes(self, images: np.ndarray | Tensor) -> dict[str, np.ndarray]:
-        """`[B, H, W, 3]` -> `[B, R, C]` each: the attributes of READ, and `direction` in half turns.
+        """`[B, H, W, 3]` -> `[B, R, C]` each of the attributes in READ.
 
         Values where an attribute cannot be seen mean nothing (`visible`).
         """
         _, values, shape = self._read(images)
-        out = {name: values[:, i].clamp(0, 1).view(shape).numpy() for i, name in enumerate(READ)}
-        turn = torch.atan2(values[:, -1], values[:, -2]) / (2 * torch.pi)
-        return {**out, "direction": torch.remainder(turn, 1).view(shape).numpy()}
+        return {name: values[:, i].clamp(0, 1).view(shape).numpy() for i, name in enumerate(READ)}
 
 
 def main() -> None:
@@ -128,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Places and attributes of the patches of pictures.")
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--size", type=int, choices=SIZES, default=32)
-    parser.add_argument("--attribute", choices=(*READ, "direction"))
+    parser.add_argument("--attribute", choices=READ)
     args = parser.parse_args()
     truth = WorldTruth(args.size)
     for path in args.images:
