@@ -26,6 +26,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from . import layout, widen
+from .local_vae import from_autoencoder, to_autoencoder
 from .networks import MODEL, read_config, read_weights
 from .sampling import BETA_END, BETA_START, TRAIN_STEPS
 
@@ -123,6 +124,17 @@ def schedule_tensors() -> dict[str, torch.Tensor]:
     return {name: table.float() for name, table in tables.items()}
 
 
+def sd1_vae(model: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Configuration and state dict of a folder's autoencoder as SD1 programs build it: 32 groups, with attention."""
+    config, state = read_config(model, "vae"), read_weights(model, "vae")
+    if config["norm_num_groups"] == 32:
+        return config, state
+    local = from_autoencoder(config, state)
+    scale, size = config["scaling_factor"], config["sample_size"]
+    config, state = to_autoencoder(local, groups=32, attention=True, scaling_factor=scale)
+    return {**config, "sample_size": size}, state
+
+
 @dataclass(frozen=True)
 class Parts:
     """The three networks of a model as they are written: tensors by diffusers' names, and configurations."""
@@ -137,9 +149,9 @@ class Parts:
     @classmethod
     def read(cls, model: Path, wide: bool = False) -> Parts:
         """Of a diffusers folder, in half precision; wide: in the widths of SD 1.5 (see widen.py)."""
-        names = ("unet", "vae", "text_encoder")
-        states = [{key: value.half() for key, value in read_weights(model, name).items()} for name in names]
-        configs = [read_config(model, name) for name in names]
+        configs = [read_config(model, "unet"), sd1_vae(model)[0], read_config(model, "text_encoder")]
+        given = (read_weights(model, "unet"), sd1_vae(model)[1], read_weights(model, "text_encoder"))
+        states = [{key: value.half() for key, value in state.items()} for state in given]
         if wide:
             broad = widen.configs(*configs)
             networks = (widen.unet, widen.vae, widen.text)

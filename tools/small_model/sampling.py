@@ -77,6 +77,24 @@ class BlendedAttention:
         return x.unflatten(-1, (heads, -1)).transpose(-2, -3)
 
 
+class BlendedOutputs(BlendedAttention):
+    """Cross-attention to each context by itself, whose outputs are blended: `sum_j a_j(l) Attn(q_l, C_j)`."""
+
+    def _blended(self, attn: Attention, query: torch.Tensor) -> torch.Tensor:
+        a = self.regions.at(query.shape[2])[:, :, None, :, None]  # [B, J, 1, L, 1]
+        outputs = []
+        for context in self.regions.contexts.unbind(1):
+            key, value = (self._heads(p(context), attn.heads) for p in (attn.to_k, attn.to_v))
+            outputs.append(F.scaled_dot_product_attention(query, key, value, scale=attn.scale))
+        return (torch.stack(outputs, 1) * a).sum(1)
+
+
+def hardened(regions: Regions) -> Regions:
+    """The same regions with hard edges: each location has the context of its largest map alone."""
+    chosen = regions.maps.argmax(1, keepdim=True)
+    return Regions(regions.contexts, torch.zeros_like(regions.maps).scatter(1, chosen, 1.0))
+
+
 def sigmas_and_times(steps: int) -> tuple[torch.Tensor, torch.Tensor]:
     """`[steps + 1]` noise levels ending in 0, and the `[steps]` training times of them (linspace spacing)."""
     power = alphas_cumprod()
@@ -97,15 +115,16 @@ def sample(
     cfg: float = 4.0,
     seed: int = 0,
     autocast: bool = False,
+    blend: type[BlendedAttention] = BlendedAttention,
 ) -> torch.Tensor:
     """Euler samples `[B, 4, h, w]`, in the U-Net's (scaled) latent space.
 
-    regions: conditioning of the B rows; empty: `[T, D]` context of the empty prompt.
+    regions: conditioning of the B rows; empty: `[T, D]` context of the empty prompt; blend: what is blended.
     """
     batch, _, height, width = regions.maps.shape
     doubled = Regions(torch.cat([regions.contexts, empty.expand_as(regions.contexts)]), torch.cat([regions.maps] * 2))
     saved = unet.attn_processors
-    unet.set_attn_processor(BlendedAttention(doubled))
+    unet.set_attn_processor(blend(doubled))
     try:
         sigma, times = sigmas_and_times(steps)
         x = torch.randn(batch, 4, height, width, generator=torch.Generator().manual_seed(seed)) * sigma[0]

@@ -1,0 +1,224 @@
+"""Train the autoencoder of the world from nothing, or go on with it.
+
+    python -m tools.small_model.train_local_vae --work DIR --steps 20000      -> DIR/vae.pt
+
+Reads the shards of pictures in DIR and looks for new ones at every report. `vae.pt` holds weights, their average,
+the optimizer and the step: the same command goes on where the last run stopped. The learning rate follows the step,
+so --steps is the length of the whole training, over all runs.
+
+Loss: absolute error at three sizes and of the differences between pixels. From --sharpen on, a judge of patches
+(hinge loss) asks for detail that an absolute error lets blur away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .local_vae import LOG_VARIANCE, SIGNALS, LocalVAE
+from .networks import Average
+from .train_vae import cosine, edges
+from .world_data import save, shard_files
+
+SIZES = ((128, 128, 4), (96, 192, 4), (192, 96, 4), (64, 64, 16))  # height, width, rows of a step, in turn
+COMPOSITES = 0.3
+SPREAD_WEIGHT = 1e-3
+JUDGE_WEIGHT = 0.05
+HELD_OUT = 16  # pictures of the first shard
+
+
+class Pictures:
+    """Random crops of all shards; the first HELD_OUT pictures of the first shard stay out."""
+
+    def __init__(self, work: Path):
+        self.work, self.files, self.shards = work, [], []
+        self.refresh()
+        if not self.shards:
+            raise ValueError(f"work: expected pictures-*.pt in {work}; make some with world_data")
+        self.held_out = self.shards[0][:HELD_OUT]
+
+    def refresh(self) -> None:
+        """Take in shards that were written meanwhile."""
+        for path in shard_files(self.work, "pictures"):
+            if path not in self.files:
+                self.files.append(path)
+                self.shards.append(torch.load(path, mmap=True)["images"])
+
+    def draw(self, rows: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+        """`[rows, 3, height, width]` in [-1, 1]."""
+
+        def integer(below: int) -> int:
+            return int(torch.randint(below, (1,), generator=generator))
+
+        out = []
+        for _ in range(rows):
+            number = integer(len(self.shards))
+            shard = self.shards[number]
+            first = HELD_OUT if number == 0 else 0
+            image = shard[first + integer(len(shard) - first)]
+            top, left = integer(image.shape[1] - height + 1), integer(image.shape[2] - width + 1)
+            crop = image[:, top : top + height, left : left + width].float() / 127.5 - 1
+            out.append(crop.flip(2) if integer(2) else crop)
+        return torch.stack(out)
+
+
+def judge() -> nn.Sequential:
+    """Scores of overlapping patches, higher for real pictures."""
+
+    def layer(n: int, m: int, stride: int) -> list[nn.Module]:
+        return [nn.Conv2d(n, m, 4, stride, 1), nn.LeakyReLU(0.2)]
+
+    return nn.Sequential(*layer(3, 32, 2), *layer(32, 64, 2), *layer(64, 96, 1), nn.Conv2d(96, 1, 3, padding=1))
+
+
+def error(output: Tensor, target: Tensor) -> Tensor:
+    """Absolute error of pixels, of their differences, and of means over 4x4 and 8x8 blocks."""
+    off = output - target
+    blocks = sum(F.avg_pool2d(off, size).abs().mean() for size in (4, 8))
+    return off.abs().mean() + 0.5 * edges(off) + 0.7 * blocks
+
+
+def soft_halves(rows: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """`[rows, 1, height, width]` masks with one straight edge of random place, direction and softness."""
+    angle, place, soft = torch.rand(3, rows, 1, 1, generator=generator)
+    y, x = (
+        (torch.arange(height) + 0.5).view(1, -1, 1) - height / 2,
+        (torch.arange(width) + 0.5).view(1, 1, -1) - width / 2,
+    )
+    across = x * torch.cos(angle * 6.283) + y * torch.sin(angle * 6.283) + (place - 0.5) * min(height, width) * 0.6
+    return torch.sigmoid(across / (0.15 + 2.5 * soft**2))[:, None]
+
+
+class Trainer:
+    """The autoencoder, its average and optimizers, at some step.
+
+    steps: of the whole training; rate: the highest learning rate; sharpen: step from which the judge takes part, or
+    None.
+    """
+
+    def __init__(self, steps: int, rate: float, sharpen: int | None, seed: int):
+        torch.manual_seed(seed)
+        self.steps, self.rate, self.sharpen, self.seed, self.step = steps, rate, sharpen, seed, 0
+        self.model, self.judge = LocalVAE(), judge()
+        self.average = Average(self.model, 0.998)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.judging = torch.optim.AdamW(self.judge.parameters(), lr=3e-4, betas=(0.5, 0.95))
+
+    _PARTS = ("model", "judge", "optimizer", "judging")
+
+    def state(self) -> dict:
+        """All that a later run needs."""
+        parts = {name: getattr(self, name).state_dict() for name in self._PARTS}
+        return {"signals": SIGNALS, "step": self.step, "average": self.average.module.state_dict(),
+                "average_steps": self.average.steps, **parts}  # fmt: skip
+
+    def restore(self, state: dict) -> None:
+        """Go on from `state`."""
+        for name in self._PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.average.module.load_state_dict(state["average"])
+        self.average.steps, self.step = state["average_steps"], state["step"]
+
+    def update(self, pictures: Pictures) -> dict[str, float]:
+        """One step; returns the parts of its loss."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+        torch.manual_seed(self.seed * 1_000_003 + self.step)
+        height, width, rows = SIZES[self.step % len(SIZES)]
+        real = pictures.draw(rows, height, width, generator)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * cosine(self.step, self.steps, warmup=100)
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = self.model.encode(real).float()
+            latents, target = self._composed(latents, real, generator)
+            noisy = latents + torch.randn_like(latents) * 2.718281828 ** (LOG_VARIANCE / 2)
+            output = self.model.decode(noisy).float()
+            loss = error(output, target) + SPREAD_WEIGHT * latents.square().mean()
+            parts = {"loss": loss.item()}
+            judged = self.sharpen is not None and self.step >= self.sharpen
+            if judged:
+                loss = loss - JUDGE_WEIGHT * self.judge(output).float().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update(self.model)
+        if judged:
+            parts["judge"] = self._teach(target, output.detach())
+        self.step += 1
+        return parts
+
+    def _composed(self, latents: Tensor, real: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Some rows blended with the next one by a mask, in the latents and in the pixels."""
+        rows, _, height, width = real.shape
+        chosen = (torch.rand(rows, 1, 1, 1, generator=generator) < COMPOSITES).float()
+        mask = soft_halves(rows, height // 8, width // 8, generator) * chosen
+        fine = F.interpolate(mask, size=(height, width), mode="bilinear")
+        return torch.lerp(latents, latents.roll(1, 0), mask), torch.lerp(real, real.roll(1, 0), fine)
+
+    def _teach(self, real: Tensor, output: Tensor) -> float:
+        """One step of the judge."""
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = F.relu(1 - self.judge(real).float()).mean() + F.relu(1 + self.judge(output).float()).mean()
+        self.judging.zero_grad()
+        loss.backward()
+        self.judging.step()
+        return loss.item()
+
+    @torch.no_grad()
+    def held_out(self, pictures: Pictures) -> dict[str, float]:
+        """Mean absolute error of pictures in [0, 1] that training does not see, and the latents' spread."""
+        model = self.average.module
+        target = pictures.held_out.float() / 127.5 - 1
+        latents = torch.cat([model.encode(rows) for rows in target.split(4)])
+        output = torch.cat([model.decode(rows).clamp(-1, 1) for rows in latents.split(4)])
+        off = (output - target) / 2
+        psnr = -10 * off.square().mean((1, 2, 3)).log10().mean()
+        return {"error": off.abs().mean().item(), "psnr": psnr.item(), "spread": latents.std().item(),
+                "sharpness": (edges(output) / edges(target)).item()}  # fmt: skip
+
+
+def log(path: Path, line: str) -> None:
+    """Print a line and append it to a file."""
+    print(line, flush=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Train the autoencoder of the world.")
+    parser.add_argument("--work", type=Path, required=True, help="folder with pictures-*.pt")
+    parser.add_argument("--steps", type=int, default=20000, help="of the whole training, over all runs")
+    parser.add_argument("--until", type=int, help="stop this run at this step")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--sharpen", type=int, help="step from which the judge takes part (default: 0.6 of --steps)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--report", type=int, default=100, help="steps between reports and checkpoints")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    path = args.work / "vae.pt"
+    trainer = Trainer(args.steps, args.rate, args.sharpen or round(0.6 * args.steps), args.seed)
+    if path.exists():
+        trainer.restore(torch.load(path))
+    pictures, parts, start, last = Pictures(args.work), [], time.time(), args.until or args.steps
+    while trainer.step < last:
+        parts.append(trainer.update(pictures))
+        if trainer.step % args.report and trainer.step != last:
+            continue
+        save(trainer.state(), path)
+        pictures.refresh()
+        means = {k: f"{sum(p.get(k, 0) for p in parts) / len(parts):.4f}" for k in parts[-1]}
+        off = {k: f"{v:.4f}" for k, v in trainer.held_out(pictures).items()}
+        spent = f"{time.time() - start:.0f} s, cpu {time.process_time():.0f} s"
+        log(args.work / "vae.log", f"{trainer.step} {means} held out {off} {len(pictures.shards)} shards {spent}")
+        parts = []
+
+
+if __name__ == "__main__":
+    main()
