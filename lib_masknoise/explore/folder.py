@@ -33,6 +33,11 @@ class Folder:
         image.save(data, "PNG")
         return self.write(f"{PICTURES}/{name}.png", data.getvalue())
 
+    def known(self, name: str) -> str | None:
+        """The path of a picture, where it has been written: also where an interrupt came right after that."""
+        path = f"{PICTURES}/{name}.png"
+        return path if path in self.files else None
+
     def write(self, name: str, data: bytes) -> str:
         replace_file(self.path / name, data)
         return self.wrote(name)

@@ -183,14 +183,13 @@ def grid(
     """Every combination of some seeds, step counts, guidances and lengths of the prompt."""
     cells = wanted.cells
     place = {cell: i for i, cell in enumerate(cells)}
-    files: dict[grids.Cell, str] = {}
     images: dict[grids.Cell, Image.Image] = {}
 
     def draw() -> None:
         with stage("sampling", len(cells), "pictures") as report:
             for cell, image in grids.pictures(model, cells, scene or DISABLED, settings, report):
                 images[cell] = image
-                files[cell] = folder.picture(f"cell-{place[cell]:04}", image)
+                folder.picture(f"cell-{place[cell]:04}", image)
 
     stopped = _until_stopped(draw)
     sheet = folder.picture("sheet", grids.sheet(wanted, images)) if images else None
@@ -206,7 +205,7 @@ def grid(
                 "guidance": wanted.guidances,
                 "words": wanted.words,
             },
-            cells=[{**cell._asdict(), "file": files.get(cell)} for cell in cells],
+            cells=[{**cell._asdict(), "file": folder.known(f"cell-{i:04}")} for i, cell in enumerate(cells)],
             sheet=sheet,
         )
     )
