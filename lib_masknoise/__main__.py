@@ -1,17 +1,16 @@
-"""The command line: `python -m lib_masknoise demo | render | check | ui`."""
+"""The command line: `python -m lib_masknoise demo | render | check | explore | ui`."""
 
 from __future__ import annotations
 
 import argparse
 import io
-import math
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lib_masknoise import ASSETS, __version__
+from lib_masknoise import ASSETS, __version__, arguments
+from lib_masknoise.explore import command as explore
 from lib_masknoise.render import PlanChanged, Settings, write
 from lib_masknoise.scene import Scene, SceneError
 
@@ -47,6 +46,9 @@ examples:
   python -m lib_masknoise render my-scene.json --frames 2000 --resume
       goes on where the same command was interrupted, by whatever
 
+  python -m lib_masknoise explore between --from "a wheat field" --to "an ocean" --out out/between
+      what lies between two prompts, as a page that opens from the disk
+
 exit codes: 0 done, 1 the disk or the cluster failed, 2 something in the input is wrong (a problem a line),
 130 interrupted; after 1 and 130 the finished frames stay, and --resume goes on from them"""
 
@@ -78,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"MaskNoise {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="{demo,render,check,ui}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="{demo,render,check,explore,ui}")
 
     demo = commands.add_parser("demo", help="render the built-in scene on the built-in model")
     demo.add_argument(
@@ -102,12 +104,16 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("scene", type=Path, metavar="SCENE.json", help="the scene; - reads it from standard input")
     check.set_defaults(run=_check)
 
+    explore.add_parser(commands)
+
     ui = commands.add_parser(
         "ui",
         help="paint and render in the browser",
         description="Serve a page with the painting canvas and all settings on this machine, until Ctrl+C.",
     )
-    ui.add_argument("--port", type=_port, metavar="P", help="to serve on (default: the first free one from 7860)")
+    ui.add_argument(
+        "--port", type=arguments.port, metavar="P", help="to serve on (default: the first free one from 7860)"
+    )
     ui.add_argument(
         "--model",
         metavar="M",
@@ -126,30 +132,34 @@ def _add_render_options(render: argparse.ArgumentParser) -> None:
         metavar="M",
         help="a diffusers folder or a .safetensors file (default: the built-in miniature model)",
     )
-    render.add_argument("--frames", type=_positive, metavar="N", help="instead of the scene's animation.frames")
-    render.add_argument("--seed", type=_seed, default=0, metavar="S", help="of the image (default: %(default)s)")
     render.add_argument(
-        "--steps", type=_positive, default=20, metavar="N", help="denoising steps (default: %(default)s)"
+        "--frames", type=arguments.positive, metavar="N", help="instead of the scene's animation.frames"
     )
     render.add_argument(
-        "--size", type=_size, metavar="WxH", help="in pixels, multiples of 8 (default: the model's own)"
+        "--seed", type=arguments.seed, default=0, metavar="S", help="of the image (default: %(default)s)"
+    )
+    render.add_argument(
+        "--steps", type=arguments.positive, default=20, metavar="N", help="denoising steps (default: %(default)s)"
+    )
+    render.add_argument(
+        "--size", type=arguments.size, metavar="WxH", help="in pixels, multiples of 8 (default: the model's own)"
     )
     render.add_argument(
         "--guidance",
-        type=_finite,
+        type=arguments.finite,
         metavar="G",
         help="guidance scale (default: 4 for the built-in model, 7 for others)",
     )
     render.add_argument(
         "--batch",
-        type=_batch,
+        type=arguments.batch,
         default=4,
         metavar="N",
         help="frames sampled at a time, or `auto`: the quickest number, measured first (default: %(default)s)",
     )
     render.add_argument(
         "--threads",
-        type=_positive,
+        type=arguments.positive,
         metavar="N",
         help="of the processor, in each process: their number decides a pixel's last bit (default: as many as cores; "
         "give several workers on one processor their share of them)",
@@ -168,7 +178,7 @@ def _add_render_options(render: argparse.ArgumentParser) -> None:
     )
     render.add_argument(
         "--workers",
-        type=_positive,
+        type=arguments.positive,
         metavar="N",
         help="spread the frames over N processes with Ray, on this machine unless --address names a cluster",
     )
@@ -179,46 +189,6 @@ def _add_render_options(render: argparse.ArgumentParser) -> None:
         "for the one running here, or ray://HOST:PORT from outside (default workers: one a GPU, else one a machine)",
     )
     render.add_argument("--out", type=Path, metavar="DIR", help="where to (default: out/ and the scene's name)")
-
-
-def _positive(text: str) -> int:
-    if not re.fullmatch(r"\d+", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return int(text)
-
-
-def _finite(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
-    return value
-
-
-def _port(text: str) -> int:
-    if not re.fullmatch(r"\d{1,5}", text) or not 1 <= int(text) < 2**16:
-        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {text!r}")
-    return int(text)
-
-
-def _batch(text: str) -> int | None:
-    return None if text == "auto" else _positive(text)
-
-
-def _seed(text: str) -> int:
-    if not re.fullmatch(r"\d+", text) or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2^63 - 1, got {text!r}")
-    return int(text)
-
-
-def _size(text: str) -> tuple[int, int]:
-    """`WxH` → (height, width)."""
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not match or any(int(n) < 8 or int(n) % 8 for n in match.groups()):
-        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT in pixels, multiples of 8, got {text!r}")
-    return int(match[2]), int(match[1])
 
 
 def _scene(path: Path) -> Scene:
