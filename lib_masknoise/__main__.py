@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_masknoise import ASSETS, __version__, arguments
-from lib_masknoise.explore import command as explore
+from lib_masknoise import explore_command as explore
 from lib_masknoise.render import PlanChanged, Settings, write
 from lib_masknoise.scene import Scene, SceneError
 

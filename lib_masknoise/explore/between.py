@@ -11,8 +11,8 @@ from PIL import Image
 
 from lib_masknoise import smoothness
 from lib_masknoise.explore.model import Model, Report
-from lib_masknoise.render.plan import Settings
 from lib_masknoise.scene import Animation, Concept, ConceptKeyframe, GradientMask, Motion, RectMask, Scene
+from lib_masknoise.settings import Settings
 
 Stage = Callable[[str, int, str], AbstractContextManager[Report]]
 """What is being done, how much of it there is, and of what: a context in which a `Report` hears of it."""

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from lib_masknoise.explore.model import Model, Report
-from lib_masknoise.render.plan import Settings
 from lib_masknoise.scene import Scene
+from lib_masknoise.settings import Settings
 
 MAX_CELLS = 4096
 MARGIN = 6

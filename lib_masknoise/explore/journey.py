@@ -91,8 +91,8 @@ def steps(model: Model, recording: Recording, path: Path, colours: Colours, size
             pictures = x0[i - start], x_t[i - start]
             if i == len(moments) - 1 and recording.image is not None:
                 pictures = recording.image, recording.image
-            places = (tuple(map(float, side[i])) for side in (path.x0, path.x_t))
-            yield Step(moment.sigma, *pictures, colours.picture(moment.x0, size), *places)
+            of_x0, of_x_t = ((float(side[i][0]), float(side[i][1])) for side in (path.x0, path.x_t))
+            yield Step(moment.sigma, *pictures, colours.picture(moment.x0, size), of_x0, of_x_t)
 
 
 def colours(recording: Recording) -> Colours:

@@ -16,9 +16,9 @@ from lib_masknoise.conditioning import Encoded
 from lib_masknoise.explore import model as models
 from lib_masknoise.explore.model import Model, Report
 from lib_masknoise.explore.plane import Blend, Plane
-from lib_masknoise.render.plan import Settings
 from lib_masknoise.scene import Concept, RectMask, Scene, SceneError
 from lib_masknoise.scene.errors import Problem
+from lib_masknoise.settings import Settings
 
 BUILT_IN = ASSETS / "explore" / "prompts.txt"
 ENCODED_TOGETHER = 16
@@ -105,7 +105,11 @@ def lay_out(prompts: Sequence[Entry], encoded: Mapping[str, Encoded], nothing: E
     vectors = [models.average(encoded[entry.prompt]) for entry in prompts]
     known = models.heard(torch.stack(vectors), models.average(nothing)).tolist() if vectors else []
     try:
-        plane = Plane.of(np.stack([vector.numpy() for vector in vectors]), np.flatnonzero(known)) if vectors else None
+        plane = (
+            Plane.of(np.stack([vector.numpy() for vector in vectors]), np.flatnonzero(known).tolist())
+            if vectors
+            else None
+        )
         if plane is None:
             raise ValueError("there are none")
     except ValueError as error:

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from lib_masknoise.conditioning import Encoded
-from lib_masknoise.render.plan import Settings
 from lib_masknoise.scene import Scene
+from lib_masknoise.settings import Settings
 
 Report = Callable[[float], object]
 """Hears how much more is done, in pictures; what it raises ends the sampling."""

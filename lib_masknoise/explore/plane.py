@@ -109,7 +109,7 @@ def delaunay(points: np.ndarray) -> np.ndarray:
     grid = _on_grid(points)
     _, first = np.unique(grid, axis=0, return_index=True)
     order = np.sort(first)
-    start = _first_triangle(grid, order)
+    start = _first_triangle(grid, order.tolist())
     if start is None:
         return np.zeros((0, 3), dtype=np.int64)
     a, b, c = start

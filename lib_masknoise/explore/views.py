@@ -23,8 +23,8 @@ from lib_masknoise.explore.between import Stage
 from lib_masknoise.explore.bridges import Bridge, Named
 from lib_masknoise.explore.folder import Folder
 from lib_masknoise.explore.model import Model, Report, Stop
-from lib_masknoise.render.plan import Settings
 from lib_masknoise.scene import Scene
+from lib_masknoise.settings import Settings
 
 DISABLED = Scene(enabled=False)
 ANIMATION_FPS = 8

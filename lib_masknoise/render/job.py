@@ -17,10 +17,11 @@ from PIL import Image, PngImagePlugin
 
 from lib_masknoise import animation, smoothness
 from lib_masknoise.disk import replace_file
-from lib_masknoise.render.plan import TEXT_KEY, Plan, Settings, frame_path, whole_frames
+from lib_masknoise.render.plan import TEXT_KEY, Plan, frame_path, whole_frames
 from lib_masknoise.render.progress import progress
 from lib_masknoise.render.studio import Images, Studio, this_process
 from lib_masknoise.scene import Scene
+from lib_masknoise.settings import Settings
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
 BATCH_STEPS = 4  # denoising steps to tell the quickest batch size by

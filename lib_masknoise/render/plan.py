@@ -20,31 +20,10 @@ from lib_masknoise.disk import replace_file
 from lib_masknoise.render.weights import Weights, digests, weights
 from lib_masknoise.scene import Scene
 from lib_masknoise.scene.errors import shown
+from lib_masknoise.settings import Settings
 
 FILE = "job.json"
 TEXT_KEY = "masknoise"  # of the text in a frame's PNG file
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything of a render that is not in the scene. size: (height, width), None for the model's own. batch_size:
-    None to measure which is quickest. even: place the frames at equal perceptual distances along the motion. threads:
-    of the processor, in each process; None for as many as PyTorch uses here.
-
-    On one kind of machine they decide every byte: a sum is rounded otherwise in a batch of another size, and on the
-    processor with another number of threads.
-    """
-
-    prompt: str = ""
-    negative_prompt: str = ""
-    model: str | None = None
-    seed: int = 0
-    steps: int = 20
-    size: tuple[int, int] | None = None
-    guidance_scale: float = 4.0
-    batch_size: int | None = 4
-    even: bool = False
-    threads: int | None = None
 
 
 class PlanChanged(ValueError):

@@ -23,10 +23,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lib_masknoise.render.plan import Settings, versions
+from lib_masknoise.render.plan import versions
 from lib_masknoise.render.studio import Advance, Studio, host, host_options, machine
 from lib_masknoise.render.weights import Weights, digests, weights
 from lib_masknoise.scene import Scene
+from lib_masknoise.settings import Settings
 
 PORT = 6379  # of a Ray cluster's head
 REACH_SECONDS = 5.0  # to open a connection to it

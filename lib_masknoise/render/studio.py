@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from lib_masknoise.render.plan import Settings
 from lib_masknoise.scene import Scene
+from lib_masknoise.settings import Settings
 
 Advance = Callable[[float], object]
 Images = Callable[[Scene, Settings, Sequence[Sequence[float]], Advance], Iterator[Image.Image]]

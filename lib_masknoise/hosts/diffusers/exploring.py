@@ -16,8 +16,8 @@ from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS, encode
 from lib_masknoise.hosts.diffusers.loading import default_size
 from lib_masknoise.hosts.diffusers.recording import decode, recording
 from lib_masknoise.hosts.diffusers.rendering import _check_size, render
-from lib_masknoise.render.plan import Settings
 from lib_masknoise.scene import Scene
+from lib_masknoise.settings import Settings
 
 Report = Callable[[float], object]
 
@@ -98,7 +98,7 @@ class PipelineModel:
     ) -> list[Image.Image]:
         done = 0.0
 
-        def step_end(pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict) -> dict:
+        def step_end(pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
             nonlocal done
             now = (step + 1) / pipe.num_timesteps * len(seeds)
             report(now - done)

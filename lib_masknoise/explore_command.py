@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lib_masknoise import arguments
-from lib_masknoise.render.plan import Settings
 from lib_masknoise.scene import Problem, Scene, SceneError
+from lib_masknoise.settings import Settings
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
