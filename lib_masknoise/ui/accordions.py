@@ -57,6 +57,7 @@ def build(
     presets: Presets | None = None,
     token_counter: Callable[[str], str] | None = None,
     tab: str = "txt2img",
+    live: str | None = None,
 ) -> Accordions:
     """Build all accordions inside the current gradio block.
 
@@ -64,13 +65,14 @@ def build(
     that gives the component whose value says whether the extension is on (the WebUIs' `InputAccordion`); a plain
     accordion with a checkbox when None. presets: the saved scenes; without them there is no preset row. token_counter:
     a prompt's tokens as text ("12/75"). tab: the page's tab, whose width, height and gallery the canvas follows.
+    live: the route that makes live pictures, in hosts that have it.
     """
     with (enable or plain_enable)(value=False, label="MaskNoise", elem_id=elem_id("enabled")) as enabled:
         scene = gr.Textbox(value="", label="Scene", info=SCENE_HELP, visible=False, elem_id=elem_id("scene"))
         painting = _hidden("Painting", elem_id("painting"), inputs.NO_PAINTING)
         parts = _Parts(elem_id)
         with gr.Accordion("Concepts", open=True, elem_id=elem_id("concepts")):
-            gr.HTML(_place(elem_id, tab))
+            gr.HTML(_place(elem_id, tab, live))
             preview_place = gr.HTML("", elem_id=elem_id("preview"), elem_classes=["masknoise-preview"])
             _blend(parts)
         _noise(parts)
@@ -96,7 +98,7 @@ def _hidden(label: str, elem_id: str, value: str = "") -> Any:
     return gr.Textbox(value=value, label=label, elem_id=elem_id, elem_classes=[HIDDEN])
 
 
-def _place(elem_id: ElemId, tab: str) -> str:
+def _place(elem_id: ElemId, tab: str, live: str | None = None) -> str:
     """Where the canvas goes, and what it must know."""
     weight = control("concepts[].weight")
     config = {
@@ -105,6 +107,7 @@ def _place(elem_id: ElemId, tab: str) -> str:
         "controls": [elem_id(_name(entry)) for entry in inputs.SHOWN],
         "size": [f"{tab}_width", f"{tab}_height"],
         "gallery": f"#{tab}_gallery img",
+        "live": live and {"route": live, "session": elem_id("live_session"), "keep": elem_id("live_keep")},
         "colours": preview.COLOURS,
         "weight": {"low": weight.low, "high": weight.high, "step": weight.step},
         "limits": {
