@@ -103,6 +103,8 @@
             this.flat = null;
             this.backdrop = null;
             this.backdropOpacity = 0.5;
+            this.live = null; // the picture under the masks while they are painted
+            this.shade = 1; // how strongly the masks are shown over it
             this.zoom = 1;
             this.offset = [0, 0];
             this.pointers = new Map();
@@ -209,12 +211,15 @@
             context.fillRect(x, y, width, height);
             context.imageSmoothingEnabled = true;
             this.drawPicture(this.backdrop, this.backdropOpacity);
-            this.drawPicture(this.flat.below, 1);
+            this.drawPicture(this.live, 1);
+            this.drawPicture(this.flat.below, this.shade);
             const layer = this.editor.active;
             const view = layer && this.editor.view(layer);
-            if (view?.visible)
-                this.drawPicture((this.gesture?.tint ?? this.tints.get(layer.id))?.canvas, this.shownOpacity(layer));
-            this.drawPicture(this.flat.above, 1);
+            if (view?.visible) {
+                const tint = (this.gesture?.tint ?? this.tints.get(layer.id))?.canvas;
+                this.drawPicture(tint, this.shownOpacity(layer) * this.shade);
+            }
+            this.drawPicture(this.flat.above, this.shade);
             context.save();
             context.beginPath();
             context.rect(x, y, width, height);
@@ -404,7 +409,7 @@
             this.update();
         }
 
-        // --- Gestures: move(event), flush() before a frame, outline(context), end(event), cancel()
+        // --- Gestures: move(event), flush() before a frame, outline(context), operations() so far, end(event), cancel()
 
         panGesture() {
             return {
@@ -489,6 +494,7 @@
                     for (const point of waiting) stroke.add(point);
                     waiting = [];
                 },
+                operations: () => stroke.operations(),
                 end: () => {
                     stroke.end();
                     this.editor.add(stroke.operations());
@@ -528,6 +534,13 @@
         dragGesture(name, erase) {
             let from = null;
             let to = null;
+            const operations = () => {
+                if (!from) return [];
+                const drag = Math.hypot(to[0] - from[0], to[1] - from[1]);
+                if (drag < SMALLEST && name !== "line") return [];
+                const operation = this.shapeOf(name, from.map(rounded), to.map(rounded), erase);
+                return operation ? [operation] : [];
+            };
             return {
                 move: (event) => {
                     to = this.toPicture(this.place(event)).map((value) => clamp(value, 0, 1));
@@ -535,12 +548,8 @@
                     if (event.shiftKey) to = this.constrained(name, from, to);
                 },
                 outline: (context) => from && this.drawOutline(context, name, from, to),
-                end: () => {
-                    const drag = Math.hypot(to[0] - from[0], to[1] - from[1]);
-                    if (drag < SMALLEST && name !== "line") return;
-                    const operation = this.shapeOf(name, from.map(rounded), to.map(rounded), erase);
-                    if (operation) this.editor.add([operation]);
-                },
+                operations,
+                end: () => this.editor.add(operations()),
             };
         }
 

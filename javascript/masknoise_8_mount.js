@@ -51,6 +51,7 @@
             this.answered = 0;
             this.stale = true;
             this.mountedAt = performance.now();
+            this.live = config.live ? new MaskNoise.Live(this) : null;
             this.restore();
             this.restoreSettings();
             MaskNoise.page.openWhenTicked(byId(config.accordion));
@@ -72,6 +73,7 @@
 
         edited(typing) {
             this.dirty = true;
+            this.live?.changed();
             clearTimeout(this.writing);
             if (!typing && (this.text?.length ?? 0) < LONG) this.write();
             else this.writing = setTimeout(() => this.write(), WRITE);
@@ -222,6 +224,8 @@
 
         take({tick, tokens, settings}) {
             this.store("settings", JSON.stringify(settings));
+            this.values = settings;
+            this.live?.changed();
             this.answered = tick;
             this.latency = performance.now() - this.askedAt;
             this.panel.setTokens(tokens);
@@ -230,6 +234,7 @@
 
         unmount() {
             clearInterval(this.timer);
+            this.live?.close();
             this.panel.close();
             document.removeEventListener("pointerdown", this.flushBefore, true);
             document.removeEventListener("keydown", this.flushBefore, true);

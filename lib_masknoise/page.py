@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import json
 import queue
 import shutil
@@ -16,9 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import PngImagePlugin
 
-from lib_masknoise import animation
+from lib_masknoise import animation, infotext
 from lib_masknoise.hosts import diffusers as host
+from lib_masknoise.hosts.diffusers.live import LiveHost
+from lib_masknoise.live import Engine, Picture, Turns
+from lib_masknoise.live.routes import PATH as LIVE
+from lib_masknoise.live.routes import add_live
 from lib_masknoise.presets import Presets
 from lib_masknoise.render import Settings
 from lib_masknoise.render.studio import host_options
@@ -45,7 +51,9 @@ class Studio:
     def __init__(self, pipe: Any, folder: Path) -> None:
         self.pipe = pipe
         self.folder = folder
-        self._busy = threading.Lock()
+        self.turns = Turns()
+        self.live = Engine(LiveHost(pipe, self.turns))
+        self._kept = itertools.count()
         self._stops: dict[str, threading.Event] = {}
 
     def stop(self, session: str) -> None:
@@ -68,7 +76,7 @@ class Studio:
 
         def work() -> None:
             try:
-                with self._busy:
+                with self.turns.job():
                     for frame in host.render(self.pipe, scene, **options, on_step=on_step):
                         events.put(frame)
                 events.put(None)
@@ -94,23 +102,38 @@ class Studio:
         folder.mkdir(parents=True)
         return folder
 
+    def keep(self, session: str) -> Path:
+        """Save the last live picture of a page, with its infotext. Raises ValueError where there is none."""
+        picture = self.live.picture(session)
+        if picture is None:
+            raise ValueError("There is no live picture yet.")
+        folder = self.folder / "live"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{next(self._kept):05}.png"
+        text = PngImagePlugin.PngInfo()
+        text.add_text("parameters", _infotext(picture))
+        picture.image.save(path, pnginfo=text)
+        return path
+
     def tokens(self, prompt: str) -> str:
         count = len(self.pipe.tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids)
         return f"{count}/{CHUNK_TOKENS * max(1, -(-count // CHUNK_TOKENS))}"
 
 
-def create(pipe: Any, folder: Path, presets: Presets | None = None) -> gr.Blocks:
-    """The page. folder: for the pictures it shows."""
-    studio = Studio(pipe, folder)
+def create(studio: Studio, presets: Presets | None = None) -> gr.Blocks:
+    """The page."""
     theme = gr.themes.Default(**FONTS)
     with gr.Blocks(title="MaskNoise", theme=theme, analytics_enabled=False) as page:
         with gr.Row():
             with gr.Column(scale=3):
-                settings, buttons = _settings(pipe)
+                settings, buttons = _settings(studio.pipe)
             with gr.Column(scale=2):
                 outputs = _outputs()
-        made = accordions.build(_elem_id, enable=_enabled, presets=presets, token_counter=studio.tokens, tab=TAB)
+        made = accordions.build(
+            _elem_id, enable=_enabled, presets=presets, token_counter=studio.tokens, tab=TAB, live_route=LIVE
+        )
         _connect(studio, settings, buttons, outputs, made.inputs)
+        _connect_keep(studio, outputs)
         _load_script(page)
     return page
 
@@ -119,8 +142,23 @@ def run(port: int | None, model: str | None = None) -> None:
     """Serve the page until it is interrupted."""
     pipe = host.load_pipeline(model)
     with tempfile.TemporaryDirectory(prefix="masknoise-") as folder:
-        page = create(pipe, Path(folder), Presets(Path.home() / ".masknoise" / "presets"))
-        page.queue().launch(server_name="127.0.0.1", server_port=port, show_api=False, allowed_paths=[folder])
+        studio = Studio(pipe, Path(folder))
+        page, _ = serve(studio, port, Presets(Path.home() / ".masknoise" / "presets"))
+        try:
+            page.block_thread()
+        finally:
+            studio.live.close()
+
+
+def serve(studio: Studio, port: int | None, presets: Presets | None = None) -> tuple[gr.Blocks, Any]:
+    """Serve the page from threads of its own; returns it and its application, with the route of live pictures."""
+    page = create(studio, presets)
+    folders = [str(studio.folder)]
+    app, _, _ = page.queue().launch(
+        server_name="127.0.0.1", server_port=port, show_api=False, allowed_paths=folders, prevent_thread_lock=True
+    )
+    add_live(app, studio.live)
+    return page, app
 
 
 def _elem_id(name: str) -> str:
@@ -179,6 +217,24 @@ def _connect(studio: Studio, settings: list[Any], buttons: tuple[Any, Any], outp
 
     generate.click(start, [session, *settings, *job], outputs, show_progress="hidden", api_name=False)
     stop.click(studio.stop, [session], None, queue=False, api_name=False)
+
+
+def _connect_keep(studio: Studio, outputs: list) -> None:
+    """The canvas names its live session and presses the button: the picture goes into the gallery."""
+    progress, _, gallery, _ = outputs
+    hidden = [accordions.HIDDEN]
+    session = gr.Textbox(label="Live session", elem_id=_elem_id("live_session"), elem_classes=hidden)
+    button = gr.Button("Keep the live picture", elem_id=_elem_id("live_keep"), elem_classes=hidden)
+    kept = gr.State([])
+
+    def keep(name: str, before: list[str]) -> list[Any]:
+        try:
+            paths = [str(studio.keep(name)), *before]
+        except ValueError as error:
+            return [live.failure(error), gr.update(), before]
+        return [_bar("Kept.", 1), paths[:SHOWN_FRAMES], paths]
+
+    button.click(keep, [session, kept], [progress, gallery, kept], **accordions.QUIET)
 
 
 def _load_script(page: gr.Blocks) -> None:
@@ -242,6 +298,29 @@ def _finished(words: str, scene: Scene, paths: list[Path], folder: Path) -> list
     moving = next((path for path in files if path.suffix in (".gif", ".webp", ".png")), None)
     film = _picture(moving, "the animation") if moving else gr.update()
     return [bar, film, shown, gr.update(value=[str(path) for path in files], visible=True)]
+
+
+def _infotext(picture: Picture) -> str:
+    """A live picture's, as the WebUIs write it."""
+    made = picture.wish.settings
+    height, width = made.size
+    params = {
+        "Steps": str(made.steps),
+        "CFG scale": f"{made.guidance_scale:g}",
+        "Seed": str(made.seed),
+        "Size": f"{width}x{height}",
+        **infotext.write(picture.wish.scene),
+    }
+    if picture.kind != "full":
+        params["Live"] = picture.kind
+    listed = ", ".join(f"{key}: {_quoted(value)}" for key, value in params.items())
+    negative = f"\nNegative prompt: {made.negative_prompt}" if made.negative_prompt else ""
+    return f"{made.prompt}{negative}\n{listed}"
+
+
+def _quoted(value: str) -> str:
+    """A value of an infotext, whose own commas, colons and line ends would end it."""
+    return json.dumps(value, ensure_ascii=False) if set(value) & set(",:\n") else value
 
 
 def _save(frame: host.Frame, folder: Path) -> Path:

@@ -58,6 +58,7 @@ def build(
     presets: Presets | None = None,
     token_counter: Callable[[str], str] | None = None,
     tab: str = "txt2img",
+    live_route: str | None = None,
 ) -> Accordions:
     """Build all accordions inside the current gradio block.
 
@@ -65,6 +66,7 @@ def build(
     that gives the component whose value says whether the extension is on (the WebUIs' `InputAccordion`); a plain
     accordion with a checkbox when None. presets: the saved scenes; without them there is no preset row. token_counter:
     a prompt's tokens as text ("12/75"). tab: the page's tab, whose width, height and gallery the canvas follows.
+    live_route: the route that makes live pictures, in hosts that have it.
     """
     with (enable or plain_enable)(value=False, label="MaskNoise", elem_id=elem_id("enabled")) as enabled:
         notice = opensimplex.missing()
@@ -73,7 +75,7 @@ def build(
         scene = gr.Textbox(value="", label="Scene", info=SCENE_HELP, visible=False, elem_id=elem_id("scene"))
         painting = _hidden("Painting", elem_id("painting"), inputs.NO_PAINTING)
         parts = _Parts(elem_id)
-        preview_place = _bench(elem_id, tab)
+        preview_place = _bench(elem_id, tab, live_route)
         _first(parts)
         _blend(parts)
         _noise(parts)
@@ -94,11 +96,11 @@ def plain_enable(value: bool, label: str, elem_id: str) -> Iterator[Any]:
         yield gr.Checkbox(value=value, label=label, elem_id=elem_id)
 
 
-def _bench(elem_id: ElemId, tab: str) -> Any:
+def _bench(elem_id: ElemId, tab: str, live_route: str | None) -> Any:
     """The canvas, and the preview's place: beside it where there is width, else below (style.css)."""
     with gr.Row(elem_classes=["masknoise-bench"]):
         with gr.Column(scale=5, min_width=320, elem_classes=["masknoise-desk"]):
-            gr.HTML(_place(elem_id, tab))
+            gr.HTML(_place(elem_id, tab, live_route))
         with gr.Column(scale=1, min_width=240):
             return gr.HTML("", elem_id=elem_id("preview"), elem_classes=["masknoise-preview"])
 
@@ -108,7 +110,7 @@ def _hidden(label: str, elem_id: str, value: str = "") -> Any:
     return gr.Textbox(value=value, label=label, elem_id=elem_id, elem_classes=[HIDDEN])
 
 
-def _place(elem_id: ElemId, tab: str) -> str:
+def _place(elem_id: ElemId, tab: str, live_route: str | None) -> str:
     """Where the canvas goes, and what it must know."""
     weight = control("concepts[].weight")
     config = {
@@ -119,6 +121,7 @@ def _place(elem_id: ElemId, tab: str) -> str:
         "gallery": f"#{tab}_gallery img",
         "accordion": elem_id("enabled"),
         "presets": elem_id("preset_refresh"),
+        "live": live_route and {"route": live_route, "session": elem_id("live_session"), "keep": elem_id("live_keep")},
         "colours": preview.COLOURS,
         "weight": {"low": weight.low, "high": weight.high, "step": weight.step, "usual": weight.default},
         "defaults": mask_defaults(),

@@ -32,15 +32,17 @@ def bind(
     negative: LocationConditioning | None,
     outside: tuple[LocationConditioning, LocationConditioning | None] | None = None,
     window: tuple[float, float] = (0.0, 1.0),
+    attention: AttentionPass | None = None,
 ) -> Iterator[Binding]:
     """Make a U-Net attend to a location conditioning until the block ends, however it ends.
 
     positive: for the conditional rows, one map for all or one per row. negative: for the rows without the prompt; None
     when guidance is off and there are none. outside: both sides for the steps outside `window`, which is given in
-    fractions of the steps. Report the steps with `callback_on_step_end=binding.on_step_end`.
+    fractions of the steps. Report the steps with `callback_on_step_end=binding.on_step_end`. attention: one that is
+    kept from pass to pass, so that contexts known to it are not projected again; forgotten with the block when None.
     Raises ValueError when a cross-attention layer is not a plain one (an IP-Adapter, say).
     """
-    binding = Binding(unet, positive, negative, outside, window)
+    binding = Binding(unet, positive, negative, outside, window, attention)
     try:
         binding.install()
         yield binding
@@ -58,6 +60,7 @@ class Binding:
         negative: LocationConditioning | None,
         outside: tuple[LocationConditioning, LocationConditioning | None] | None,
         window: tuple[float, float],
+        attention: AttentionPass | None = None,
     ):
         self.unet = unet
         self.window = window
@@ -65,7 +68,8 @@ class Binding:
         self.outside = _in_row_order(*outside) if outside else self.inside
         self.fraction = 0.0
         self.size = (0, 0)
-        self._attention = AttentionPass()
+        self._keeps = attention is not None
+        self._attention = AttentionPass() if attention is None else attention
         self._attention.plan({*self.inside, *self.outside})
         self._shares: tuple[Share, ...] = ()
         self._processors: dict[str, Any] = {}
@@ -91,7 +95,8 @@ class Binding:
         if self._processors:
             self.unet.set_attn_processor(self._processors)
             self._processors = {}
-        self._attention.clear()
+        if not self._keeps:
+            self._attention.clear()
 
     def on_step_end(self, pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         """`callback_on_step_end` of the pipeline: counts denoiser calls, so samplers with two a step are right too."""

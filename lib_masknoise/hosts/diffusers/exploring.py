@@ -15,7 +15,7 @@ from lib_masknoise.explore.model import Recording, Stop
 from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS, encode
 from lib_masknoise.hosts.diffusers.loading import default_size
 from lib_masknoise.hosts.diffusers.recording import decode, recording
-from lib_masknoise.hosts.diffusers.rendering import _check_size, render
+from lib_masknoise.hosts.diffusers.rendering import check_size, render
 from lib_masknoise.scene import Scene
 from lib_masknoise.settings import Settings
 
@@ -107,7 +107,7 @@ class PipelineModel:
 
         options = _options(settings)
         height, width = options.pop("size") or self.size
-        _check_size((height, width), self.pipe.vae_scale_factor)
+        check_size((height, width), self.pipe.vae_scale_factor)
         return self.pipe(
             **inputs,
             height=height,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
+from lib_masknoise.attention import AttentionPass
 from lib_masknoise.conditioning import (
     Encoded,
     LocationConditioning,
@@ -77,10 +78,10 @@ def render(
     pipeline as it was.
     """
     size = size or default_size(pipe)
-    _check_size(size, pipe.vae_scale_factor)
+    check_size(size, pipe.vae_scale_factor)
     total = scene.animation.frames
     frames = range(total) if frames is None else frames
-    job = _Job(pipe, scene, (prompt, negative_prompt), seed, steps, size, guidance_scale)
+    job = Job(pipe, scene, (prompt, negative_prompt), seed, steps, size, guidance_scale)
     for start in range(0, len(frames), batch_size):
         batch = frames[start : start + batch_size]
 
@@ -92,8 +93,12 @@ def render(
             yield Frame(index, image)
 
 
-class _Job:
-    """A scene on a pipeline, with everything encoded that all its frames share."""
+class Job:
+    """A scene on a pipeline, with everything encoded that all its frames share.
+
+    maps, encoded: where they are known already; the second must have every prompt of the scene and the image.
+    attention: see `bind`.
+    """
 
     def __init__(
         self,
@@ -104,12 +109,18 @@ class _Job:
         steps: int,
         size: tuple[int, int],
         guidance_scale: float,
+        maps: Maps | None = None,
+        encoded: Mapping[str, Encoded] | None = None,
+        attention: AttentionPass | None = None,
     ):
         self.pipe, self.scene, self.prompts, self.seed = pipe, scene, prompts_of_image, seed
         self.steps, self.size, self.guidance_scale = steps, size, guidance_scale
         self.noise_seed = seed if scene.noise.seed < 0 else scene.noise.seed
-        self.maps = Maps(scene, (size[0] // pipe.vae_scale_factor, size[1] // pipe.vae_scale_factor))
-        self.encoded = encode(pipe, [*prompts_of_image, *prompts(scene), *negatives(scene)])
+        self.maps = maps or Maps(scene, (size[0] // pipe.vae_scale_factor, size[1] // pipe.vae_scale_factor))
+        self.encoded = encoded or encode(pipe, [*prompts_of_image, *prompts(scene), *negatives(scene)])
+        self.attention = attention
+        self.latents: Tensor | None = None
+        """What the last batch was decoded from."""
         self.base, self.base_negative = (self.encoded[prompt] for prompt in prompts_of_image)
 
     def images(self, frames: Sequence[float], on_step: Callable[[float], None]) -> list[Image.Image]:
@@ -119,24 +130,25 @@ class _Job:
         generators = [torch.Generator("cpu").manual_seed(self.seed) for _ in frames]
         if not self.scene.enabled:
             return self._host_alone(generators, on_step)
-        noise = torch.cat([self._noise(generator) for generator in generators])[0]
-        positive = self._positive(frames)
-        with self._bound(positive, frames) as binding:
+        noise = torch.cat([self.noise(generator) for generator in generators])[0]
+        with self.bound(frames) as binding:
 
             def step_end(pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
                 binding.on_step_end(pipe, step, timestep, kwargs)
+                self.latents = kwargs["latents"]
                 on_step(binding.fraction)
                 return kwargs
 
             return self._sample(
                 generators,
                 step_end,
-                latents=self._initial(noise, frames),
-                **self._stand_in_embeds(len(frames)),
+                latents=self.initial(noise, frames),
+                **self.stand_in_embeds(len(frames)),
             )
 
     def _host_alone(self, generators: list[torch.Generator], on_step: Callable[[float], None]) -> list[Image.Image]:
         def step_end(pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+            self.latents = kwargs["latents"]
             on_step((step + 1) / pipe.num_timesteps)
             return kwargs
 
@@ -163,27 +175,33 @@ class _Job:
     def _own(self, texts: Callable[[Scene], list[str]]) -> dict[str, Encoded]:
         return {text: self.encoded[text] for text in texts(self.scene)}
 
-    def _bound(self, positive: LocationConditioning, frames: Sequence[float]) -> AbstractContextManager[Binding]:
-        scene = self.scene
+    @property
+    def guided(self) -> bool:
+        """Whether the pipeline samples with guidance and so has rows without the prompt."""
+        return self.guidance_scale > 1 and self.pipe.unet.config.time_cond_proj_dim is None
+
+    def bound(self, frames: Sequence[float]) -> AbstractContextManager[Binding]:
+        """The U-Net attending to some frames' conditioning, in one pass."""
+        scene, positive = self.scene, self._positive(frames)
         negative = plain_negative = None
-        if self.guidance_scale > 1 and self.pipe.unet.config.time_cond_proj_dim is None:
+        if self.guided:
             negative = condition_negative(self.maps, self.base_negative, self._own(negatives), frames)
             plain_negative = unblended(self.base_negative)
         outside = (unblended(self.base), plain_negative)
-        return bind(self.pipe.unet, positive, negative, outside, (scene.blend.start, scene.blend.end))
+        return bind(self.pipe.unet, positive, negative, outside, (scene.blend.start, scene.blend.end), self.attention)
 
-    def _noise(self, generator: torch.Generator) -> Tensor:
+    def noise(self, generator: torch.Generator) -> Tensor:
         """The unit-variance noise the pipeline itself would draw for this image, `[1, C, H, W]`."""
         shape = (1, self.pipe.unet.config.in_channels, *self.maps.size)
         return randn_tensor(shape, generator, self.pipe._execution_device, self.pipe.unet.dtype)
 
-    def _initial(self, noise: Tensor, frames: Sequence[float]) -> Tensor:
+    def initial(self, noise: Tensor, frames: Sequence[float]) -> Tensor:
         """The initial latents of some frames with the visual noise, `[B, C, h, w]`."""
         motion = self.scene.noise.visual.motion or self.scene.motion
         free = self.maps.amount("visual", frames)
         return visual(noise, free, motion, frames, self.maps.total, self.noise_seed)
 
-    def _stand_in_embeds(self, rows: int) -> dict[str, Tensor]:
+    def stand_in_embeds(self, rows: int) -> dict[str, Tensor]:
         """What the pipeline wants to be given as embeddings. Only their shapes count: the binding has the contexts,
         each with its own length, so rows of unequal length need no padding and no second U-Net call."""
 
@@ -198,7 +216,7 @@ class _Job:
         return embeds
 
 
-def _check_size(size: tuple[int, int], factor: int) -> None:
+def check_size(size: tuple[int, int], factor: int) -> None:
     for name, value in zip(("height", "width"), size, strict=True):
         if value < factor or value % factor:
             raise ValueError(f"{name}: expected a multiple of {factor} pixels, got {value}")

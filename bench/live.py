@@ -1,0 +1,217 @@
+"""Live painting on the built-in model: from the pointer's move to the pixels of a picture that contains it, in parts.
+
+    python -m bench.live [--sizes 128 256] [--edits 40] [--browser] [--record docs/live.webp]
+
+Without --browser: the engine alone, wall and processor milliseconds a sketch, beside the autoencoder's own decoding.
+With it: Chromium with real pointer events on a page that this serves (environments that have gradio and playwright are
+made by `make test-browser`). --record paints once more and writes what the canvas shows as an animated WebP; that takes
+time of its own, so nothing is measured meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+PARTS = ("draw", "denoise", "decode", "transport", "whole")
+SERVED = 120  # seconds to wait for the page
+TURN = 1 / 30  # seconds between two moves of the pointer
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, math.floor(share * len(ordered)))] if ordered else math.nan
+
+
+def row(*cells: object) -> str:
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+# --- The engine alone
+
+
+def engine_table(sizes: Sequence[int], edits: int) -> None:
+    from lib_masknoise.hosts.diffusers import load_pipeline
+    from lib_masknoise.hosts.diffusers.live import LiveHost
+    from lib_masknoise.live import Engine, Picture, Settings, Wish
+    from lib_masknoise.scene import Scene
+
+    pipe = load_pipeline(device="cpu")
+    engine = Engine(LiveHost(pipe), start=False)
+    print(row("size", "draw", "denoise", "decode", "sum", "CPU", "VAE instead (CPU)"))
+    print("|---|---|---|---|---|---|---|")
+    for size in sizes:
+        made: list[Picture] = []
+        spent: list[float] = []
+        for i in range(edits + 3):
+            points = [[0.1 + 0.8 * k / edits, 0.3 + 0.2 * math.sin(k / 4)] for k in range(min(i, edits) + 1)]
+            mask = {"kind": "strokes", "strokes": [{"points": points, "radius": 0.1}]}
+            scene = Scene.parse({"concepts": [{"prompt": "an ocean", "mask": mask}]})
+            settings = Settings(size=(size, size), prompt="a wheat field")
+            heard: list[Any] = []
+            engine.ask("bench", Wish(scene, settings), heard.append)
+            start = time.process_time()
+            engine.work()
+            if i >= 3 and isinstance(heard[0], Picture):
+                spent.append(time.process_time() - start)
+                made.append(heard[0])
+        latent = torch.randn(1, 4, size // 8, size // 8)
+        exact = cpu_time(lambda latent=latent: pipe.vae.decode(latent))
+        median = {part: statistics.median(one.seconds[part] for one in made) for part in PARTS[:3]}
+        whole = sum(median.values())
+        cells = [*median.values(), whole, statistics.median(spent), exact]
+        print(row(f"{size}²", *(f"{1000 * cell:.1f} ms" for cell in cells)))
+
+
+def cpu_time(work: Callable[[], Any], count: int = 8) -> float:
+    """Median processor seconds."""
+    spent = []
+    with torch.no_grad():
+        for _ in range(count):
+            start = time.process_time()
+            work()
+            spent.append(time.process_time() - start)
+    return statistics.median(spent)
+
+
+# --- In the browser
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The `ui` page on the built-in model."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "lib_masknoise", "ui", "--port", str(port)]
+    server = subprocess.Popen(
+        command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        end = time.monotonic() + SERVED
+        while True:
+            try:
+                urllib.request.urlopen(address, timeout=5)
+                break
+            except OSError:
+                if time.monotonic() > end or server.poll() is not None:
+                    raise
+                time.sleep(0.3)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def browser_table(sizes: Sequence[int], edits: int, record: Path | None) -> None:
+    from playwright.sync_api import sync_playwright
+
+    from tests.browser.conftest import ARGUMENTS
+    from tests.browser.painter import EDITOR, MOUNTED, Painter
+
+    live = f"{MOUNTED}.live"
+    executable = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    with served() as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=list(ARGUMENTS))
+        painter = Painter.open(browser.new_context(viewport={"width": 1280, "height": 1400}), address)
+        painter.page.fill("#txt2img_prompt textarea", "a wheat field")
+        painter.page.wait_for_function(f"{MOUNTED}.values !== undefined")
+        print(row("size", "p50", "p95", "moves", "pictures", *(f"{part} (median)" for part in PARTS)))
+        print("|" + "---|" * (5 + len(PARTS)))
+        for i, size in enumerate(sizes):
+            for name in ("width", "height"):
+                painter.set_number(f"txt2img_{name}", size)
+            painter.page.wait_for_function(f"{EDITOR}.width === {size} && {EDITOR}.height === {size}")
+            if i == 0:
+                painter.add_concept("an ocean")
+                painter.brush(size=0.2)
+                painter.page.click(".mn-live-toggle")
+            painter.page.wait_for_function(
+                f"{live}.shown?.kind === 'full' && {live}.controller === null", timeout=120_000
+            )
+            painter.js(f"{live}.delays.length = {live}.parts.length = 0")
+            stroke(painter, edits, 0.2 + 0.25 * i)
+            painter.page.wait_for_function(
+                f"{live}.shown?.kind === 'full' && {live}.controller === null", timeout=120_000
+            )
+            delays, parts = painter.js(f"{live}.delays"), painter.js(f"{live}.parts")
+            figures = [f"{statistics.median(one[part] for one in parts):.0f} ms" for part in PARTS]
+            shown = [f"{percentile(delays, share):.0f} ms" for share in (0.5, 0.95)]
+            print(row(f"{size}²", *shown, len(delays), len(parts), *figures))
+        if record:
+            film(painter, record, live)
+        browser.close()
+
+
+def stroke(painter: Any, moves: int, top: float) -> None:
+    """Paint a wave across the picture, as quickly as a hand does."""
+    mouse = painter.page.mouse
+    painter.page.locator(".mn-canvas").scroll_into_view_if_needed()
+    mouse.move(*painter.place(0.05, top))
+    mouse.down()
+    for i in range(moves):
+        along = i / moves
+        mouse.move(*painter.place(0.05 + 0.9 * along, top + 0.1 * math.sin(9 * along)))
+        time.sleep(TURN)
+    mouse.up()
+
+
+def film(painter: Any, path: Path, live: str) -> None:
+    """What the canvas shows while somebody paints lava under the ocean."""
+    painter.add_concept("lava")
+    painter.brush(size=0.3)
+    painter.page.locator(".mn-canvas").scroll_into_view_if_needed()
+    mouse, frames = painter.page.mouse, []
+
+    def shoot() -> None:
+        shot = painter.page.locator(".mn-stage").screenshot()
+        frames.append(Image.open(io.BytesIO(shot)).convert("RGB").resize((360, 360), Image.Resampling.LANCZOS))
+
+    mouse.move(*painter.place(0.9, 0.85))
+    mouse.down()
+    for i in range(24):
+        mouse.move(*painter.place(0.9 - 0.8 * i / 24, 0.8 + 0.08 * math.sin(i / 3)), steps=2)
+        painter.page.wait_for_function(f"{live}.shown?.state === {live}.state()", timeout=60_000)
+        shoot()
+    mouse.up()
+    painter.page.wait_for_function(f"{live}.shown?.kind === 'full' && {live}.controller === null", timeout=120_000)
+    for _ in range(8):
+        painter.page.wait_for_timeout(150)
+        shoot()
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=120, loop=0, quality=70, method=6)
+    print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256], metavar="N")
+    parser.add_argument("--edits", type=int, default=40, metavar="N", help="sketches, or moves of the pointer")
+    parser.add_argument("--browser", action="store_true")
+    parser.add_argument("--record", type=Path, metavar="FILE.webp")
+    args = parser.parse_args()
+    print(f"{torch.get_num_threads()} threads")
+    if args.browser:
+        browser_table(args.sizes, args.edits, args.record)
+    else:
+        engine_table(args.sizes, args.edits)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Live painting on a pipeline of diffusers."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny, DiffusionPipeline, StableDiffusionXLPipeline
+from PIL import Image
+from torch import Tensor
+
+from lib_masknoise.attention import AttentionPass
+from lib_masknoise.conditioning import Encoded, negatives, prompts
+from lib_masknoise.hosts.diffusers.encoding import encode
+from lib_masknoise.hosts.diffusers.rendering import Job, check_size
+from lib_masknoise.live import Step, Turns, Wish
+from lib_masknoise.live.decoding import linear_rgb, tiny_decoder
+from lib_masknoise.maps import Maps
+
+STEPS = 4
+"""Of a sketch. All are made where there is nothing to go on from; the first is left out where there is a last sketch,
+which then stands for what the first step would have found. Leaving out more, a new concept hardly shows: its colours
+are decided where the noise is strong (docs/live.md)."""
+REMEMBERED_PROMPTS = 64
+
+TINY = {0.18215: "madebyollin/taesd", 0.13025: "madebyollin/taesdxl"}
+"""Tiny autoencoders by the scaling factor of what they stand for; used where they have been fetched already."""
+
+
+class LiveHost:
+    """A pipeline as the host of an `Engine`. turns: shared with whatever else uses the pipeline."""
+
+    def __init__(self, pipe: DiffusionPipeline, turns: Turns | None = None) -> None:
+        self.pipe = pipe
+        self.turns = turns or Turns()
+        self.factor = pipe.vae_scale_factor
+        self.decode = decoder(pipe)
+        self._encoded: OrderedDict[str, Encoded] = OrderedDict()
+        self._attention = AttentionPass()
+
+    def turn(self) -> AbstractContextManager[None]:
+        return self.turns.live()
+
+    def busy(self) -> bool:
+        return self.turns.busy
+
+    @torch.no_grad()
+    def sketch(self, wish: Wish, maps: Maps, frame: float, last: Tensor | None, step: Step) -> Tensor:
+        """Few steps with the pipeline's own kind of scheduler, on one of its own."""
+        job = self._job(wish, maps, self._attention)
+        pipe, device = self.pipe, self.pipe._execution_device
+        generator = torch.Generator("cpu").manual_seed(wish.settings.seed)
+        noise = job.initial(job.noise(generator)[0], [frame])
+        if last is not None and last.shape != noise.shape:
+            last = None
+        scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+        total = min(STEPS, wish.settings.steps)
+        if total == 1:
+            last = None
+        scheduler.set_timesteps(total, device=device)
+        first = 0 if last is None else getattr(scheduler, "order", 1)
+        times = scheduler.timesteps[first:]
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
+        if last is None:
+            x = noise * scheduler.init_noise_sigma
+        else:
+            x = scheduler.add_noise(last, noise, times[:1])
+        options = pipe.prepare_extra_step_kwargs(generator, 0.0)
+        with job.bound([frame]) as binding:
+            added = self._added(job)
+            for i, t in enumerate(times):
+                binding.fraction = (first + i) / (first + len(times))
+                rows = scheduler.scale_model_input(torch.cat([x, x]) if job.guided else x, t)
+                predicted = pipe.unet(rows, t, **added, return_dict=False)[0]
+                if job.guided:
+                    plain, prompted = predicted.chunk(2)
+                    predicted = plain + wish.settings.guidance_scale * (prompted - plain)
+                x = scheduler.step(predicted, t, x, **options, return_dict=False)[0]
+                step()
+        return x
+
+    def full(self, wish: Wish, maps: Maps, frame: float, step: Step) -> tuple[Image.Image, Tensor]:
+        """What `render` makes, to the last bit. The contexts are projected anew, once a pass: what the sketches know
+        was projected in other company, and a matrix product may round otherwise there."""
+        job = self._job(wish, maps, None)
+        (image,) = job.images([frame], lambda fraction: step())
+        assert job.latents is not None  # a step has been made
+        return image, job.latents
+
+    def _job(self, wish: Wish, maps: Maps, attention: AttentionPass | None) -> Job:
+        made = wish.settings
+        check_size(made.size, self.factor)
+        texts = made.prompt, made.negative_prompt
+        known = self._encodings([*texts, *prompts(wish.scene), *negatives(wish.scene)])
+        return Job(
+            self.pipe,
+            wish.scene,
+            texts,
+            made.seed,
+            made.steps,
+            made.size,
+            made.guidance_scale,
+            maps=maps,
+            encoded=known,
+            attention=attention,
+        )
+
+    def _encodings(self, texts: Iterable[str]) -> dict[str, Encoded]:
+        """Each prompt is encoded when it is first seen."""
+        texts = list(dict.fromkeys(texts))
+        self._encoded.update(encode(self.pipe, [text for text in texts if text not in self._encoded]))
+        for text in texts:
+            self._encoded.move_to_end(text)
+        found = {text: self._encoded[text] for text in texts}
+        while len(self._encoded) > REMEMBERED_PROMPTS:
+            self._encoded.popitem(last=False)
+        return found
+
+    def _added(self, job: Job) -> dict[str, Any]:
+        """What the U-Net wants beside rows and time."""
+        pipe = self.pipe
+        embeds = job.stand_in_embeds(2 if job.guided else 1)
+        given: dict[str, Any] = {"encoder_hidden_states": embeds["prompt_embeds"], "timestep_cond": None}
+        width = pipe.unet.config.time_cond_proj_dim
+        if width is not None:
+            scale = torch.tensor([job.guidance_scale - 1.0])
+            given["timestep_cond"] = pipe.get_guidance_scale_embedding(scale, embedding_dim=width).to(
+                pipe._execution_device, pipe.unet.dtype
+            )
+        if isinstance(pipe, StableDiffusionXLPipeline):
+            pooled = embeds["pooled_prompt_embeds"]
+            encoder = pipe.text_encoder_2
+            ids = pipe._get_add_time_ids(
+                job.size, (0, 0), job.size, pooled.dtype, text_encoder_projection_dim=encoder.config.projection_dim
+            )
+            rows = ids.to(pooled.device).repeat(len(pooled), 1)
+            given["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": rows}
+        return given
+
+
+def decoder(pipe: DiffusionPipeline) -> Callable[[Tensor], Image.Image]:
+    """The quickest decoder there is for a pipeline's latents: its own where that is a tiny one already; a tiny one that
+    was distilled from it; a linear map to colours; else its own."""
+    vae, scale = pipe.vae, float(pipe.vae.config.scaling_factor)
+    if isinstance(vae, AutoencoderTiny):
+        return lambda latent: _picture(_decoded(vae, latent / scale))
+    tiny = tiny_decoder(vae.decoder.state_dict())
+    if tiny is not None:
+        tiny = tiny.to(pipe._execution_device, vae.dtype)
+        return lambda latent: _picture(_run(tiny, latent.to(vae.dtype)))
+    known = next((name for factor, name in TINY.items() if abs(factor - scale) < 1e-4), None)
+    fetched = known and _fetched(known, pipe)
+    if fetched:
+        return lambda latent: _picture(_decoded(fetched, latent.to(fetched.dtype)))
+    if linear_rgb(torch.zeros(1, vae.config.latent_channels, 1, 1), scale) is not None:
+        return lambda latent: _picture(linear_rgb(latent, scale))
+    return lambda latent: _picture(_decoded(vae, latent.to(vae.dtype) / scale))
+
+
+def _fetched(name: str, pipe: DiffusionPipeline) -> AutoencoderTiny | None:
+    """A tiny autoencoder that lies on this machine already."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tiny = AutoencoderTiny.from_pretrained(name, torch_dtype=pipe.vae.dtype, local_files_only=True)
+    except (OSError, ValueError):
+        return None
+    return tiny.to(pipe._execution_device)
+
+
+@torch.no_grad()
+def _run(tiny: torch.nn.Module, latent: Tensor) -> Tensor:
+    return tiny(latent)
+
+
+@torch.no_grad()
+def _decoded(vae: Any, latent: Tensor) -> Tensor:
+    return vae.decode(latent, return_dict=False)[0] / 2 + 0.5
+
+
+def _picture(rgb: Tensor | None) -> Image.Image:
+    """``[1, 3, H, W]`` from 0 to 1 → a picture."""
+    assert rgb is not None
+    pixels = (rgb[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(np.ascontiguousarray(pixels))

@@ -1,0 +1,321 @@
+"""One thread that makes pictures for pages that paint. Knows no host and no web.
+
+A request of a session (a page's) is answered by sketches at once and, when nothing newer has come for `REST` seconds,
+by the picture itself. The newest request wins: it ends the running pass of the one before between two steps. Sessions
+take turns, a pass each. Jobs of the user come first: a pass ends between two steps for them and begins anew after them.
+Where nothing is asked for, the thread sleeps until something is.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from PIL import Image
+from torch import Tensor
+
+from lib_masknoise.live.host import Host, Wish
+from lib_masknoise.live.imprint import Imprint, imprint
+from lib_masknoise.maps import Maps
+from lib_masknoise.scene import Scene
+
+REST = 0.25
+"""Seconds without an edit after which the picture itself is made."""
+ANEW = 0.08
+"""Share of the picture that an edit has to change for its sketch to begin with noise alone."""
+BREATH = 48
+"""Frames of a breath, where the scene is a still."""
+LONGEST_BREATH = 20 * BREATH
+"""Frames until a page has to ask again: one that has gone away without a word does not keep the model busy."""
+UNREAD = 2
+"""Pictures of a breath that may wait for a slow page."""
+SESSIONS = 16
+"""Pages that are remembered."""
+
+NOTHING_MOVES = "Nothing moves: give a noise some strength, and the motion a kind."
+PAUSED = "Paused while a picture is being generated."
+
+
+@dataclass(frozen=True)
+class Picture:
+    """kind: "sketch", "full" or "frame" (of a breath). seconds: for "draw" (masks and what follows from them),
+    "denoise" and "decode". steps: calls of the denoiser."""
+
+    kind: str
+    image: Image.Image
+    wish: Wish
+    frame: float
+    steps: int
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Note:
+    """kind: "same" (the last picture still holds), "paused", "still" (there is nothing to breathe) or "error"."""
+
+    kind: str
+    words: str = ""
+
+
+Emit = Callable[["Picture | Note | None"], None]
+"""Hears what a request leads to; None at its end, unless it was cancelled or a newer one came."""
+
+
+class _Ended(Exception):
+    """A pass that nobody waits for any more, or that a job of the user is waiting to follow."""
+
+
+@dataclass(eq=False)
+class Request:
+    """One wish of a session. `cancel` ends it; `taken` says that a picture has been handed on."""
+
+    wish: Wish
+    emit: Emit
+    arrived: float
+    phase: str
+    changed: threading.Condition
+    maps: Maps
+    open: bool = True
+    unread: int = 0
+    frames: int = 0
+    told: set[str] = field(default_factory=set)
+
+    def cancel(self) -> None:
+        with self.changed:
+            self.open = False
+            self.changed.notify_all()
+
+    def taken(self) -> None:
+        with self.changed:
+            self.unread -= 1
+            self.changed.notify_all()
+
+    def say(self, what: Picture | Note) -> None:
+        """Tell the page, unless it has left; a note of one kind once."""
+        if not self.open or (isinstance(what, Note) and what.kind in self.told):
+            return
+        if isinstance(what, Note):
+            self.told.add(what.kind)
+        self.unread += 1
+        self.emit(what)
+
+    def end(self) -> None:
+        if self.open:
+            self.open = False
+            self.emit(None)
+
+
+@dataclass(eq=False)
+class _Session:
+    request: Request | None = None
+    last: Tensor | None = None
+    shown: Imprint | None = None
+    """Of the last picture; whole: whether that was the picture itself."""
+    whole: bool = False
+    frame: int = 0
+    served: float = 0.0
+    picture: Picture | None = None
+
+
+class Engine:
+    """Pictures of one host's model for any number of sessions.
+
+    clock: seconds, for tests. `ask` starts the thread; tests call `work` instead, with start=False.
+    """
+
+    def __init__(self, host: Host, clock: Callable[[], float] = time.monotonic, start: bool = True) -> None:
+        self.host, self.clock = host, clock
+        self._start = start
+        self._sessions: OrderedDict[str, _Session] = OrderedDict()
+        self._changed = threading.Condition(threading.RLock())
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def ask(self, name: str, wish: Wish, emit: Emit) -> Request:
+        """Wish for something on behalf of a session; ends what the session wished for before."""
+        if wish.breathe and not moves(wish.scene):
+            emit_first: Note | None = Note("still", NOTHING_MOVES)
+            wish = Wish(wish.scene, wish.settings)
+        else:
+            emit_first = None
+        if wish.breathe and wish.scene.animation.frames < 2:
+            wish = Wish(wish.scene.replace({"animation.frames": BREATH}), wish.settings, True)
+        height, width = wish.settings.size
+        maps = Maps(wish.scene, (height // self.host.factor, width // self.host.factor))
+        phase = "frame" if wish.breathe else "sketch"
+        request = Request(wish, emit, self.clock(), phase, self._changed, maps)
+        with self._changed:
+            session = self._sessions.setdefault(name, _Session())
+            self._sessions.move_to_end(name)
+            while len(self._sessions) > SESSIONS:
+                _, oldest = self._sessions.popitem(last=False)
+                if oldest.request:
+                    oldest.request.open = False
+            if session.request:
+                session.request.open = False
+            session.request = request
+            if emit_first:
+                request.say(emit_first)
+            if self._start and self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._run, name="masknoise-live", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        return request
+
+    def stop(self, name: str) -> None:
+        """End what a session wished for."""
+        with self._changed:
+            session = self._sessions.get(name)
+            if session and session.request:
+                session.request.cancel()
+
+    def picture(self, name: str) -> Picture | None:
+        """The last picture of a session."""
+        session = self._sessions.get(name)
+        return session.picture if session else None
+
+    def close(self) -> None:
+        """End everything; the thread has left when this returns, unless it waits for a job to end."""
+        with self._changed:
+            self._closed = True
+            for session in self._sessions.values():
+                if session.request:
+                    session.request.open = False
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(10)
+
+    # --- The thread
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._closed and self._due() is None:
+                    self._changed.wait(self._until_due())
+                if self._closed:
+                    return
+            self.work()
+
+    def _waiting(self) -> list[tuple[float, _Session]]:
+        """When each session with an open request is due."""
+        found = []
+        for session in self._sessions.values():
+            request = session.request
+            if request is None or not request.open or (request.phase == "frame" and request.unread >= UNREAD):
+                continue
+            found.append((request.arrived + (REST if request.phase == "full" else 0.0), session))
+        return found
+
+    def _due(self) -> _Session | None:
+        """Of the sessions that are due, the one that was served longest ago."""
+        now = self.clock()
+        due = [session for when, session in self._waiting() if when <= now]
+        return min(due, key=lambda session: session.served, default=None)
+
+    def _until_due(self) -> float | None:
+        waiting = [when for when, _ in self._waiting()]
+        return max(0.0, min(waiting) - self.clock()) if waiting else None
+
+    def work(self) -> bool:
+        """Do what is due first: at most one pass. Returns whether anything was due."""
+        with self._changed:
+            if self._due() is None:
+                return False
+            if self.host.busy():
+                for _, session in self._waiting():
+                    session.request.say(Note("paused", PAUSED))
+        with self.host.turn():
+            with self._changed:
+                session = self._due()  # while it waited for its turn, another may have come
+                if session is None:
+                    return True
+                request = session.request
+                session.served = self.clock()
+            try:
+                self._serve(session, request)
+            except _Ended:
+                pass
+            except Exception as error:
+                session.shown = None
+                request.say(Note("error", str(error) or type(error).__name__))
+                request.end()
+        return True
+
+    def _serve(self, session: _Session, request: Request) -> None:
+        frame = 0
+        if request.phase == "frame":
+            session.frame = frame = (session.frame + 1) % request.wish.scene.animation.frames
+        start = time.perf_counter()
+        now = imprint(request.wish, request.maps, frame)
+        same = not now.differs(session.shown)
+        drawn = time.perf_counter() - start
+        if request.phase == "full":
+            if not (same and session.whole):
+                self._full(session, request, now, drawn)
+            return request.end()
+        if same:
+            request.say(Note("same"))
+        else:
+            self._sketch(session, request, now, frame, drawn)
+        if request.phase == "frame":
+            request.frames += 1
+            if request.frames >= LONGEST_BREATH:
+                request.end()
+        elif same and session.whole:
+            request.end()
+        else:
+            request.phase = "full"
+
+    def _sketch(self, session: _Session, request: Request, now: Imprint, frame: int, drawn: float) -> None:
+        count = _Steps(self, session, request)
+        start = time.perf_counter()
+        # Where much is to become another thing, what was there would only be in its way.
+        last = session.last if now.distance(session.shown) < ANEW else None
+        latent = self.host.sketch(request.wish, request.maps, frame, last, count)
+        denoised = time.perf_counter()
+        image = self.host.decode(latent)
+        seconds = {"draw": drawn, "denoise": denoised - start, "decode": time.perf_counter() - denoised}
+        kind = "frame" if request.phase == "frame" else "sketch"
+        self._show(session, request, Picture(kind, image, request.wish, frame, count.done, seconds), latent, now)
+
+    def _full(self, session: _Session, request: Request, now: Imprint, drawn: float) -> None:
+        count = _Steps(self, session, request)
+        start = time.perf_counter()
+        image, latent = self.host.full(request.wish, request.maps, 0, count)
+        seconds = {"draw": drawn, "denoise": time.perf_counter() - start, "decode": 0.0}
+        self._show(session, request, Picture("full", image, request.wish, 0, count.done, seconds), latent, now)
+
+    def _show(self, session: _Session, request: Request, picture: Picture, latent: Tensor, now: Imprint) -> None:
+        with self._changed:
+            if session.request is not request or not request.open:
+                raise _Ended  # it would be a stale picture
+            session.last, session.shown, session.picture = latent, now, picture
+            session.whole = picture.kind == "full"
+            request.say(picture)
+
+
+class _Steps:
+    """Counts the steps of a pass, and ends it where it is no longer wanted."""
+
+    def __init__(self, engine: Engine, session: _Session, request: Request) -> None:
+        self.engine, self.session, self.request = engine, session, request
+        self.done = 0
+
+    def __call__(self) -> None:
+        self.done += 1
+        if not self.request.open or self.session.request is not self.request:
+            raise _Ended
+        if self.engine.host.busy():
+            raise _Ended  # the request stays as it is, and is served after the job
+
+
+def moves(scene: Scene) -> bool:
+    """Whether anything of a scene changes with its frames."""
+    if not scene.enabled:
+        return False
+    noise = scene.noise
+    own = [part.motion or scene.motion for part in (noise.visual, noise.concept, noise.feature) if part.strength]
+    return any(motion.kind != "none" for motion in own) or any(concept.keyframes for concept in scene.concepts)

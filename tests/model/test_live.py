@@ -1,0 +1,189 @@
+"""Live painting on the built-in model: the picture at rest is `render`'s, and nothing is left behind."""
+
+import gc
+
+import numpy as np
+import pytest
+import torch
+
+from lib_masknoise.hosts.diffusers import render
+from lib_masknoise.hosts.diffusers.live import LiveHost, decoder
+from lib_masknoise.live import Engine, Settings, Wish
+from lib_masknoise.scene import Scene
+
+SETTINGS = Settings(size=(64, 96), prompt="a wheat field", negative_prompt="snow", seed=5, steps=3)
+
+
+def painted(reach: float, **others) -> Scene:
+    stroke = {"points": [[0.1, 0.2], [reach, 0.7]], "radius": 0.2}
+    concept = {"prompt": "an ocean", "negative": "lava", "mask": {"kind": "strokes", "strokes": [stroke]}}
+    return Scene.parse({"concepts": [concept], **others})
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def engine(pipe, clock):
+    return Engine(LiveHost(pipe), clock, start=False)
+
+
+def show(engine, clock, scene, settings=SETTINGS, rest=False):
+    heard = []
+    engine.ask("a", Wish(scene, settings), heard.append)
+    engine.work()
+    if rest:
+        clock.now += 1
+        engine.work()
+    errors = [event.words for event in heard if event and event.kind == "error"]
+    assert not errors, errors
+    return [event for event in heard if event is not None]
+
+
+def rendered(pipe, scene, settings=SETTINGS) -> bytes:
+    (frame,) = render(
+        pipe,
+        scene,
+        settings.prompt,
+        settings.negative_prompt,
+        seed=settings.seed,
+        steps=settings.steps,
+        size=settings.size,
+        guidance_scale=settings.guidance_scale,
+        frames=[0],
+    )
+    return frame.image.tobytes()
+
+
+NOISES = {
+    "noise": {"visual": {"strength": 0.5}, "concept": {"strength": 1.0}, "feature": {"strength": 0.3}},
+    "motion": {"kind": "circle"},
+}
+
+
+@pytest.mark.parametrize(
+    "others",
+    [{}, NOISES, {"blend": {"start": 0.4, "end": 0.9}}, {"blend": {"preserve_norm": True}}, {"enabled": False}],
+)
+def test_the_picture_at_rest_is_that_of_render(pipe, engine, clock, others):
+    show(engine, clock, painted(0.3, **others))
+    show(engine, clock, painted(0.6, **others))
+    *_, last = show(engine, clock, painted(0.9, **others), rest=True)
+    assert last.kind == "full"
+    assert last.image.tobytes() == rendered(pipe, painted(0.9, **others))
+
+
+@pytest.mark.parametrize("name", ["EulerAncestral", "DDIM", "DPMSolverMultistep", "Heun", "LCM", "PNDM", "UniPC"])
+def test_any_scheduler_sketches(pipe, engine, clock, name, monkeypatch):
+    import diffusers
+
+    kind = next(
+        getattr(diffusers, f"{name}{ending}")
+        for ending in ("DiscreteScheduler", "MultistepScheduler", "Scheduler")
+        if hasattr(diffusers, f"{name}{ending}")
+    )
+    options = {"skip_prk_steps": True} if name == "PNDM" else {}  # as Stable Diffusion has it
+    monkeypatch.setattr(pipe, "scheduler", kind.from_config(pipe.scheduler.config, **options))
+    show(engine, clock, painted(0.3))
+    *_, sketch = show(engine, clock, painted(0.9))
+    assert sketch.kind == "sketch" and 1 <= sketch.steps <= 8
+    *_, last = show(engine, clock, painted(0.9), rest=True)
+    assert last.image.tobytes() == rendered(pipe, painted(0.9))
+
+
+def test_a_sketch_shows_what_the_picture_will_be(pipe, engine, clock):
+    settings = Settings(size=(128, 128), prompt="a wheat field", seed=3, steps=12)
+    for reach in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+        sketch = show(engine, clock, painted(reach), settings)[-1]
+    last = show(engine, clock, painted(0.9), settings, rest=True)[-1]
+    without = show(engine, clock, Scene.parse({}), settings, rest=True)[-1]
+    sketch, last, without = (np.asarray(one.image, np.float32) for one in (sketch, last, without))
+    assert np.abs(sketch - last).mean() < 0.5 * np.abs(without - last).mean()
+
+
+def test_one_step_of_a_turbo_model_is_the_sketch(engine, clock):
+    settings = Settings(size=(64, 64), prompt="lava", steps=1, guidance_scale=1.0)
+    assert show(engine, clock, painted(0.5), settings)[-1].steps == 1
+    assert show(engine, clock, painted(0.9), settings)[-1].steps == 1
+
+
+def test_a_sketch_projects_no_context_again(pipe, engine, clock):
+    calls = []
+    show(engine, clock, painted(0.3))
+    layers = [module.to_k for name, module in pipe.unet.named_modules() if name.endswith("attn2")]
+    hooks = [layer.register_forward_pre_hook(lambda *args: calls.append(1)) for layer in layers]
+    try:
+        show(engine, clock, painted(0.6))
+        show(engine, clock, painted(0.9))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert layers and calls == []
+
+
+def test_interrupts_and_errors_leave_the_pipeline_as_it_was(pipe, engine, clock):
+    before = rendered(pipe, painted(0.7))
+    state = dict(pipe.unet.attn_processors), list(pipe.unet._forward_pre_hooks), pipe.scheduler
+    host = engine.host
+    for stop_at in range(4):
+        calls = 0
+        original = host.sketch
+
+        def sketch(wish, maps, frame, last, step, original=original, stop_at=stop_at):
+            def counted():
+                nonlocal calls
+                calls += 1
+                if calls > stop_at:
+                    raise RuntimeError("stopped")
+                step()
+
+            return original(wish, maps, frame, last, counted)
+
+        host.sketch = sketch
+        heard = []
+        engine.ask("a", Wish(painted(0.2 + 0.1 * stop_at), SETTINGS), heard.append)
+        engine.work()
+        host.sketch = original
+        assert [event.kind for event in heard if event] in (["error"], ["sketch"])
+    assert (dict(pipe.unet.attn_processors), list(pipe.unet._forward_pre_hooks), pipe.scheduler) == state
+    assert rendered(pipe, painted(0.7)) == before
+
+
+def test_the_built_in_model_has_a_decoder_of_its_own(pipe):
+    """Distilled: much nearer to the autoencoder's pictures than one colour a latent's element is."""
+    out = pipe("a forest", height=128, width=128, num_inference_steps=6, output_type="latent", guidance_scale=4.0,
+               generator=torch.Generator().manual_seed(0))  # fmt: skip
+    exact = pipe.vae.decode(out.images / pipe.vae.config.scaling_factor).sample.detach()[0]
+    exact = ((exact / 2 + 0.5).clamp(0, 1) * 255).permute(1, 2, 0).numpy()
+    quick = np.asarray(decoder(pipe)(out.images), np.float32)
+    blocks = exact.reshape(16, 8, 16, 8, 3).mean((1, 3)).repeat(8, 0).repeat(8, 1)
+    assert quick.shape == exact.shape
+    assert np.abs(quick - exact).mean() < min(10, np.abs(blocks - exact).mean())
+
+
+@pytest.mark.slow
+def test_a_thousand_edits_do_not_grow(pipe, engine, clock):
+    psutil = pytest.importorskip("psutil")
+    settings = Settings(size=(64, 64), prompt="a wheat field", seed=5, steps=3)
+    before = rendered(pipe, painted(0.7), settings)
+
+    def edits(count):
+        for i in range(count):
+            show(engine, clock, painted(0.1 + 0.8 * (i % 101) / 101), settings)
+        gc.collect()
+        return psutil.Process().memory_info().rss / 1e6
+
+    first = edits(200)
+    grown = edits(1000) - first
+    print(f"1,000 edits: {grown:+.1f} MB")
+    assert grown < 5
+    assert rendered(pipe, painted(0.7), settings) == before
