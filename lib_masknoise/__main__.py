@@ -11,6 +11,7 @@ from typing import Any
 
 from lib_masknoise import ASSETS, __version__, arguments
 from lib_masknoise import explore_command as explore
+from lib_masknoise.errors import BrokenOutput
 from lib_masknoise.render import PlanChanged, Settings, write
 from lib_masknoise.scene import Scene, SceneError
 
@@ -49,7 +50,7 @@ examples:
   python -m lib_masknoise explore between --from "a wheat field" --to "an ocean" --out out/between
       what lies between two prompts, as a page that opens from the disk
 
-exit codes: 0 done, 1 the disk or the cluster failed, 2 something in the input is wrong (a problem a line),
+exit codes: 0 done, 1 the disk, the cluster or the model failed, 2 something in the input is wrong (a problem a line),
 130 interrupted; after 1 and 130 the finished frames stay, and --resume goes on from them"""
 
 
@@ -258,6 +259,8 @@ def _render(options: argparse.Namespace) -> int:
 
 
 def _write(scene: Scene, settings: Settings, folder: Path, **how: Any) -> int:
+    if folder.exists() and not folder.is_dir():
+        return _refuse(f"{folder}: a file; expected a folder to write to, or a name that is free")
     try:
         summary = write(scene, settings, folder, announce=lambda path: print(path, flush=True), **how)
     except SceneError:
@@ -268,8 +271,15 @@ def _write(scene: Scene, settings: Settings, folder: Path, **how: Any) -> int:
     except (FileNotFoundError, ValueError, ImportError) as error:
         return _refuse(error)
     except OSError as error:
-        return _refuse(error, "the frames written so far are whole: --resume goes on from them", code=EXIT_FAILED)
+        return _refuse(error, *_kept(folder), code=EXIT_FAILED)
+    except BrokenOutput as error:
+        return _refuse(f"{settings.model or 'the built-in model'}: {error}", *_kept(folder), code=EXIT_FAILED)
     return EXIT_INTERRUPTED if summary["interrupted"] else 0
+
+
+def _kept(folder: Path) -> Sequence[str]:
+    written = any((folder / "frames").glob("*.png"))
+    return ["the frames written so far are whole: --resume goes on from them"] if written else []
 
 
 def _refuse(*problems: object, code: int = EXIT_BAD_INPUT) -> int:

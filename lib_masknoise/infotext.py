@@ -6,6 +6,8 @@ Every scalar control that differs from its default has a key of its own (`Contro
 1), for people to read and edit: it is the only copy of the value. What no scalar control holds (masks, keyframes, the
 noises' own motions) is under MASKS. KEY, the version of the scene format, and a concept's prompt are always there.
 
+Where a picture's container cannot hold that much, MASKS names a file with it instead (`lighter`).
+
 The hosts split such text at commas and colons. They quote values that hold any, and unquote them again, but some values
 do not come through: an empty one is lost, ``2x1`` becomes two keys, ``"a"`` loses its quotation marks, and so on. Texts
 like these are written as ``json: "…"``.
@@ -14,12 +16,13 @@ like these are written as ``json: "…"``.
 from __future__ import annotations
 
 import base64
+import hashlib
 import itertools
 import json
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lib_masknoise.controls import CONTROLS, Value, control
@@ -27,6 +30,12 @@ from lib_masknoise.scene import MAX_CONCEPTS, MAX_IMAGE_BYTES, VERSION, Problem,
 
 KEY = "MaskNoise"
 MASKS = "MaskNoise masks"
+
+FOLDER = "masknoise-masks"
+"""Of an output folder, with the masks that pictures name instead of holding them."""
+DIGITS = 24  # of a file's sha256, its name
+LEFT_OUT = "left out"
+_FILE = "file "
 
 FRAME, FILES, ERROR, BLENDING, REMARKS = NOTES = (
     "MaskNoise frame",
@@ -70,16 +79,48 @@ def write(scene: Scene) -> dict[str, str]:
     return params
 
 
-def read(params: Mapping[str, Any]) -> Scene | None:
+def lighter(text: str, keep: Callable[[str, bytes], bool]) -> str:
+    """An infotext without the bulk of its masks: they are named by a file, which ``keep(name, content)`` is to write,
+    or are left out where it returns false. Text without masks, or with masks that cannot be read, stays as it is."""
+    found = re.search(rf"{MASKS}: ([\w=-]+)(?=, |$)", text)
+    if not found:
+        return text
+    try:
+        content = json.dumps(_unpack(found[1]), ensure_ascii=False, indent=1).encode()
+    except SceneError:
+        return text
+    name = f"{hashlib.sha256(content).hexdigest()[:DIGITS]}.json"
+    value = f"{_FILE}{name}" if keep(name, content) else LEFT_OUT
+    return text[: found.start(1)] + value + text[found.end(1) :]
+
+
+def _kept(text: str, find: Callable[[str], bytes | None] | None) -> dict[str, Any]:
+    """The masks that an infotext has, or names. Raises SceneError."""
+    name = text.strip().removeprefix(_FILE)
+    if text.strip() == LEFT_OUT:
+        message = "left out, as the picture's file could not hold them and no other file was written"
+    elif not re.fullmatch(rf"[0-9a-f]{{{DIGITS}}}\.json", name):
+        return _unpack(text)
+    elif (content := find(name) if find else None) is None:
+        message = f"they are in the file {name}, in the folder {FOLDER} of the output folder: it was not found"
+    elif hashlib.sha256(content).hexdigest()[:DIGITS] != name[:DIGITS]:
+        message = f"the file {name} has been changed"
+    else:
+        return json.loads(content)
+    raise SceneError([Problem(MASKS, message)])
+
+
+def read(params: Mapping[str, Any], find: Callable[[str], bytes | None] | None = None) -> Scene | None:
     """The scene in a host's infotext parameters, None where there is none: the inverse of `write`.
 
-    Keys of others and NOTES are left alone. Raises SceneError with the problems, each with the infotext's key as its
-    path: a key of ours that is unknown, a value that does not fit, damaged masks, a concept without a prompt.
+    find: gives the content of a file of masks by its name (`lighter`), None where there is none. Keys of others and
+    NOTES are left alone. Raises SceneError with the problems, each with the infotext's key as its path: a key of ours
+    that is unknown, a value that does not fit, damaged or missing masks, a concept without a prompt.
     """
     ours = {key: str(value) for key, value in params.items() if key.split(" ")[0] == KEY and key not in NOTES}
     if not ours:
         return None
-    tree = _unpack(ours.pop(MASKS)) if MASKS in ours else {}
+    tree = _kept(ours.pop(MASKS), find) if MASKS in ours else {}
     tree["version"] = _number(ours.pop(KEY, str(VERSION)))
     changes, wrong = {}, []
     for key, text in ours.items():

@@ -9,8 +9,8 @@ from modules import script_callbacks, scripts
 from modules.ui_components import InputAccordion
 
 from lib_masknoise import api
+from lib_masknoise.hosts.webui import containers, xyz
 from lib_masknoise.hosts.webui import job as webui
-from lib_masknoise.hosts.webui import xyz
 from lib_masknoise.hosts.webui.prompts import token_count
 from lib_masknoise.presets import Presets
 from lib_masknoise.ui import accordions
@@ -61,4 +61,5 @@ def _add_routes(demo: Any, app: Any) -> None:
 
 
 script_callbacks.on_app_started(_add_routes)
+script_callbacks.on_before_image_saved(containers.before_image_saved)
 script_callbacks.on_before_ui(lambda: xyz.register(PRESETS))

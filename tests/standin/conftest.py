@@ -12,7 +12,19 @@ from unittest import mock
 import pytest
 
 HERE = Path(__file__).parent
-ADAPTER = ("a1111", "denoising", "files", "forge", "job", "joint", "predictions", "prompts", "refusal", "xyz")
+ADAPTER = (
+    "a1111",
+    "containers",
+    "denoising",
+    "files",
+    "forge",
+    "job",
+    "joint",
+    "predictions",
+    "prompts",
+    "refusal",
+    "xyz",
+)
 
 
 def _take_away(before: set[str]) -> None:

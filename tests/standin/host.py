@@ -28,9 +28,9 @@ class Host:
     """The host in which the extension is installed. script: the extension's. adapter: its modules, by name."""
 
     def __init__(self, script: ModuleType, adapter: dict[str, ModuleType]):
-        from modules import errors, extra_networks, processing, script_callbacks, shared
+        from modules import errors, extra_networks, images, processing, script_callbacks, shared
 
-        self.shared, self.errors, self.processing = shared, errors, processing
+        self.shared, self.errors, self.processing, self.images = shared, errors, processing, images
         self.callbacks, self.extra_networks = script_callbacks, extra_networks
         self.script, self.presets = script.Script(), script.PRESETS
         self.script.is_img2img = False

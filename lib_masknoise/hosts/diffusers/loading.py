@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import diffusers
@@ -11,6 +15,8 @@ import transformers
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from lib_masknoise import builtin_model
+from lib_masknoise.errors import ModelError
+from lib_masknoise.hosts.diffusers import inspection
 
 
 def load_pipeline(
@@ -20,7 +26,8 @@ def load_pipeline(
 
     model: None for the built-in model, a folder in the diffusers layout, or a single `.safetensors` file.
     device: CUDA, else Apple's MPS, else the CPU when None. dtype: float16 on CUDA, float32 elsewhere when None.
-    Raises FileNotFoundError when there is nothing at `model`, ValueError when it is not such a model.
+    Raises FileNotFoundError when there is nothing at `model`, ModelError when it is not such a model: which file, what
+    it seems to be, what was expected.
     """
     path = builtin_model() if model is None else Path(model)
     if not path.exists():
@@ -30,12 +37,10 @@ def load_pipeline(
     with warnings.catch_warnings():
         # diffusers 0.42 renames `torch_dtype`; its old name is the one that all supported versions know.
         warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
-        if path.is_dir():
-            pipe = DiffusionPipeline.from_pretrained(path, torch_dtype=dtype, local_files_only=True)
-        else:
-            pipe = _load_single_file(path, dtype)
+        pipe = _load_folder(path, dtype) if path.is_dir() else _load_single_file(path, dtype)
     if not isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline)):
-        raise ValueError(f"{path} holds a {type(pipe).__name__}; expected Stable Diffusion 1.x, 2.x or XL")
+        raise ModelError(f"{path} holds a {type(pipe).__name__}; expected Stable Diffusion 1.x, 2.x or XL")
+    _check_complete(path, pipe)
     pipe.set_progress_bar_config(disable=True)  # `render` has its own, which knows about frames
     return pipe.to(device)
 
@@ -54,25 +59,60 @@ def default_size(pipe: DiffusionPipeline) -> tuple[int, int]:
     return height * pipe.vae_scale_factor, width * pipe.vae_scale_factor
 
 
+def _load_folder(path: Path, dtype: torch.dtype) -> DiffusionPipeline:
+    variant = inspection.check_folder(path)
+    try:
+        return DiffusionPipeline.from_pretrained(path, torch_dtype=dtype, variant=variant, local_files_only=True)
+    except Exception as error:  # of many kinds, none of which is a disk that failed
+        raise ModelError(f"{path}: {_reason(error)}") from error
+
+
+def _check_complete(path: Path, pipe: DiffusionPipeline) -> None:
+    """Some versions of diffusers leave what the files lack without any numbers."""
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module):
+            lacking = [key for key, tensor in part.named_parameters() if tensor.is_meta]
+            if lacking:
+                raise ModelError(f"{path}: {len(lacking)} of the weights of {name} are missing, {lacking[0]} for one")
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"could not be loaded ({lines[0][:200]})"
+
+
+@contextmanager
+def _in_small_letters(path: Path) -> Iterator[Path]:
+    """The file under a name that ends in .safetensors: of one in capitals the loader thinks it is a pickle."""
+    if path.suffix == inspection.ENDING:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="masknoise-") as folder:
+        link = Path(folder) / f"{path.stem}{inspection.ENDING}"
+        try:
+            link.symlink_to(path.resolve())
+        except OSError:  # Windows, without the right to
+            shutil.copyfile(path, link)
+        yield link
+
+
 def _load_single_file(path: Path, dtype: torch.dtype) -> DiffusionPipeline:
     """A checkpoint file. Its configuration is a diffusers folder of the same name beside it, else the standard one of
     its family, which diffusers fetches once and keeps."""
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: expected a .safetensors file or a diffusers folder")
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as checkpoint:
-        is_xl = any(key.startswith("conditioner.embedders.1.") for key in checkpoint.keys())
+    is_xl = any(key.startswith("conditioner.embedders.1.") for key in inspection.check_file(path))
     pipeline = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
     folder = path.with_suffix("")
     config = {"config": str(folder), "local_files_only": True} if folder.is_dir() else {}
     try:
-        return pipeline.from_single_file(path, torch_dtype=dtype, **config)
+        with _in_small_letters(path) as file:
+            return pipeline.from_single_file(file, torch_dtype=dtype, **config)
     except OSError as error:
-        raise ValueError(
+        raise ModelError(
             f"{path}: its configuration could not be fetched; put the configuration files of its diffusers layout "
             f"into a folder named {folder.name} beside it"
         ) from error
+    except Exception as error:
+        raise ModelError(f"{path}: {_reason(error)}") from error
 
 
 def _best_device() -> str:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
@@ -23,6 +24,7 @@ from lib_masknoise.conditioning import (
     prompts,
     unblended,
 )
+from lib_masknoise.errors import BrokenOutput
 from lib_masknoise.hosts.diffusers.binding import Binding, bind
 from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS, encode
 from lib_masknoise.hosts.diffusers.loading import default_size
@@ -75,7 +77,8 @@ def render(
     guidance and the negative prompts off. frames: which frames (0-based, fractions too); all of
     `scene.animation.frames` when None. A frame does not depend on the others: any subset, order and batch size gives
     the same images. on_step: called after every denoising step; an exception it raises ends the render and leaves the
-    pipeline as it was.
+    pipeline as it was. Raises BrokenOutput where a batch comes out as no pictures: numbers that are not finite, or a
+    picture that the model's safety checker has blackened.
     """
     size = size or default_size(pipe)
     check_size(size, pipe.vae_scale_factor)
@@ -159,15 +162,29 @@ class Job:
         self, generators: list[torch.Generator], step_end: Callable[..., Any], **inputs: Any
     ) -> list[Image.Image]:
         height, width = self.size
-        return self.pipe(
+
+        def checked(pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict) -> dict:
+            if not bool(kwargs["latents"].isfinite().all()):
+                raise BrokenOutput(f"the model's numbers are not finite after step {step + 1} of {pipe.num_timesteps}")
+            return step_end(pipe, step, timestep, kwargs)
+
+        made = self.pipe(
             **inputs,
             height=height,
             width=width,
             num_inference_steps=self.steps,
             guidance_scale=self.guidance_scale,
             generator=generators,
-            callback_on_step_end=step_end,
-        ).images
+            callback_on_step_end=checked,
+            output_type="np",  # in which a number that is not finite can still be told from black
+        )
+        if not np.isfinite(made.images).all():
+            raise BrokenOutput("the model's VAE gives numbers that are not finite, after the last step")
+        if any(getattr(made, "nsfw_content_detected", None) or ()):
+            raise BrokenOutput(
+                "the model's safety checker has blackened a picture; a folder without safety_checker/ has none"
+            )
+        return self.pipe.image_processor.numpy_to_pil(made.images)
 
     def _positive(self, frames: Sequence[float]) -> LocationConditioning:
         return condition(self.maps, self.base, self._own(prompts), frames, [self.noise_seed] * len(frames))

@@ -18,7 +18,7 @@ from modules import shared
 from modules.processing import StableDiffusionProcessingImg2Img, StableDiffusionProcessingTxt2Img
 
 from lib_masknoise import animation, infotext
-from lib_masknoise.hosts.webui import files, xyz
+from lib_masknoise.hosts.webui import containers, files, xyz
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, Method, sampling
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts, network_tags
 from lib_masknoise.hosts.webui.refusal import Refused
@@ -317,6 +317,7 @@ def postprocess_image(p: Any, job: Job) -> None:
 @_hook
 def postprocess(p: Any, job: Job, processed: Any) -> None:
     """The job is done: write the animation of the frames there are, and hand it out."""
+    containers.shorten(p, processed.images)
     if infotext.FRAME in p.extra_generation_params:  # a function of each image, which the answer would give as null
         p.extra_generation_params[infotext.FRAME] = _span(job.finished)
     if job.remarks:  # for the API, whose answer has no comments; each image's own infotext does without
@@ -372,7 +373,7 @@ class _Pasted:
 
 def _values(params: dict[str, str]) -> list[Any] | None:
     try:
-        scene = infotext.read(params)
+        scene = infotext.read(params, containers.find)
     except SceneError as error:
         print(f"MaskNoise: the infotext was not pasted.\n{error}")
         return None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+from types import SimpleNamespace
 from typing import Any
 
-from modules import shared
+from modules import script_callbacks, shared
 from PIL import Image, PngImagePlugin
 
 
@@ -40,8 +42,23 @@ def save_image(image: Image.Image, p: Any, seed: int, prompt: str, info: str) ->
     stem = names.apply(opts.samples_filename_pattern or ("[seed]" if opts.save_to_dirs else "[seed]-[prompt_spaces]"))
     if opts.save_images_add_number:
         stem = f"{get_next_sequence_number(folder, ''):05}-{stem}"
-    text = PngImagePlugin.PngInfo()
-    text.add_text("parameters", info)
-    image.already_saved_as = os.path.join(folder, f"{stem}.png")
-    image.save(image.already_saved_as, pnginfo=text)
+    image.already_saved_as = os.path.join(folder, f"{stem}.{opts.samples_format}")
+    params = SimpleNamespace(image=image, p=p, filename=image.already_saved_as, pnginfo={"parameters": info})
+    script_callbacks.call("before_image_saved", params)
+    with open(image.already_saved_as, "wb") as file:
+        file.write(encoded(image, params.pnginfo["parameters"]))
     return image.already_saved_as
+
+
+def encoded(image: Image.Image, info: str) -> bytes:
+    """In the format of the settings: as text in a PNG, elsewhere as an EXIF comment of two bytes a letter."""
+    data, kind = io.BytesIO(), shared.opts.samples_format
+    if kind == "png":
+        text = PngImagePlugin.PngInfo()
+        text.add_text("parameters", info)
+        image.save(data, "PNG", pnginfo=text)
+    else:
+        exif = Image.Exif()
+        exif[0x8769] = {0x9286: b"UNICODE\0" + info.encode("utf-16-be")}
+        image.save(data, {"jpg": "JPEG"}.get(kind, kind.upper()), exif=exif.tobytes())
+    return data.getvalue()

@@ -259,6 +259,7 @@ def _process(p: StableDiffusionProcessing, model: Any) -> Processed:
             infotexts.append(_infotext(p, index))
             if p.save_samples():
                 images.save_image(picture, p, p.seeds[index], p.prompts[index], infotexts[-1])
+            picture.info["parameters"] = infotexts[-1]
             pictures.append(picture)
     first = 0
     if shared.opts.return_grid and not p.do_not_save_grid and len(pictures) > 1:

@@ -10,7 +10,8 @@ from typing import Any
 from modules import errors
 
 callback_map: dict[str, list[Any]] = {
-    name: [] for name in ("cfg_denoiser", "cfg_denoised", "app_started", "before_ui", "infotext_pasted")
+    name: []
+    for name in ("cfg_denoiser", "cfg_denoised", "app_started", "before_ui", "infotext_pasted", "before_image_saved")
 }
 
 
@@ -37,6 +38,7 @@ on_cfg_denoiser = _registration("cfg_denoiser")
 on_cfg_denoised = _registration("cfg_denoised")
 on_app_started = _registration("app_started")
 on_before_ui = _registration("before_ui")
+on_before_image_saved = _registration("before_image_saved")
 on_infotext_pasted = _registration("infotext_pasted")
 
 

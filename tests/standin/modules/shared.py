@@ -16,6 +16,8 @@ _DEFAULTS: dict[str, Any] = {
     "merges_options": False,
     "no_dpmpp_sde_batch_determinism": False,
     "samples_save": True,
+    "samples_format": "png",
+    "outdir_samples": "",
     "save_incomplete_images": False,
     "return_grid": False,
     "save_to_dirs": True,
