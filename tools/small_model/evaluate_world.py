@@ -163,8 +163,9 @@ def standard(truth: WorldTruth, middle: Middle, seeds: int, crossfade: bool) -> 
         if crossfade:
             left, right_ = render(torch.stack([a, b]), [seed, seed + 500], 128, 256)
             ramps.append(torch.lerp(left, right_, share))
+            others = render(torch.stack([a, b]), [seed + 1000, seed + 1500], 128, 128)
             for t in SHARES:
-                constant[t].append(torch.lerp(left, right_, t)[..., :128])
+                constant[t].append(torch.lerp(*others, t))
         else:
             ramps.append(turning(a, b, share, seed))
             for t in SHARES:

@@ -131,7 +131,7 @@ def sd1_vae(model: Path) -> tuple[dict, dict[str, torch.Tensor]]:
         return config, state
     local = from_autoencoder(config, state)
     scale, size = config["scaling_factor"], config["sample_size"]
-    config, state = to_autoencoder(local, groups=32, attention=True, scaling_factor=scale)
+    config, state = to_autoencoder(local, groups=32, scaling_factor=scale)
     return {**config, "sample_size": size}, state
 
 

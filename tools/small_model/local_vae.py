@@ -255,13 +255,14 @@ def to_autoencoder(
     groups: int = 1,
     channels: Sequence[int] | None = None,
     layers: int = 1,
-    attention: bool = False,
+    attention: bool = True,
     scaling_factor: float = 1.0,
 ) -> tuple[dict, dict[str, Tensor]]:
     """Configuration and state dict of the `AutoencoderKL` that computes what `model` does.
 
     channels: of each level (default: as few as possible); layers: resnets of an encoder level, at least 1 (further
-    ones add nothing); attention: whether the middle has one, which adds nothing. Raises ValueError where the signals
+    ones add nothing); attention: whether the middle has one, which adds nothing (older versions of diffusers cannot do
+    without). Raises ValueError where the signals
     have no room or `layers` is below 1.
     """
     if layers < 1:
@@ -329,8 +330,8 @@ def from_autoencoder(config: Mapping, state: Mapping[str, Tensor]) -> LocalVAE:
 
     Raises ValueError for any other autoencoder.
     """
-    if config["norm_num_groups"] != 1 or config["layers_per_block"] != 1 or config["mid_block_add_attention"]:
-        raise ValueError("config: expected an autoencoder of one group and one layer without attention")
+    if config["norm_num_groups"] != 1 or config["layers_per_block"] != 1:
+        raise ValueError("config: expected an autoencoder of one group and one layer")
     model = LocalVAE([(c - 2) // 2 for c in config["block_out_channels"]]).eval()
     widths = [Width.of(n, c, 1) for n, c in zip(model.signals, config["block_out_channels"], strict=True)]
     reader = _Import(state)
