@@ -8,7 +8,7 @@
     const MaskNoise = (window.MaskNoise ??= {});
 
     const QUIET = 600; // milliseconds without an edit until the masks give way to the picture
-    const SHADES = {off: 1, painting: 0.35, watching: 0.1}; // how strongly the masks are shown
+    const SHADES = {off: 1, painting: 0.2, watching: 0.06}; // how strongly the masks are shown
     const FADE = 0.04; // of a shade, a frame
     const KEPT = 1000; // measurements
     const SIDES = [64, 2048];

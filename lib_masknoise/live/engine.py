@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -115,6 +116,8 @@ class _Session:
     shown: Imprint | None = None
     """Of the last picture; whole: whether that was the picture itself."""
     whole: bool = False
+    rested: tuple[Imprint, Tensor] | None = None
+    """Of the last picture itself, and its latent."""
     frame: int = 0
     served: float = 0.0
     picture: Picture | None = None
@@ -275,6 +278,8 @@ class Engine:
         # Where much is to become another thing, what was there would only be in its way.
         last = session.last if now.distance(session.shown) < ANEW else None
         latent = self.host.sketch(request.wish, request.maps, frame, last, count)
+        if request.phase != "frame":
+            latent = _anchored(latent, now, session.rested)
         denoised = time.perf_counter()
         image = self.host.decode(latent)
         seconds = {"draw": drawn, "denoise": denoised - start, "decode": time.perf_counter() - denoised}
@@ -294,6 +299,8 @@ class Engine:
                 raise _Ended  # it would be a stale picture
             session.last, session.shown, session.picture = latent, now, picture
             session.whole = picture.kind == "full"
+            if session.whole:
+                session.rested = now, latent
             request.say(picture)
 
 
@@ -310,6 +317,15 @@ class _Steps:
             raise _Ended
         if self.engine.host.busy():
             raise _Ended  # the request stays as it is, and is served after the job
+
+
+def _anchored(latent: Tensor, now: Imprint, rested: tuple[Imprint, Tensor] | None) -> Tensor:
+    """A sketch where something has changed since the last picture itself, and that picture everywhere else: away from
+    the hand nothing flickers, and no sketch's faults grow from one to the next."""
+    if rested is None or rested[1].shape != latent.shape:
+        return latent
+    changed = now.changed(rested[0])
+    return latent if changed is None else torch.lerp(rested[1], latent, changed.to(latent))
 
 
 def moves(scene: Scene) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lib_masknoise.live.host import Wish
@@ -38,6 +39,16 @@ class Imprint:
             return 1.0
         gaps = [_difference(self.maps.get(key), other.maps.get(key)) for key in {*self.maps, *other.maps} - {*NOISES}]
         return min(1.0, float(sum(gap.mean() for gap in gaps)) / 2)
+
+    def changed(self, other: Imprint) -> Tensor | None:
+        """Where the two differ, ``[h, w]``: 0 for not at all, 1 from a quarter on, with a soft edge around it; None
+        where it is not a matter of places."""
+        if self.rest != other.rest or not (self.maps or other.maps):
+            return None
+        gaps = [_difference(self.maps.get(key), other.maps.get(key)) for key in {*self.maps, *other.maps}]
+        whole = (4 * torch.stack(gaps).amax(0)).clamp(0, 1)[None, None]
+        wide = F.max_pool2d(whole, 3, stride=1, padding=1)
+        return F.avg_pool2d(wide, 3, stride=1, padding=1, count_include_pad=False)[0, 0]
 
 
 def imprint(wish: Wish, maps: Maps, frame: float) -> Imprint:

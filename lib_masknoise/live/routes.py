@@ -34,7 +34,7 @@ class LiveRequest(Part):
     args: list = pydantic.Field([], description="Instead of the scene: the values of the accordion.")
     prompt: str = pydantic.Field("", description="The base.")
     negative_prompt: str = pydantic.Field("", description="Of the base.")
-    seed: int = pydantic.Field(0, ge=-1, lt=2**63, description="Of the picture.")
+    seed: int = pydantic.Field(0, ge=0, lt=2**63, description="Of the picture.")
     steps: int = pydantic.Field(20, ge=1, le=150, description="Of the picture at rest.")
     width: int = pydantic.Field(512, ge=64, le=LARGEST, description="In pixels, a multiple of 8.")
     height: int = pydantic.Field(512, ge=64, le=LARGEST, description="In pixels, a multiple of 8.")

@@ -128,6 +128,18 @@ def test_the_second_sketch_goes_on_from_the_last_picture(engine, host):
     assert host.lasts[2] is None, "where much has changed it begins anew"
 
 
+def test_a_sketch_leaves_what_was_not_edited_as_it_was(engine, clock):
+    ask(engine, scene(0.5))
+    work(engine)
+    clock.now += 1
+    work(engine)  # the picture itself: a latent of zeros
+    ask(engine, scene(0.45))
+    work(engine)
+    (session,) = engine._sessions.values()
+    row = session.last[0, 0, 4]
+    assert float(row[0]) == 0 and float(row[-1]) == 0 and float(row[3:5].max()) > 1
+
+
 def test_an_edit_of_less_than_an_eighth_bit_costs_nothing(engine, host, clock):
     first = ask(engine, scene(0.5))
     work(engine)
