@@ -21,15 +21,16 @@ from PIL import PngImagePlugin
 
 from lib_masknoise import animation, infotext
 from lib_masknoise.hosts import diffusers as host
+from lib_masknoise.hosts.diffusers.exploring import PipelineModel
 from lib_masknoise.hosts.diffusers.live import LiveHost
 from lib_masknoise.live import Engine, Picture, Turns
-from lib_masknoise.live.routes import PATH as LIVE
-from lib_masknoise.live.routes import add_live
+from lib_masknoise.live_routes import PATH as LIVE
+from lib_masknoise.live_routes import add_live
 from lib_masknoise.presets import Presets
 from lib_masknoise.render import Settings
 from lib_masknoise.render.studio import host_options
 from lib_masknoise.scene import Scene, SceneError
-from lib_masknoise.ui import accordions, inputs, live
+from lib_masknoise.ui import accordions, explore, inputs, live
 
 ROOT = Path(__file__).resolve().parents[1]
 TAB = "txt2img"
@@ -61,24 +62,33 @@ class Studio:
             self._stops[session].set()
 
     def render(self, session: str, scene: Scene, settings: Settings) -> Iterator[host.Progress | host.Frame]:
-        """Steps and finished frames as they come. Raises what the sampling raises, and Stopped.
+        """Steps and finished frames as they come. Raises what the sampling raises, and Stopped."""
+        options = host_options(settings, range(scene.animation.frames), BATCH)
 
-        The sampling runs in a thread of its own: it reports its steps by calling back, a page wants them one by one.
+        def job(tell: Callable[[Any], None], stopped: Callable[[], bool]) -> None:
+            def on_step(progress: host.Progress) -> None:
+                if stopped():
+                    raise Stopped
+                tell(progress)
+
+            for frame in host.render(self.pipe, scene, **options, on_step=on_step):
+                tell(frame)
+
+        return self.work(session, job)
+
+    def work(self, session: str, job: Callable[[Callable[[Any], None], Callable[[], bool]], None]) -> Iterator[Any]:
+        """Whatever a job tells, as it comes. Raises what it raises.
+
+        It runs in a thread of its own: it reports by calling back, a page wants its reports one by one. The job is
+        given how to tell something, and how to find out whether it is to stop.
         """
         stop = self._stops[session] = threading.Event()
         events: queue.Queue[Any] = queue.Queue()
-        options = host_options(settings, range(scene.animation.frames), BATCH)
-
-        def on_step(progress: host.Progress) -> None:
-            if stop.is_set():
-                raise Stopped
-            events.put(progress)
 
         def work() -> None:
             try:
                 with self.turns.job():
-                    for frame in host.render(self.pipe, scene, **options, on_step=on_step):
-                        events.put(frame)
+                    job(events.put, stop.is_set)
                 events.put(None)
             except BaseException as error:  # whatever it is, the page is where it must be said
                 events.put(error)
@@ -134,6 +144,8 @@ def create(studio: Studio, presets: Presets | None = None) -> gr.Blocks:
         )
         _connect(studio, settings, buttons, outputs, made.inputs)
         _connect_keep(studio, outputs)
+        explorer = explore.Explorer(PipelineModel(studio.pipe), studio.work, studio.folder)
+        explore.build(_elem_id, explorer, studio.stop, settings, _explore_settings, made.inputs)
         _load_script(page)
     return page
 
@@ -219,7 +231,7 @@ def _connect(studio: Studio, settings: list[Any], buttons: tuple[Any, Any], outp
     stop.click(studio.stop, [session], None, queue=False, api_name=False)
 
 
-def _connect_keep(studio: Studio, outputs: list) -> None:
+def _connect_keep(studio: Studio, outputs: list[Any]) -> None:
     """The canvas names its live session and presses the button: the picture goes into the gallery."""
     progress, _, gallery, _ = outputs
     hidden = [accordions.HIDDEN]
@@ -249,6 +261,15 @@ def _load_script(page: gr.Blocks) -> None:
     }}"""
     name = "js" if int(gr.__version__.split(".")[0]) >= 4 else "_js"
     page.load(None, None, None, **{name: code})
+
+
+# --- Exploring
+
+
+def _explore_settings(values: Sequence[Any]) -> Settings:
+    prompt, negative, width, height, steps, guidance, seed = values
+    size = int(height), int(width)
+    return Settings(prompt, negative, None, int(seed), int(steps), size, float(guidance), explore.BATCH)
 
 
 # --- Generating

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -55,20 +54,13 @@ class Folder:
         return whole
 
 
-def page(view: Mapping[str, Any], folder: Path | None = None) -> str:
-    """The page of a view: one file that needs no server, script or font of anybody's. folder: put the pictures that lie
-    there into the page, which then needs no other file either."""
+def page(view: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> str:
+    """The page of a view: one file that needs no server, script or font of anybody's. sources: where its files are to
+    be had, where that is not beside the page."""
     parts = {name: (PAGE / f"explore.{name}").read_text("utf-8") for name in ("html", "css", "js")}
-    if folder is not None:
-        inlined = {name: _data_url(folder / name) for name in view["files"] if name.startswith(PICTURES)}
-        view = {**view, "inlined": inlined}
     # "</script" in a prompt would end the element that the data stand in.
-    data = json.dumps(view, ensure_ascii=False).replace("<", "\\u003c")
+    data = json.dumps({**view, "sources": sources or {}}, ensure_ascii=False).replace("<", "\\u003c")
     made = parts["html"]
     for name, text in (("CSS", parts["css"]), ("SCRIPT", parts["js"]), ("VIEW", data)):
         made = made.replace(f"/*{name}*/", text, 1)
     return made
-
-
-def _data_url(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"

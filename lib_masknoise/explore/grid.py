@@ -92,17 +92,17 @@ def pictures(
 
 def sheet(grid: Grid, images: dict[Cell, Image.Image]) -> Image.Image:
     """All cells in rows and columns, what stands for each at the edges; a cell without a picture stays empty."""
-    font = _font()
+    font = label_font()
     cells, columns = grid.cells, grid.columns
     width, height = next(iter(images.values())).size
     left_labels = [_row_label(grid, *row) for row in grid.rows]
     top_labels = [_column_label(grid, *column) for column in columns]
     left = max(_text_size(font, label)[0] for label in left_labels) + 2 * MARGIN
-    wrapped = [_wrapped(font, label, width) for label in top_labels]
-    top = max(_text_size(font, label)[1] for label in wrapped) + 2 * MARGIN
+    broken = [wrapped(font, label, width) for label in top_labels]
+    top = max(_text_size(font, label)[1] for label in broken) + 2 * MARGIN
     made = Image.new("RGB", (left + len(columns) * (width + 2), top + len(grid.rows) * (height + 2)), PAPER)
     draw = ImageDraw.Draw(made)
-    for column, label in enumerate(wrapped):
+    for column, label in enumerate(broken):
         draw.multiline_text((left + column * (width + 2), MARGIN), label, INK, font=font)
     for row, label in enumerate(left_labels):
         draw.multiline_text((MARGIN, top + row * (height + 2) + MARGIN), label, INK, font=font)
@@ -122,7 +122,7 @@ def _column_label(grid: Grid, guidance: float, words: int | None) -> str:
     return label if words is None else f"{label}\n{grid.first_words(words)}"
 
 
-def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def label_font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     try:
         return ImageFont.load_default(FONT_SIZE)
     except TypeError:  # Pillow before 10.1 has one size, a bitmap
@@ -134,7 +134,7 @@ def _text_size(font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text: str) ->
     return int(box[2]) + 1, int(box[3]) + 1
 
 
-def _wrapped(font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text: str, width: int) -> str:
+def wrapped(font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text: str, width: int) -> str:
     """Broken between words so that no line is wider than a picture, if it can be."""
     lines = []
     for line in text.split("\n"):

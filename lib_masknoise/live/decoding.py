@@ -10,6 +10,7 @@ import hashlib
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,8 +66,9 @@ class TinyDecoder(nn.Module):
 
     def save(self, path: Path, fingerprint: str) -> None:
         """In half precision, with the fingerprint of the autoencoder that it stands for."""
-        arrays = {name: tensor.half().numpy() for name, tensor in self.state_dict().items()}
-        np.savez_compressed(path, **arrays, **{FINGERPRINT: np.array(fingerprint)})
+        arrays: dict[str, Any] = {name: tensor.half().numpy() for name, tensor in self.state_dict().items()}
+        arrays[FINGERPRINT] = np.array(fingerprint)
+        np.savez_compressed(path, **arrays)
 
 
 def fingerprint(decoder: Mapping[str, Tensor]) -> str:

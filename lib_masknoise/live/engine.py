@@ -202,24 +202,24 @@ class Engine:
                     return
             self.work()
 
-    def _waiting(self) -> list[tuple[float, _Session]]:
-        """When each session with an open request is due."""
+    def _waiting(self) -> list[tuple[float, _Session, Request]]:
+        """When each session with an open request is due, and that request."""
         found = []
         for session in self._sessions.values():
             request = session.request
             if request is None or not request.open or (request.phase == "frame" and request.unread >= UNREAD):
                 continue
-            found.append((request.arrived + (REST if request.phase == "full" else 0.0), session))
+            found.append((request.arrived + (REST if request.phase == "full" else 0.0), session, request))
         return found
 
-    def _due(self) -> _Session | None:
-        """Of the sessions that are due, the one that was served longest ago."""
+    def _due(self) -> tuple[_Session, Request] | None:
+        """Of the sessions that are due, the one that was served longest ago, and what it asks for."""
         now = self.clock()
-        due = [session for when, session in self._waiting() if when <= now]
-        return min(due, key=lambda session: session.served, default=None)
+        due = [(session, request) for when, session, request in self._waiting() if when <= now]
+        return min(due, key=lambda pair: pair[0].served, default=None)
 
     def _until_due(self) -> float | None:
-        waiting = [when for when, _ in self._waiting()]
+        waiting = [when for when, _, _ in self._waiting()]
         return max(0.0, min(waiting) - self.clock()) if waiting else None
 
     def work(self) -> bool:
@@ -228,14 +228,14 @@ class Engine:
             if self._due() is None:
                 return False
             if self.host.busy():
-                for _, session in self._waiting():
-                    session.request.say(Note("paused", PAUSED))
+                for _, _, request in self._waiting():
+                    request.say(Note("paused", PAUSED))
         with self.host.turn():
             with self._changed:
-                session = self._due()  # while it waited for its turn, another may have come
-                if session is None:
+                due = self._due()  # while it waited for its turn, another may have come
+                if due is None:
                     return True
-                request = session.request
+                session, request = due
                 session.served = self.clock()
             try:
                 self._serve(session, request)

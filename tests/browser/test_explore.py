@@ -228,3 +228,91 @@ def test_a_narrow_window_shows_everything_without_scrolling_sideways(opened, vie
     page.set_viewport_size({"width": 390, "height": 800})
     page.wait_for_timeout(100)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+# --- The accordion of the `ui` page
+
+
+@pytest.fixture
+def explored(painter):
+    """The page with *Explore* open and quick settings."""
+    for name, value in (("steps", 3), ("width", 64), ("height", 64)):
+        painter.set_number(f"txt2img_{name}", value)
+    painter.page.fill("#txt2img_prompt textarea", "an ocean")
+    painter.open_accordion("Explore")
+    return painter
+
+
+def look(painter, tab: str, button: str):
+    """Make a view; the frame that it is shown in."""
+    page = painter.page
+    page.get_by_role("tab", name=tab, exact=True).click()
+    page.click(f"#masknoise_{button}_look")
+    page.wait_for_function(
+        "document.querySelector('#masknoise_explore_progress').innerText.startsWith('Done')", timeout=120_000
+    )
+    view = page.frame_locator("#masknoise_explore_view iframe")
+    view.locator("#view > *").first.wait_for()
+    return view
+
+
+def test_explore_walks_a_journey_and_going_back_is_instant(explored):
+    view = look(explored, "Journey", "journey")
+    assert view.locator("img.now").count() == 3
+    view.locator("img.now").first.evaluate("i => i.decode()")
+    view.get_by_role("slider", name="Step").press("ArrowLeft")
+    assert "Step 3 of 3" in view.locator("[role=status]").first.inner_text()
+    explored.page.click("#masknoise_journey_look")
+    explored.page.wait_for_function(
+        "document.querySelector('#masknoise_explore_progress').innerText.startsWith('Done before')", timeout=5000
+    )
+
+
+def test_what_lies_between_is_sent_to_the_scene(explored):
+    page = explored.page
+    page.get_by_role("tab", name="Between", exact=True).click()
+    page.click("#masknoise_between_look")
+    page.wait_for_selector("#masknoise_explore_progress .mn-problems")
+    for name, text in (("from", "a wheat field"), ("to", "an ocean")):
+        page.fill(f"#masknoise_between_{name} textarea, #masknoise_between_{name} input", text)
+    explored.set_number("masknoise_between_stops", 3)
+    explored.set_number("masknoise_between_bridges", 1)
+    view = look(explored, "Between", "between")
+    view.get_by_role("button", name="Use the bridge").first.click()
+    view.get_by_role("button", name="Send to scene").click()
+    page.wait_for_function("MaskNoise.instances.get('txt2img').panel.editor.layers.length === 3")
+    assert [concept["prompt"] for concept in explored.concepts][:2] == ["a wheat field", "an ocean"]
+
+
+def test_a_place_of_the_map_is_sent_to_the_scene(explored):
+    page = explored.page
+    page.get_by_role("tab", name="Map", exact=True).click()
+    page.fill("#masknoise_map_prompts textarea", "lava\nice\na forest\nan ocean\na desert")
+    explored.set_number("masknoise_map_columns", 2)
+    view = look(explored, "Map", "map")
+    view.locator(".map svg").click(position={"x": 150, "y": 200})
+    weights = view.locator(".weight output").all_inner_texts()
+    assert sum(map(float, weights)) == pytest.approx(1, abs=2e-3)
+    view.get_by_role("button", name="Send to scene").click()
+    page.wait_for_function("MaskNoise.instances.get('txt2img').panel.editor.layers.length === 2")
+    known = {"lava", "ice", "a forest", "an ocean", "a desert"}
+    assert page.input_value("#txt2img_prompt textarea") in known
+    assert {concept["prompt"] for concept in explored.concepts} < known
+
+
+def test_a_grid_is_stopped_and_keeps_what_it_has(explored):
+    page = explored.page
+    page.get_by_role("tab", name="Grid", exact=True).click()
+    page.fill("#masknoise_grid_seeds input, #masknoise_grid_seeds textarea", ",".join(map(str, range(200))))
+    page.click("#masknoise_grid_look")
+    page.wait_for_function(
+        "/Sampling: [1-9]/.test(document.querySelector('#masknoise_explore_progress').innerText)", timeout=60_000
+    )
+    page.wait_for_timeout(2000)
+    page.click("#masknoise_explore_stop")
+    page.wait_for_function(
+        "document.querySelector('#masknoise_explore_progress').innerText.startsWith('Stopped')", timeout=60_000
+    )
+    view = page.frame_locator("#masknoise_explore_view iframe")
+    view.locator("#interrupted").wait_for(state="visible")
+    assert view.locator("td button").count() == 200 * 4 * 3

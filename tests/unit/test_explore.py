@@ -392,7 +392,7 @@ def test_a_page_needs_no_other_file_and_survives_its_own_prompts(tmp_path):
     assert 'src="http' not in text and "@import" not in text and "<link" not in text
     data = text.split('id="data">', 1)[1].split("</script>", 1)[0]
     assert json.loads(data)["settings"]["prompt"] == hostile
-    assert "data:image/png;base64," in page(view, tmp_path)
+    assert "http://elsewhere/one.png" in page(view, {"pictures/one.png": "http://elsewhere/one.png"})
 
 
 def test_an_extrapolating_blend_says_so():

@@ -375,7 +375,7 @@ def test_known_models_have_a_linear_map_to_colours():
 def client(host):
     fastapi = pytest.importorskip("fastapi")
     testclient = pytest.importorskip("fastapi.testclient")
-    from lib_masknoise.live.routes import add_live
+    from lib_masknoise.live_routes import add_live
 
     app = fastapi.FastAPI()
     engine = Engine(host)

@@ -19,7 +19,7 @@
     return made;
   }
 
-  const source = (file) => (data.inlined && data.inlined[file]) || file;
+  const source = (file) => data.sources[file] || file;
   const round = (x, digits = 3) => Number(x.toFixed(digits));
 
   /** Pictures that lie on each other, loaded and decoded at once, so that showing another one costs nothing. */
@@ -124,7 +124,7 @@
     const send = sendPanel();
     send.offer(data.scene || onePrompt(said.prompt), data.scene ? said.prompt : "", "The scene that this was the journey of.");
     main.append(
-      card("Steps", control.input, el("div", {class: "bar"}, play, ...data.animation.map((file) => el("a", {class: "button", href: file}, "The animation")))),
+      card("Steps", control.input, el("div", {class: "bar"}, play, ...data.animation.map((file) => el("a", {class: "button", href: source(file)}, "The animation")))),
       status,
       el("div", {class: "columns"},
         el("div", {class: "figures"}, ...stacks.map(([one, words]) => el("figure", {}, one.box, el("figcaption", {}, words)))),

@@ -163,7 +163,7 @@ class Job:
     ) -> list[Image.Image]:
         height, width = self.size
 
-        def checked(pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict) -> dict:
+        def checked(pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
             if not bool(kwargs["latents"].isfinite().all()):
                 raise BrokenOutput(f"the model's numbers are not finite after step {step + 1} of {pipe.num_timesteps}")
             return step_end(pipe, step, timestep, kwargs)

@@ -30,8 +30,8 @@ class LiveRequest(Part):
     """What a page wants to see. Either `scene` or `args`, the values of the accordion (`ui.inputs`)."""
 
     session: str = pydantic.Field(..., description="The page's own name: a newer request of it ends an older one.")
-    scene: dict = pydantic.Field({}, description="The scene.")
-    args: list = pydantic.Field([], description="Instead of the scene: the values of the accordion.")
+    scene: dict[str, Any] = pydantic.Field({}, description="The scene.")
+    args: list[Any] = pydantic.Field([], description="Instead of the scene: the values of the accordion.")
     prompt: str = pydantic.Field("", description="The base.")
     negative_prompt: str = pydantic.Field("", description="Of the base.")
     seed: int = pydantic.Field(0, ge=0, lt=2**63, description="Of the picture.")
@@ -102,9 +102,13 @@ def _session_of(body: bytes) -> str:
 
 async def _lines(engine: Engine, session: str, wish: Wish) -> AsyncIterator[bytes]:
     """What comes of a wish, a line of JSON each. A page that leaves ends it."""
-    events: asyncio.Queue = asyncio.Queue()
+    events: asyncio.Queue[Any] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    request = engine.ask(session, wish, lambda event: loop.call_soon_threadsafe(events.put_nowait, event))
+
+    def tell(event: Any) -> None:
+        loop.call_soon_threadsafe(events.put_nowait, event)
+
+    request = engine.ask(session, wish, tell)
     try:
         while True:
             try:
