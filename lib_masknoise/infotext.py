@@ -37,12 +37,13 @@ DIGITS = 24  # of a file's sha256, its name
 LEFT_OUT = "left out"
 _FILE = "file "
 
-FRAME, FILES, ERROR, BLENDING, REMARKS = NOTES = (
+FRAME, FILES, ERROR, BLENDING, REMARKS, INTERRUPTED = NOTES = (
     "MaskNoise frame",
     "MaskNoise files",
     "MaskNoise error",
     "MaskNoise blending",
     "MaskNoise remarks",
+    "MaskNoise interrupted",
 )
 """Keys by which a host says what became of a scene. They are no part of it."""
 

@@ -28,7 +28,7 @@ class Script(scripts.Script):
     def ui(self, is_img2img: bool) -> list[Any]:
         host = {"enable": InputAccordion, "presets": PRESETS, "token_counter": token_count}
         built = accordions.build(self.elem_id, **host, tab="img2img" if is_img2img else "txt2img")
-        self.infotext_fields = webui.paste_fields(built.inputs)
+        self.infotext_fields = webui.paste_fields(built.inputs, built.notice)
         self.paste_field_names = webui.paste_names()
         return built.inputs
 

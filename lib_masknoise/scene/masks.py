@@ -109,7 +109,9 @@ class ImageMask(Mask):
         schema_extra = _kind_required
 
     kind: Literal["image"] = "image"
-    data: str = pydantic.Field(..., description="A PNG, JPEG or WebP image: a data URL, or plain base64.")
+    data: str = pydantic.Field(
+        ..., description="A PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF image: a data URL, or plain base64."
+    )
     invert: bool = pydantic.Field(False, description="Whether black counts as 1 instead of white.")
 
     @pydantic.validator("data")

@@ -27,7 +27,8 @@ MAX_IMAGE_BYTES = 16 * 2**20
 MAX_IMAGE_SIDE = 4096
 MAX_UNPACKED_BYTES = 64 * 2**20
 """Of the pixels of all different pictures in one scene: as much as one of 4096 × 4096 with colours and alpha."""
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""AVIF where Pillow can read it, from 11.3 on."""
 
 Value = TypeVar("Value")
 Levels = np.ndarray[Any, Any]
@@ -104,12 +105,27 @@ def decode_picture(data: str) -> Image.Image:
     """The picture in a data URL or in plain base64: loaded, upright, the first frame of an animated one.
 
     Raises ValueError, saying what is wrong, where the text is not base64, holds more than MAX_IMAGE_BYTES, is
-    not a complete PNG, JPEG or WebP image, or has a side above MAX_IMAGE_SIDE. The sides are read from the
+    not a complete image of IMAGE_FORMATS, or has a side above MAX_IMAGE_SIDE. The sides are read from the
     header before any pixel is decoded, so that a small file cannot unpack into a huge picture.
     """
     with _opened(data) as picture:
         picture.load()
         return ImageOps.exif_transpose(picture)
+
+
+def frame_count(data: str) -> int:
+    """How many frames a picture has, 1 where that cannot be read. The first is the mask."""
+    try:
+        with _opened(data) as picture:
+            return getattr(picture, "n_frames", 1)
+    except ValueError:  # damaged after its first frame
+        return 1
+
+
+def _known_formats() -> list[str]:
+    """Those of IMAGE_FORMATS that this Pillow has."""
+    Image.init()
+    return [name for name in IMAGE_FORMATS if name in Image.OPEN]
 
 
 def data_url(picture: Any) -> str:
@@ -169,7 +185,7 @@ def _opened(data: str) -> Iterator[Image.Image]:
     """The picture with its header read; what Pillow raises here, or while it is decoded, becomes one ValueError."""
     raw = _decode_base64(data)
     try:
-        with Image.open(io.BytesIO(raw), formats=IMAGE_FORMATS) as picture:
+        with Image.open(io.BytesIO(raw), formats=_known_formats()) as picture:
             width, height = picture.size
             if max(width, height) > MAX_IMAGE_SIDE:
                 most = f"{MAX_IMAGE_SIDE} × {MAX_IMAGE_SIDE}"
@@ -181,7 +197,7 @@ def _opened(data: str) -> Iterator[Image.Image]:
     except _Refused:
         raise
     except UnidentifiedImageError:
-        raise _Refused("not a PNG, JPEG or WebP image") from None
+        raise _Refused("not a PNG, JPEG or WebP image, nor a GIF, BMP, TIFF or AVIF") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _Refused(f"the image is far larger than {MAX_IMAGE_SIDE} × {MAX_IMAGE_SIDE}") from None
     except Exception as error:  # Pillow's decoders raise many kinds (OSError, SyntaxError, struct.error, …)
@@ -208,12 +224,17 @@ def _decode_base64(data: str) -> bytes:
 
 
 def _complete(raw: bytes) -> bool:
-    """Whether a PNG, JPEG or WebP file reaches its own end mark (which may be followed by anything)."""
+    """Whether a file reaches its own end, by a mark or a length (which may be followed by anything). TIFF and AVIF tell
+    only by being decoded."""
     if raw.startswith(b"\x89PNG"):
         return raw.rfind(b"IEND") > raw.rfind(b"IDAT")
     if raw.startswith(b"RIFF"):
         return len(raw) >= 8 + int.from_bytes(raw[4:8], "little")
-    return raw.rfind(b"\xff\xd9") > raw.rfind(b"\xff\xda")
+    if raw.startswith(b"\xff\xd8"):
+        return raw.rfind(b"\xff\xd9") > raw.rfind(b"\xff\xda")
+    if raw.startswith(b"GIF8"):
+        return raw.rstrip(b"\0").endswith(b";")
+    return not raw.startswith(b"BM") or len(raw) >= int.from_bytes(raw[2:6], "little")
 
 
 # --- Writing

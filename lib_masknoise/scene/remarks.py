@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lib_masknoise.controls import control
+from lib_masknoise.scene import pictures
 from lib_masknoise.scene.errors import Problem
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def _of_concepts(scene: Scene, weights: Any) -> Iterator[Problem]:
             yield Problem(f"{path}.weight", f"0: the concept adds nothing{covers}")
         if weights is not None and float(weights[:, row].max()) < SEEN:
             yield Problem(f"{path}.mask", _empty(scene, row, weights))
+        yield from _of_pictures(f"{path}.mask", concept.mask)
         late = [key.frame for key in concept.keyframes if key.frame >= scene.animation.frames]
         if late:
             yield Problem(
@@ -79,6 +81,12 @@ def _empty(scene: Scene, row: int, weights: Any) -> str:
     covered = scene.blend.overlap == "top" and row + 1 < weights.shape[1]
     reason = ", or covered by the concepts above it" if covered else ""
     return f"empty{reason}, at the size of the latent: the concept is nowhere in the picture"
+
+
+def _of_pictures(path: str, mask: Any) -> Iterator[Problem]:
+    count = pictures.frame_count(mask.data) if mask.kind == "image" else 1
+    if count > 1:
+        yield Problem(f"{path}.data", f"a picture of {count} frames: the first is the mask")
 
 
 def _keys(concept: Concept) -> Sequence[Any]:

@@ -46,9 +46,11 @@ class Presets(Protocol):
 
 @dataclass(frozen=True)
 class Accordions:
-    """``inputs``: the components of a job's values, in the order of `inputs.defaults`."""
+    """``inputs``: the components of a job's values, in the order of `inputs.defaults`. ``notice``: where something is
+    said about all of them."""
 
     inputs: list[Any]
+    notice: Any
 
 
 def build(
@@ -74,6 +76,7 @@ def build(
             gr.HTML(live.failure(ModuleNotFoundError(notice)), elem_classes=["masknoise-preview"])
         scene = gr.Textbox(value="", label="Scene", info=SCENE_HELP, visible=False, elem_id=elem_id("scene"))
         painting = _hidden("Painting", elem_id("painting"), inputs.NO_PAINTING)
+        notice = gr.HTML("", elem_id=elem_id("notice"), elem_classes=["masknoise-preview"])
         parts = _Parts(elem_id)
         preview_place = _bench(elem_id, tab, live_route)
         _first(parts)
@@ -86,7 +89,7 @@ def build(
         _json_text(elem_id, shown)
         if presets is not None:
             _preset_row(elem_id, shown, presets)
-    return Accordions(shown)
+    return Accordions(shown, notice)
 
 
 @contextmanager

@@ -284,6 +284,22 @@ def test_long_prompts_become_chunks_of_77_tokens(pipe):
     assert not torch.equal(context[1:77], context[78:154])
 
 
+def test_every_vector_of_a_textual_inversion_acts(tmp_path):
+    pipe = load_pipeline(device="cpu")
+    width = pipe.text_encoder.config.hidden_size
+    vectors = torch.randn(3, width, generator=torch.Generator().manual_seed(1))
+    pipe.load_textual_inversion({"<ours>": vectors})
+    expected, _ = pipe.encode_prompt("a <ours> field", "cpu", 1, False)
+    assert torch.equal(encode(pipe, ["a <ours> field"])["a <ours> field"].context, expected[0])
+    assert len(pipe.tokenizer(pipe.maybe_convert_prompt("<ours>", pipe.tokenizer)).input_ids) == 5
+
+
+def test_fused_projections(pipe):
+    fused = load_pipeline(device="cpu")
+    fused.unet.fuse_qkv_projections()
+    assert close(still(fused, FULL, frames=[0]), still(pipe, FULL, frames=[0]))
+
+
 # Loading
 
 
@@ -303,5 +319,5 @@ def test_a_single_file_is_the_folder_it_came_from(pipe, tmp_path):
 def test_another_kind_of_file_is_refused(tmp_path):
     path = tmp_path / "model.bin"
     path.write_bytes(b"")
-    with pytest.raises(ValueError, match="expected a .safetensors file or a diffusers folder"):
+    with pytest.raises(ValueError, match="a pickle .* expected a .safetensors file"):
         load_pipeline(path)

@@ -534,3 +534,46 @@ def test_another_extension_that_divides_the_image_is_refused(host, title):
         job(True, TREE)
     assert raised.value.status_code == 422
     assert job(False, TREE).images and job(True, {}).images
+
+
+# --- What is said
+
+
+def test_half_sampled_pictures_are_marked_and_left_out_of_the_frames(host):
+    def stop(p, *args, **named):
+        if p.iteration == 1:
+            host.shared.state.interrupt()
+
+    host.shared.opts.save_incomplete_images = True
+    processed = host.run(moving(6, ("gif",), "tree"), batch_size=2, others=[Other(process_batch=stop)])
+    assert ["half sampled" in text for text in processed.infotexts[:4]] == [False, False, True, True]
+    names = [path.stem for path in sorted(host.folder.rglob("*.png"))]
+    assert [name.endswith("-interrupted") for name in names] == [False, False, True, True]
+    assert processed.extra_generation_params["MaskNoise frame"] == "0 to 1"
+
+
+def test_the_whole_frames_in_words(host):
+    span = host.jobs._span
+    assert [span(frames) for frames in ([], [0], [0, 1, 2], [0, 1, 4, 5], [3])] == [
+        *("none", "0", "0 to 2", "0 to 1 and 4 to 5", "3"),
+    ]
+
+
+def test_an_infotext_that_is_not_taken_says_why(host):
+    components = [f"component {i}" for i in range(4)]
+    fields = host.jobs.paste_fields(components, "notice")
+    assert [component for component, _ in fields] == [*components[1:], "notice"]
+    params = {"Steps": "3", "MaskNoise": "1", "MaskNoise blend scale": "99"}
+    shown = fields[-1][1](params)
+    assert "MaskNoise blend scale: expected a number from 0 to 2, got 99" in shown and "was not taken" in shown
+    assert all(read(params) is None for _, read in fields[:-1])
+    assert fields[-1][1]({"Steps": "3", "MaskNoise": "1"}) == ""
+
+
+def test_a_sampler_that_looks_at_the_whole_batch_makes_frames_one_by_one(host, monkeypatch):
+    from modules import sd_samplers
+
+    monkeypatch.setitem(sd_samplers.SAMPLERS, "DPM adaptive", sd_samplers.SAMPLERS["Euler"])
+    processed = host.run(moving(3), batch_size=2, sampler_name="DPM adaptive")
+    assert [len(batch) for batch in processed.latents] == [1, 1, 1] and "one by one" in processed.comments
+    assert [len(batch) for batch in host.run(TREE, batch_size=2, sampler_name="DPM adaptive").latents] == [2]

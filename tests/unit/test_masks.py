@@ -428,8 +428,11 @@ def test_black_and_white_bits():
     )
 
 
-@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_other_formats(format):
+    Image.init()
+    if format not in Image.SAVE:
+        pytest.skip(f"this Pillow has no {format}")
     drawn = draw((16, 16), "image", data=picture(np.full((32, 32), 128, np.uint8), "RGB", format))
     torch.testing.assert_close(drawn, torch.full((16, 16), 128 / 255), atol=0.02, rtol=0)
 

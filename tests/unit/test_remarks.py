@@ -1,10 +1,13 @@
 """What a scene asks for that will not do what one expects: said, with its place, and never an error."""
 
+import base64
 import html
+import io
 import json
 
 import pytest
 from hypothesis import given, settings
+from PIL import Image
 
 from lib_masknoise.__main__ import main
 from lib_masknoise.maps import Maps
@@ -134,3 +137,13 @@ def test_the_page_shows_remarks_beside_the_pictures_and_the_canvas_gets_them():
     (remark,) = json.loads(reply)["remarks"]
     assert remark["path"] == "concepts[0].mask" and html.escape(remark["message"]) in shown and "mn-figures" in shown
     assert json.loads(live.answer(inputs.show(Scene()), "{}")[1])["remarks"] == []
+
+
+def test_of_a_picture_with_several_frames_the_first_is_the_mask_and_that_is_said():
+    file = io.BytesIO()
+    frames = [Image.new("L", (4, 4), value) for value in (255, 0, 90)]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    data = base64.b64encode(file.getvalue()).decode()
+    scene = {"concepts": [{"prompt": "x", "mask": {"kind": "image", "data": data}}]}
+    assert remarks(scene) == {"concepts[0].mask.data": "a picture of 3 frames: the first is the mask"}
+    assert Maps(Scene.parse(scene), (8, 8)).weights().min() > 0.99

@@ -12,6 +12,7 @@ from diffusers.models.attention_processor import (
     Attention,
     AttnProcessor,
     AttnProcessor2_0,
+    FusedAttnProcessor2_0,
     SlicedAttnProcessor,
     XFormersAttnProcessor,
 )
@@ -22,7 +23,13 @@ from lib_masknoise.conditioning import LocationConditioning
 from lib_masknoise.maps import extent, level_with
 
 # Processors that compute plain cross-attention: replacing one changes nothing but the contexts.
-PLAIN_PROCESSORS = (AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)
+PLAIN_PROCESSORS = (
+    AttnProcessor,
+    AttnProcessor2_0,
+    FusedAttnProcessor2_0,  # of `fuse_qkv_projections`; the layers keep their own projections, which are the same
+    SlicedAttnProcessor,
+    XFormersAttnProcessor,
+)
 
 
 @contextmanager

@@ -28,11 +28,13 @@ def _encode(pipe: DiffusionPipeline, prompt: str) -> Encoded:
         encoders = [pair for pair in encoders if pair[1] is not None]  # the refiner has the second alone
     else:
         encoders = [(pipe.tokenizer, pipe.text_encoder)]
-    chunked = [_chunks(tokenizer, prompt) for tokenizer, _ in encoders]
+    # A textual inversion of several vectors is several tokens, of which the prompt names the first.
+    chunked = [_chunks(tokenizer, pipe.maybe_convert_prompt(prompt, tokenizer)) for tokenizer, _ in encoders]
     count = max(map(len, chunked))
     contexts, pooled = [], None
     for (tokenizer, encoder), ids in zip(encoders, chunked, strict=True):
-        ids = torch.cat([ids, _chunks(tokenizer, "").expand(count - len(ids), -1)]).to(encoder.device)
+        ids = torch.cat([ids, _chunks(tokenizer, "").expand(count - len(ids), -1)])
+        ids = ids.to(pipe._execution_device)  # not the encoder's own: offloaded, that has none
         with torch.no_grad():
             if isinstance(pipe, StableDiffusionXLPipeline):
                 out = encoder(ids, output_hidden_states=True)

@@ -30,6 +30,8 @@ def before_image_saved(params: Any) -> None:
     """The host's callback. params: `ImageSaveParams`, whose infotext is made shorter where it has to be."""
     text = params.pnginfo.get("parameters")
     ending = Path(params.filename).suffix
+    if getattr(params.p, "masknoise", None) and (shared.state.interrupted or shared.state.skipped):
+        params.filename = f"{params.filename.removesuffix(ending)}-interrupted{ending}"
     if isinstance(text, str) and _too_long(text, ending):
         folder = getattr(params.p, "outpath_samples", None) or Path(params.filename).parent
         params.pnginfo["parameters"] = infotext.lighter(text, _writer(Path(folder)))

@@ -28,7 +28,10 @@ from lib_masknoise.noise import fields
 from lib_masknoise.noise.feature import parse_dimensions
 from lib_masknoise.presets import PresetError, Presets
 from lib_masknoise.scene import Problem, Scene, SceneError
-from lib_masknoise.ui import inputs
+from lib_masknoise.ui import inputs, live
+
+ADAPTIVE = "DPM adaptive"
+"""The sampler whose images depend on the others of their batch."""
 
 LATENT_PIXELS = 8
 """Pixels of an image to one of its latent, along each side."""
@@ -120,6 +123,9 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets, is_img2img: 
             if isinstance(p.prompt, list):
                 wanted = "expected 1, as every image has a prompt of its own (script Prompt matrix)"
                 raise SceneError((Problem("animation.frames", wanted),))
+            if ADAPTIVE in (p.sampler_name, getattr(p, "hr_sampler_name", None)):
+                p.batch_size = 1
+                p.comment(f"MaskNoise: {ADAPTIVE} chooses its steps by the whole batch, so frames are made one by one")
             p.n_iter = -(-job.total // p.batch_size)
             p.do_not_save_grid = True  # the contact sheet is one of the animation's formats
             # Otherwise SDE samplers draw other noise for every frame, and what is held would move.
@@ -309,7 +315,10 @@ def postprocess_image(p: Any, job: Job) -> None:
         error = "the scene had no effect: another extension samples in a way of its own (DemoFusion for one)"
         p.extra_generation_params["MaskNoise error"] = error
         p.comment(f"MaskNoise: {error}; switch it off or MaskNoise")
-    if not (shared.state.interrupted or shared.state.skipped):
+    p.extra_generation_params.pop(infotext.INTERRUPTED, None)
+    if shared.state.interrupted or shared.state.skipped:
+        p.extra_generation_params[infotext.INTERRUPTED] = "half sampled"
+    else:
         job.complete.append(job.finished)
     job.finished += 1
 
@@ -319,7 +328,7 @@ def postprocess(p: Any, job: Job, processed: Any) -> None:
     """The job is done: write the animation of the frames there are, and hand it out."""
     containers.shorten(p, processed.images)
     if infotext.FRAME in p.extra_generation_params:  # a function of each image, which the answer would give as null
-        p.extra_generation_params[infotext.FRAME] = _span(job.finished)
+        p.extra_generation_params[infotext.FRAME] = _span(job.complete)
     if job.remarks:  # for the API, whose answer has no comments; each image's own infotext does without
         p.extra_generation_params[infotext.REMARKS] = "; ".join(job.remarks)
     if not job.animated:
@@ -333,19 +342,22 @@ def postprocess(p: Any, job: Job, processed: Any) -> None:
         processed.comments += f"MaskNoise: the animation was not written: {error}\n"
 
 
-def _span(count: int) -> str:
-    """The frames of a job in words: "0 to 11"."""
-    return f"0 to {count - 1}" if count > 1 else "0"
+def _span(frames: Sequence[int]) -> str:
+    """The whole frames of a job in words: "0 to 11", "0 to 3 and 8 to 11", "none"."""
+    starts = [i for i, frame in enumerate(frames) if not i or frame != frames[i - 1] + 1]
+    runs = [frames[start:end] for start, end in zip(starts, [*starts, len(frames)][1:], strict=True)]
+    return " and ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs) or "none"
 
 
-def paste_fields(components: Sequence[Any]) -> list[tuple[Any, Callable[[dict[str, str]], Any]]]:
+def paste_fields(components: Sequence[Any], notice: Any = None) -> list[tuple[Any, Callable[[dict[str, str]], Any]]]:
     """What the host's infotext pasting asks for each of the script's components: its value in an infotext, None where
-    that says nothing about it."""
+    that says nothing about it. notice: the component that says why an infotext is not taken."""
     pasted = _Pasted()
     pasting: list[tuple[Any, Callable[[dict[str, str]], Any]]] = [
         (component, functools.partial(pasted.value, index)) for index, component in enumerate(components)
     ]
-    return pasting[1:]  # a whole scene is for the API; an infotext describes the components
+    last = [] if notice is None else [(notice, pasted.problems)]
+    return [*pasting[1:], *last]  # a whole scene is for the API; an infotext describes the components
 
 
 def paste_names() -> list[str]:
@@ -358,26 +370,35 @@ class _Pasted:
     kept."""
 
     def __init__(self) -> None:
-        self._last: tuple[Any, list[Any] | None] = (None, None)
+        self._last: tuple[Any, list[Any] | None, str] = (None, None, "")
 
-    def value(self, index: int, params: dict[str, str]) -> Any:
+    def _read(self, params: dict[str, str]) -> tuple[Any, list[Any] | None, str]:
+        """Ours of the parameters, the components' values, and why there are none."""
         ours = {key: value for key, value in params.items() if key.startswith(infotext.KEY)}
         if self._last[0] != ours:
-            self._last = ours, _values(ours)
-        values = self._last[1]
+            self._last = (ours, *_values(ours))
+        return self._last
+
+    def problems(self, params: dict[str, str]) -> str:
+        """As HTML for the page; empty where there is none."""
+        return self._read(params)[2]
+
+    def value(self, index: int, params: dict[str, str]) -> Any:
+        ours, values, _ = self._read(params)
         if values is not None:
             return values[index]
         # An image made without the extension: switched off it comes out again. Text without settings changes nothing.
         return False if index == 1 and not ours and "Steps" in params else None
 
 
-def _values(params: dict[str, str]) -> list[Any] | None:
+def _values(params: dict[str, str]) -> tuple[list[Any] | None, str]:
     try:
         scene = infotext.read(params, containers.find)
     except SceneError as error:
         print(f"MaskNoise: the infotext was not pasted.\n{error}")
-        return None
-    return None if scene is None else inputs.show(scene)
+        said = Problem("", "The pasted infotext was not taken; everything here is as it was.")
+        return None, live.problem_list([said, *error.problems])
+    return None if scene is None else inputs.show(scene), ""
 
 
 def authorisation(app: Any) -> list[Any] | None:

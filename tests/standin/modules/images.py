@@ -45,6 +45,7 @@ def save_image(image: Image.Image, p: Any, seed: int, prompt: str, info: str) ->
     image.already_saved_as = os.path.join(folder, f"{stem}.{opts.samples_format}")
     params = SimpleNamespace(image=image, p=p, filename=image.already_saved_as, pnginfo={"parameters": info})
     script_callbacks.call("before_image_saved", params)
+    image.already_saved_as = params.filename
     with open(image.already_saved_as, "wb") as file:
         file.write(encoded(image, params.pnginfo["parameters"]))
     return image.already_saved_as
