@@ -116,8 +116,8 @@ class _Session:
     shown: Imprint | None = None
     """Of the last picture; whole: whether that was the picture itself."""
     whole: bool = False
-    rested: tuple[Imprint, Tensor] | None = None
-    """Of the last picture itself, and its latent."""
+    rested: tuple[Imprint, Tensor, Image.Image] | None = None
+    """The last picture itself: its imprint, its latent, and it."""
     frame: int = 0
     served: float = 0.0
     picture: Picture | None = None
@@ -278,10 +278,10 @@ class Engine:
         # Where much is to become another thing, what was there would only be in its way.
         last = session.last if now.distance(session.shown) < ANEW else None
         latent = self.host.sketch(request.wish, request.maps, frame, last, count)
-        if request.phase != "frame":
-            latent = _anchored(latent, now, session.rested)
         denoised = time.perf_counter()
         image = self.host.decode(latent)
+        if request.phase != "frame" and session.rested is not None:
+            latent, image = _anchored(latent, image, now, *session.rested)
         seconds = {"draw": drawn, "denoise": denoised - start, "decode": time.perf_counter() - denoised}
         kind = "frame" if request.phase == "frame" else "sketch"
         self._show(session, request, Picture(kind, image, request.wish, frame, count.done, seconds), latent, now)
@@ -300,7 +300,7 @@ class Engine:
             session.last, session.shown, session.picture = latent, now, picture
             session.whole = picture.kind == "full"
             if session.whole:
-                session.rested = now, latent
+                session.rested = now, latent, picture.image
             request.say(picture)
 
 
@@ -319,13 +319,18 @@ class _Steps:
             raise _Ended  # the request stays as it is, and is served after the job
 
 
-def _anchored(latent: Tensor, now: Imprint, rested: tuple[Imprint, Tensor] | None) -> Tensor:
+def _anchored(
+    latent: Tensor, image: Image.Image, now: Imprint, before: Imprint, known: Tensor, picture: Image.Image
+) -> tuple[Tensor, Image.Image]:
     """A sketch where something has changed since the last picture itself, and that picture everywhere else: away from
     the hand nothing flickers, and no sketch's faults grow from one to the next."""
-    if rested is None or rested[1].shape != latent.shape:
-        return latent
-    changed = now.changed(rested[0])
-    return latent if changed is None else torch.lerp(rested[1], latent, changed.to(latent))
+    changed = now.changed(before)
+    if changed is None or known.shape != latent.shape:
+        return latent, image
+    mask = Image.fromarray((255 * changed).round().to(torch.uint8).numpy())
+    sizes = Image.Resampling.BILINEAR
+    shown = Image.composite(image.resize(picture.size, sizes), picture, mask.resize(picture.size, sizes))
+    return torch.lerp(known, latent, changed.to(latent)), shown
 
 
 def moves(scene: Scene) -> bool:

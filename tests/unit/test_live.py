@@ -133,11 +133,13 @@ def test_a_sketch_leaves_what_was_not_edited_as_it_was(engine, clock):
     work(engine)
     clock.now += 1
     work(engine)  # the picture itself: a latent of zeros
-    ask(engine, scene(0.45))
+    heard = ask(engine, scene(0.45))
     work(engine)
     (session,) = engine._sessions.values()
     row = session.last[0, 0, 4]
     assert float(row[0]) == 0 and float(row[-1]) == 0 and float(row[3:5].max()) > 1
+    reds = [heard[0].image.getpixel((x, 32))[0] for x in range(64)]
+    assert reds[0] == reds[-1] == 0 and max(reds[24:40]) > 1
 
 
 def test_an_edit_of_less_than_an_eighth_bit_costs_nothing(engine, host, clock):
