@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,8 @@ class Studio:
         return f"{count}/{CHUNK_TOKENS * max(1, -(-count // CHUNK_TOKENS))}"
 
 
-def create(pipe: Any, folder: Path, presets: Presets | None = None) -> gr.Blocks:
-    """The page. folder: for the pictures it shows."""
+def create(pipe: Any, folder: Path, presets: Presets | None = None, model: str | None = None) -> gr.Blocks:
+    """The page. folder: for the pictures it shows. model: where the pipeline came from, None for the built-in one."""
     studio = Studio(pipe, folder)
     theme = gr.themes.Default(**FONTS)
     with gr.Blocks(title="MaskNoise", theme=theme, analytics_enabled=False) as page:
@@ -122,7 +123,7 @@ def create(pipe: Any, folder: Path, presets: Presets | None = None) -> gr.Blocks
         made = accordions.build(_elem_id, enable=_enabled, presets=presets, token_counter=studio.tokens, tab=TAB)
         _connect(studio, settings, buttons, outputs, made.inputs)
         explorer = explore.Explorer(PipelineModel(pipe), studio.work, folder)
-        explore.build(_elem_id, explorer, studio.stop, settings, _explore_settings, made.inputs)
+        explore.build(_elem_id, explorer, studio.stop, settings, partial(_explore_settings, model), made.inputs)
         _load_script(page)
     return page
 
@@ -131,7 +132,7 @@ def run(port: int | None, model: str | None = None) -> None:
     """Serve the page until it is interrupted."""
     pipe = host.load_pipeline(model)
     with tempfile.TemporaryDirectory(prefix="masknoise-") as folder:
-        page = create(pipe, Path(folder), Presets(Path.home() / ".masknoise" / "presets"))
+        page = create(pipe, Path(folder), Presets(Path.home() / ".masknoise" / "presets"), model)
         page.queue().launch(server_name="127.0.0.1", server_port=port, show_api=False, allowed_paths=[folder])
 
 
@@ -210,10 +211,10 @@ def _load_script(page: gr.Blocks) -> None:
 # --- Exploring
 
 
-def _explore_settings(values: Sequence[Any]) -> Settings:
+def _explore_settings(model: str | None, values: Sequence[Any]) -> Settings:
     prompt, negative, width, height, steps, guidance, seed = values
     size = int(height), int(width)
-    return Settings(prompt, negative, None, int(seed), int(steps), size, float(guidance), explore.BATCH)
+    return Settings(prompt, negative, model, int(seed), int(steps), size, float(guidance), explore.BATCH)
 
 
 # --- Generating
