@@ -1,6 +1,6 @@
 # make demo    renders the built-in scene on the built-in model
 # make test    runs the tests
-# make gallery renders every scene of examples/ into docs/gallery (ARGS="NAME": one of them)
+# make gallery renders every scene of examples/ into docs/gallery (ARGS="NAME": one of them), the views into docs/explore
 # Each sets up .venv first. PYTHON and TORCH choose the interpreter and the build of PyTorch:
 #     make demo PYTHON=python3.12 TORCH="torch==2.13.0 --index-url URL"
 PYTHON ?= python3
@@ -53,10 +53,11 @@ lint: .venv/ready-for-tests
 	.venv/bin/lint-imports
 
 bench: .venv/ready
-	for name in attention overhead maps fields animation_memory; do $(PY) -m bench.$$name || exit 1; done
+	for name in attention overhead maps fields animation_memory explore; do $(PY) -m bench.$$name || exit 1; done
 
 gallery: .venv/ready
 	$(PY) -m tools.gallery $(ARGS)
+	$(PY) -m tools.explore
 
 clean:
 	rm -rf .venv out

@@ -13,6 +13,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,12 @@ class Stopped(Exception):
 
 
 class Studio:
-    """A pipeline, one job at a time, and which sessions want theirs to stop."""
+    """A pipeline, one job at a time, and which sessions want theirs to stop. model: where the pipeline came from, None for
+    the built-in one."""
 
-    def __init__(self, pipe: Any, folder: Path) -> None:
+    def __init__(self, pipe: Any, folder: Path, model: str | None = None) -> None:
         self.pipe = pipe
+        self.model = model
         self.folder = folder
         self.turns = Turns()
         self.live = Engine(LiveHost(pipe, self.turns))
@@ -145,7 +148,7 @@ def create(studio: Studio, presets: Presets | None = None) -> gr.Blocks:
         _connect(studio, settings, buttons, outputs, made.inputs)
         _connect_keep(studio, outputs)
         explorer = explore.Explorer(PipelineModel(studio.pipe), studio.work, studio.folder)
-        explore.build(_elem_id, explorer, studio.stop, settings, _explore_settings, made.inputs)
+        explore.build(_elem_id, explorer, studio.stop, settings, partial(_explore_settings, studio.model), made.inputs)
         _load_script(page)
     return page
 
@@ -154,7 +157,7 @@ def run(port: int | None, model: str | None = None) -> None:
     """Serve the page until it is interrupted."""
     pipe = host.load_pipeline(model)
     with tempfile.TemporaryDirectory(prefix="masknoise-") as folder:
-        studio = Studio(pipe, Path(folder))
+        studio = Studio(pipe, Path(folder), model)
         page, _ = serve(studio, port, Presets(Path.home() / ".masknoise" / "presets"))
         try:
             page.block_thread()
@@ -266,10 +269,10 @@ def _load_script(page: gr.Blocks) -> None:
 # --- Exploring
 
 
-def _explore_settings(values: Sequence[Any]) -> Settings:
+def _explore_settings(model: str | None, values: Sequence[Any]) -> Settings:
     prompt, negative, width, height, steps, guidance, seed = values
     size = int(height), int(width)
-    return Settings(prompt, negative, None, int(seed), int(steps), size, float(guidance), explore.BATCH)
+    return Settings(prompt, negative, model, int(seed), int(steps), size, float(guidance), explore.BATCH)
 
 
 # --- Generating
