@@ -48,8 +48,8 @@ class Stopped(Exception):
 
 
 class Studio:
-    """A pipeline, one job at a time, and which sessions want theirs to stop. model: where the pipeline came from, None for
-    the built-in one."""
+    """A pipeline, one job at a time, and which sessions want theirs to stop. model: where the pipeline came from, None
+    for the built-in one."""
 
     def __init__(self, pipe: Any, folder: Path, model: str | None = None) -> None:
         self.pipe = pipe
