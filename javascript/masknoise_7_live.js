@@ -220,7 +220,7 @@
             const {active} = editor;
             if (!operations.length || !active) return editor.text;
             const chain = operations.reduce(MaskNoise.link, active.chain);
-            return MaskNoise.serialise(MaskNoise.withLayer(editor.document, active.id, {chain}));
+            return MaskNoise.serialise(MaskNoise.withLayer(editor.document, active.id, {chain}), editor.masks).text;
         }
 
         /** The request's body, null while the controls' values are not known yet. */
