@@ -51,8 +51,8 @@
             this.opacity.node.title = "How strongly the layer is drawn here; changes no image";
             this.eye = iconButton("eye", HIDE, () => view({visible: !editor.view(now()).visible}));
             this.lock = iconButton("unlock", "Lock", () => view({locked: !editor.view(now()).locked}));
-            this.up = iconButton("up", "Move up", () => editor.move(now(), -1));
-            this.down = iconButton("down", "Move down", () => editor.move(now(), 1));
+            this.up = iconButton("up", "Move up the list (further back)", () => editor.move(now(), -1));
+            this.down = iconButton("down", "Move down the list (further to the front)", () => editor.move(now(), 1));
             const copy = iconButton("copy", "Duplicate", () => editor.duplicate(now()));
             const remove = iconButton("remove", "Remove", () => editor.remove(now()));
             this.notes = element("p", {className: "mn-notes"});
