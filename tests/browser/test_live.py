@@ -172,7 +172,6 @@ def test_prompts_weights_and_the_other_controls_are_live(painter):
     seen.append(rest(painter))
     painter.js(f"{EDITOR}.setField({EDITOR}.active, 'weight', 0.3)")
     seen.append(rest(painter))
-    painter.open_accordion("Noise")
     painter.set_number("masknoise_noise_visual_strength", 0.6)
     apply_seen = f"JSON.parse({LIVE}.shown?.state ?? '{{}}').args?.includes(0.6)"
     painter.page.wait_for_function(apply_seen, timeout=PATIENCE)

@@ -102,10 +102,10 @@ def test_the_canvas_has_the_librarys_defaults():
     kinds = {"rect", "split", "ellipse", "gradient", "image", "strokes"}
     assert given.keys() == kinds | {"stroke", "stamp", "filter"}
     for kind in kinds - {"image"}:
-        mask = Scene.parse({"concepts": [{"mask": {"kind": kind}}]}).to_dict()["concepts"][0]["mask"]
+        mask = Scene.parse({"concepts": [{"prompt": "", "mask": {"kind": kind}}]}).to_dict()["concepts"][0]["mask"]
         assert given[kind] == mask
     entries = [{"points": [[0, 0]]}, {"mask": {}}, {"filter": "blur"}]
-    made = Scene.parse({"concepts": [{"mask": {"kind": "strokes", "strokes": entries}}]}).to_dict()
+    made = Scene.parse({"concepts": [{"prompt": "", "mask": {"kind": "strokes", "strokes": entries}}]}).to_dict()
     for name, entry, whole in zip(
         ("stroke", "stamp", "filter"), entries, made["concepts"][0]["mask"]["strokes"], strict=True
     ):
