@@ -28,7 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench import painted  # noqa: E402
-from lib_masknoise import maps  # noqa: E402
+from lib_masknoise import (
+    maps,  # noqa: E402
+    preview,  # noqa: E402
+)
 from lib_masknoise.conditioning import Encoded, condition, condition_negative  # noqa: E402
 from lib_masknoise.hosts.webui.rows import Picture, Rows  # noqa: E402
 from lib_masknoise.maps import Maps, Size, strokes  # noqa: E402
@@ -97,7 +100,7 @@ def stills(scene: Scene, sizes: tuple[Size, ...] = (SIZE,)) -> None:
 
 def previewed(scene: Scene) -> None:
     """What the user interface shows of a scene."""
-    live.figures(scene, (512, 512))
+    live.figures(preview.Preview(scene), (512, 512))
 
 
 def _pictured() -> dict[str, Any]:

@@ -414,7 +414,7 @@ def test_the_route_takes_the_values_of_the_accordion(client):
     [
         ({"width": 65}, "width"),
         ({"steps": 0}, "steps"),
-        ({"scene": {"concepts": [{"weight": 99}]}}, "concepts[0].weight"),
+        ({"scene": {"concepts": [{"prompt": "", "weight": 99}]}}, "concepts[0].weight"),
         ({"seed": "x"}, "seed"),
         ({"colour": 1}, "colour"),
     ],
