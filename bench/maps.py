@@ -28,10 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench import painted  # noqa: E402
-from lib_masknoise import (
-    maps,  # noqa: E402
-    preview,  # noqa: E402
-)
+from lib_masknoise import maps, preview  # noqa: E402
 from lib_masknoise.conditioning import Encoded, condition, condition_negative  # noqa: E402
 from lib_masknoise.hosts.webui.rows import Picture, Rows  # noqa: E402
 from lib_masknoise.maps import Maps, Size, strokes  # noqa: E402
