@@ -43,7 +43,8 @@ def test_scenes_masks_and_visual_noise_need_nothing_of_it():
         from lib_masknoise.noise.latent import visual
         from lib_masknoise.scene import Scene
         scene = Scene.parse({"concepts": [{"prompt": "", "mask": {"kind": "split"}}],
-                             "noise": {"visual": {"strength": 0.5}}, "motion": {"kind": "walk"}, "animation": {"frames": 4}})
+                             "noise": {"visual": {"strength": 0.5}}, "motion": {"kind": "walk"},
+                             "animation": {"frames": 4}})
         fields.require(scene)
         amount = Maps(scene, (8, 8)).amount("visual", [1])
         print(tuple(visual(torch.randn(4, 8, 8), amount, scene.motion, [1], 4, 3).shape))
