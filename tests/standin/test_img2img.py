@@ -6,10 +6,10 @@ import torch
 
 from lib_masknoise import infotext
 from lib_masknoise.scene import Scene
-from tests.standin.test_blending import LONG, covered, error
+from tests.standin.test_blending import LONG, calls, covered, error
 from tests.standin.test_webui import TREE, moving, refused
 
-__all__ = ["refused"]  # a fixture
+__all__ = ["calls", "refused"]  # fixtures
 
 HOSTS = [{}, {"forge": "unet"}]
 
@@ -32,12 +32,18 @@ def test_a_wrong_scene_is_refused(host, refused):
     assert "from -4 to 4" in refused(wrong, img2img=True)["concepts[0].weight"]
 
 
-def test_the_picture_decides_where_the_strength_is_low(host):
-    low, high = (
-        error(host.latents(TREE, img2img=True, steps=10, denoising_strength=strength), host.latents(img2img=True))
-        for strength in (0.1, 0.9)
-    )
-    assert low < high
+def test_the_scene_acts_in_as_many_calls_as_the_strength_leaves(host, calls):
+    counts = []
+    for strength in (0.1, 0.9):
+        options = dict(img2img=True, steps=10, denoising_strength=strength)
+        plain = host.latents(**options)
+        made = len(calls)
+        calls.clear()
+        assert error(host.latents(TREE, **options), plain) > 0.01
+        assert len(calls) == made
+        calls.clear()
+        counts.append(made)
+    assert counts[0] < counts[1]
 
 
 @pytest.mark.parametrize("start", HOSTS)

@@ -565,7 +565,7 @@ def test_an_infotext_that_is_not_taken_says_why(host):
     assert [component for component, _ in fields] == [*components[1:], "notice"]
     params = {"Steps": "3", "MaskNoise": "1", "MaskNoise blend scale": "99"}
     shown = fields[-1][1](params)
-    assert "MaskNoise blend scale: expected a number from 0 to 2, got 99" in shown and "was not taken" in shown
+    assert "MaskNoise blend scale</b>: expected a number from 0 to 2, got 99" in shown and "was not taken" in shown
     assert all(read(params) is None for _, read in fields[:-1])
     assert fields[-1][1]({"Steps": "3", "MaskNoise": "1"}) == ""
 
