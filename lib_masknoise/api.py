@@ -52,13 +52,13 @@ def add_routes(app: FastAPI, presets: Presets, dependencies: Sequence[Any] = ())
     async def answer(request: Request, work: Callable[[bytes], Response]) -> Response:
         """What ``work`` makes of the request's body, within the limits."""
         if not places.acquire(blocking=False):
-            await _body(request, 0)
+            await read_body(request, 0)
             message = f"expected at most {MAX_AT_ONCE} requests with a scene at once; try again in {RETRY_AFTER} s"
-            return _refusal(429, [Problem("", message)], {"Retry-After": str(RETRY_AFTER)})
+            return refusal(429, [Problem("", message)], {"Retry-After": str(RETRY_AFTER)})
         try:
-            body = await _body(request)
+            body = await read_body(request)
             if body is None:
-                return _refusal(413, [Problem("", f"expected a body of at most {MAX_BODY // 10**6} MB, got more")])
+                return too_large()
             return await _answer(lambda: work(body))
         finally:
             places.release()
@@ -99,16 +99,16 @@ async def _answer(work: Callable[[], Response]) -> Response:
     try:
         return await run_in_threadpool(work)
     except SceneError as error:
-        return _refusal(422, error.problems)
+        return refusal(422, error.problems)
     except ImportError as error:  # a package that the picture needs is not installed
-        return _refusal(422, [Problem("", str(error))])
+        return refusal(422, [Problem("", str(error))])
     except UnknownPreset as error:
-        return _refusal(404, [Problem("name", str(error))])
+        return refusal(404, [Problem("name", str(error))])
     except PresetError as error:
-        return _refusal(422, [Problem("name", str(error))])
+        return refusal(422, [Problem("name", str(error))])
 
 
-async def _body(request: Request, most: int = MAX_BODY) -> bytes | None:
+async def read_body(request: Request, most: int = MAX_BODY) -> bytes | None:
     """The request's body, None where it is larger. What is too much is read and dropped, up to a bound: a client that
     is still sending would not see the answer."""
     body, count = bytearray(), 0
@@ -121,7 +121,12 @@ async def _body(request: Request, most: int = MAX_BODY) -> bytes | None:
     return bytes(body) if count <= most else None
 
 
-def _refusal(status: int, problems: Sequence[Problem], headers: Mapping[str, str] | None = None) -> Response:
+def too_large() -> Response:
+    """The answer to a body of which `read_body` has read too much."""
+    return refusal(413, [Problem("", f"expected a body of at most {MAX_BODY // 10**6} MB, got more")])
+
+
+def refusal(status: int, problems: Sequence[Problem], headers: Mapping[str, str] | None = None) -> Response:
     return JSONResponse([problem._asdict() for problem in problems], status, dict(headers or {}))
 
 

@@ -14,7 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from PIL import Image
 
-from lib_masknoise.api import MAX_BODY, PREFIX, _body, _refusal
+from lib_masknoise.api import PREFIX, read_body, refusal, too_large
 from lib_masknoise.live.engine import Engine, Note, Picture
 from lib_masknoise.live.host import Settings, Wish
 from lib_masknoise.scene import Part, Problem, Scene, SceneError, pydantic
@@ -52,22 +52,22 @@ def add_live(app: FastAPI, engine: Engine, dependencies: Sequence[Any] = ()) -> 
     async def live(request: Request) -> Response:
         # Only scripts of the page itself may send this type without being asked first (CORS).
         if not request.headers.get("content-type", "").startswith("application/json"):
-            return _refusal(415, [Problem("", "expected the content type application/json")])
-        body = await _body(request)
+            return refusal(415, [Problem("", "expected the content type application/json")])
+        body = await read_body(request)
         if body is None:
-            return _refusal(413, [Problem("", f"expected a body of at most {MAX_BODY // 10**6} MB, got more")])
+            return too_large()
         try:
             session, wish = await run_in_threadpool(_wish, body)
         except SceneError as error:
             engine.stop(_session_of(body))
-            return _refusal(422, error.problems)
+            return refusal(422, error.problems)
         # A host that compresses answers would hold pictures back until its buffer is full.
         headers = {"Content-Encoding": "identity", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(_lines(engine, session, wish), media_type=MEDIA_TYPE, headers=headers)
 
     @router.post("/live/stop", summary="End what a page wanted to see")
     async def stop(request: Request) -> Response:
-        engine.stop(_session_of(await _body(request, 10_000) or b""))
+        engine.stop(_session_of(await read_body(request, 10_000) or b""))
         return Response(status_code=204)
 
     app.include_router(router)

@@ -44,7 +44,7 @@ def remarks(scene: Scene, weights: Any = None) -> tuple[Problem, ...]:
 
 
 def _acting(scene: Scene) -> list[tuple[int, Concept]]:
-    return [(i, concept) for i, concept in enumerate(scene.concepts) if getattr(concept, "enabled", True)]
+    return [(i, concept) for i, concept in enumerate(scene.concepts) if concept.enabled]
 
 
 # --- Concepts
