@@ -243,11 +243,11 @@ def condition(
         parts,
         noise=_shortened(concept_noise(
             contexts, lengths, maps.amount("concept", frames), noise.rank, noise.size,
-            noise.motion or scene.motion, frames, maps.total, seeds,
+            noise.motion or scene.motion, frames, maps.total, seeds, maps.window,
         ), tokens),
         offset=_shortened(feature_noise(
             contexts, lengths, maps.amount("feature", frames), feature.dimensions, feature.size,
-            feature.motion or scene.motion, frames, maps.total, seeds,
+            feature.motion or scene.motion, frames, maps.total, seeds, maps.window,
         ), tokens),
     )  # fmt: skip
 

@@ -32,6 +32,9 @@ class Script(scripts.Script):
         self.paste_field_names = webui.paste_names()
         return built.inputs
 
+    def setup(self, p: Any, *values: Any) -> None:
+        webui.setup(p)
+
     def before_process(self, p: Any, *values: Any) -> None:
         webui.before_process(p, values, PRESETS, bool(self.is_img2img))
 

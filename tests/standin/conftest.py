@@ -20,6 +20,7 @@ ADAPTER = (
     "forge",
     "job",
     "joint",
+    "parts",
     "predictions",
     "prompts",
     "refusal",

@@ -18,7 +18,7 @@ from modules import shared
 from modules.processing import StableDiffusionProcessingImg2Img, StableDiffusionProcessingTxt2Img
 
 from lib_masknoise import animation, infotext
-from lib_masknoise.hosts.webui import containers, files, xyz
+from lib_masknoise.hosts.webui import containers, files, parts, xyz
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, Method, sampling
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts, network_tags
 from lib_masknoise.hosts.webui.refusal import Refused
@@ -29,6 +29,7 @@ from lib_masknoise.noise.feature import parse_dimensions
 from lib_masknoise.presets import PresetError, Presets
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.ui import inputs, live
+from lib_masknoise.window import WHOLE, Window
 
 ADAPTIVE = "DPM adaptive"
 """The sampler whose images depend on the others of their batch."""
@@ -53,13 +54,17 @@ class Job:
     remarks: tuple[str, ...] = ()
     """What the scene asks for that will not do what one expects of it."""
 
-    _maps: dict[Size, Maps] = field(default_factory=dict)
+    tiles: Sequence[Window] = ()
+    """Of the images of this job, where they are parts of one picture."""
 
-    def maps(self, size: Size) -> Maps:
-        """The scene's maps at the latent's size of a pass, the same for all batches."""
-        if size not in self._maps:
-            self._maps[size] = Maps(self.scene, size)
-        return self._maps[size]
+    _maps: dict[tuple[Size, Window], Maps] = field(default_factory=dict)
+
+    def maps(self, size: Size, window: Window = WHOLE) -> Maps:
+        """The scene's maps at the latent's size of a pass, the same for all batches. window: the part of the picture
+        that the pass makes."""
+        if (size, window) not in self._maps:
+            self._maps[size, window] = Maps(self.scene, size, window=window)
+        return self._maps[size, window]
 
     @property
     def total(self) -> int:
@@ -102,10 +107,16 @@ def _stop(p: Any, error: Exception) -> None:
         p.sampler.launch_sampling = stop
 
 
+def setup(p: Any) -> None:
+    """The host has put a job together, and may be about to give it to a script that makes many jobs of it."""
+    p.masknoise_tiles = parts.tiles_of(p)
+
+
 def before_process(p: Any, values: Sequence[Any], presets: Presets, is_img2img: bool = False) -> None:
     """Read the request and refuse it where it is wrong. values: the script's arguments (`ui.inputs`). presets: those
     that an X/Y/Z plot may name. is_img2img: whether the script is that of the img2img tab."""
     p.masknoise = None
+    tiles = getattr(p, "masknoise_tiles", None)
     kind = StableDiffusionProcessingImg2Img if is_img2img else StableDiffusionProcessingTxt2Img
     if not isinstance(p, kind) or getattr(p, "_ad_inner", False):
         return  # another extension (ADetailer) lets its own passes run with the job's scripts
@@ -119,6 +130,11 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets, is_img2img: 
             animation.require_encoders(scene.animation.formats, scene.animation.interpolate)
         fields.require(scene)
         p.masknoise = job = Job(scene, ConceptPrompts(scene))
+        if tiles is not None:
+            if job.animated:
+                wanted = "expected 1, as the script SD upscale makes one picture of many parts"
+                raise SceneError((Problem("animation.frames", wanted),))
+            job.tiles = tiles.take(len(p.init_images))
         if job.animated:
             if isinstance(p.prompt, list):
                 wanted = "expected 1, as every image has a prompt of its own (script Prompt matrix)"
@@ -161,8 +177,6 @@ def process(p: Any, job: Job) -> None:
     job.remarks = tuple(map(str, job.maps(size).remarks()))
     for remark in job.remarks:
         p.comment(f"MaskNoise: {remark}")
-    if getattr(p, "inpaint_full_res", False) and getattr(p, "image_mask", None) is not None:
-        p.comment("MaskNoise: the masks lie over the part that is painted anew (Only masked), not over the picture")
     for entry in job.prompts.networks:
         p.comment(f"MaskNoise: <{entry}:…> in a concept's prompt acts on the whole image")
 
@@ -222,7 +236,7 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
     """A pass begins: visual noise into its noise `[B, C, h, w]`, in place, and the conditioning onto its sampler."""
     if job.scene.neutral:
         return
-    rows = Rows(job.maps(extent(noise)), _pictures(p, job))
+    rows = Rows(job.maps(extent(noise), parts.only_masked(p)), _pictures(p, job, extent(noise)))
     if noise is not job.moved:  # Forge calls the hook twice for the hires pass
         _move(p, noise, rows)
         job.moved = noise
@@ -251,10 +265,16 @@ def _fit_input(p: Any, count: int) -> None:
             setattr(p, name, encoded[:count])
 
 
-def _pictures(p: Any, job: Job) -> list[Picture]:
+def _pictures(p: Any, job: Job, size: Size) -> list[Picture]:
     first = p.iteration * p.batch_size if job.animated else 0
     own = job.scene.noise.seed
-    return [Picture(first + i if job.animated else 0, seed if own < 0 else own) for i, seed in enumerate(p.seeds)]
+    pictures = [Picture(first + i if job.animated else 0, seed if own < 0 else own) for i, seed in enumerate(p.seeds)]
+    if not job.tiles:
+        return pictures
+    tiles = p.masknoise_tiles
+    tiles.seed = pictures[0].seed if tiles.seed is None else tiles.seed
+    windows = zip(pictures, job.tiles, strict=False)
+    return [picture._replace(maps=job.maps(size, window), fields=tiles.seed) for picture, window in windows]
 
 
 def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:
