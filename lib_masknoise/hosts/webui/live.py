@@ -47,7 +47,7 @@ class Stopped(Exception):
     """The user has pressed Interrupt or Skip while a live picture was made."""
 
 
-class _Job(processing.StableDiffusionProcessingTxt2Img):
+class _Job(processing.StableDiffusionProcessingTxt2Img):  # type: ignore[misc]
     """A txt2img job that calls a function after each step, and ends between two steps when that raises."""
 
     step: Step | None = None
