@@ -172,6 +172,7 @@
                 this.ask();
             }
             this.panel.lookForImage();
+            this.live?.look();
             this.advance(); // the last answer may have been lost
         }
 

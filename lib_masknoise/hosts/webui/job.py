@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from fastapi import HTTPException, Request
+from fastapi.security import HTTPBasic
 from modules import shared
 from modules.processing import StableDiffusionProcessingImg2Img, StableDiffusionProcessingTxt2Img
 
@@ -53,6 +55,10 @@ class Job:
     """The noise that has the visual noise in it already."""
     remarks: tuple[str, ...] = ()
     """What the scene asks for that will not do what one expects of it."""
+    first: int = 0
+    """The frame of the animation that the job's first image shows."""
+    alone: bool = False
+    """Whether only that frame is made, of however many."""
 
     tiles: Sequence[Window] = ()
     """Of the images of this job, where they are parts of one picture."""
@@ -66,13 +72,17 @@ class Job:
             self._maps[size, window] = Maps(self.scene, size, window=window)
         return self._maps[size, window]
 
+    def know(self, maps: Maps) -> None:
+        """Maps of the scene that are drawn already."""
+        self._maps[maps.size, WHOLE] = maps
+
     @property
     def total(self) -> int:
         return self.scene.animation.frames
 
     @property
     def animated(self) -> bool:
-        return self.total > 1
+        return self.total > 1 and not self.alone
 
 
 def _hook(function: Callable[..., None]) -> Callable[..., None]:
@@ -129,7 +139,8 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets, is_img2img: 
         if scene.animation.frames > 1:
             animation.require_encoders(scene.animation.formats, scene.animation.interpolate)
         fields.require(scene)
-        p.masknoise = job = Job(scene, ConceptPrompts(scene))
+        alone = getattr(p, "masknoise_frame", None)  # of live painting
+        p.masknoise = job = Job(scene, ConceptPrompts(scene), first=alone or 0, alone=alone is not None)
         if tiles is not None:
             if job.animated:
                 wanted = "expected 1, as the script SD upscale makes one picture of many parts"
@@ -144,6 +155,7 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets, is_img2img: 
                 p.comment(f"MaskNoise: {ADAPTIVE} chooses its steps by the whole batch, so frames are made one by one")
             p.n_iter = -(-job.total // p.batch_size)
             p.do_not_save_grid = True  # the contact sheet is one of the animation's formats
+        if job.total > 1:
             # Otherwise SDE samplers draw other noise for every frame, and what is held would move.
             p.override_settings.setdefault("no_dpmpp_sde_batch_determinism", False)
     except Exception as error:
@@ -173,6 +185,8 @@ def process(p: Any, job: Job) -> None:
     if job.animated:
         p.extra_generation_params[infotext.FRAME] = lambda p, index, **_: str(p.iteration * p.batch_size + index)
         _share_between_frames(p, job.total)
+    elif job.total > 1:
+        p.extra_generation_params[infotext.FRAME] = str(job.first)
     size = p.height // LATENT_PIXELS, p.width // LATENT_PIXELS
     job.remarks = tuple(map(str, job.maps(size).remarks()))
     for remark in job.remarks:
@@ -266,9 +280,11 @@ def _fit_input(p: Any, count: int) -> None:
 
 
 def _pictures(p: Any, job: Job, size: Size) -> list[Picture]:
-    first = p.iteration * p.batch_size if job.animated else 0
+    first = job.first + (p.iteration * p.batch_size if job.animated else 0)
     own = job.scene.noise.seed
-    pictures = [Picture(first + i if job.animated else 0, seed if own < 0 else own) for i, seed in enumerate(p.seeds)]
+    pictures = [
+        Picture(first + i if job.animated else first, seed if own < 0 else own) for i, seed in enumerate(p.seeds)
+    ]
     if not job.tiles:
         return pictures
     tiles = p.masknoise_tiles
@@ -347,7 +363,7 @@ def postprocess_image(p: Any, job: Job) -> None:
 def postprocess(p: Any, job: Job, processed: Any) -> None:
     """The job is done: write the animation of the frames there are, and hand it out."""
     containers.shorten(p, processed.images)
-    if infotext.FRAME in p.extra_generation_params:  # a function of each image, which the answer would give as null
+    if job.animated:  # a function of each image, which the answer would give as null
         p.extra_generation_params[infotext.FRAME] = _span(job.complete)
     if job.remarks:  # for the API, whose answer has no comments; each image's own infotext does without
         p.extra_generation_params[infotext.REMARKS] = "; ".join(job.remarks)
@@ -427,3 +443,23 @@ def authorisation(app: Any) -> list[Any] | None:
         if getattr(route, "path", None) == "/sdapi/v1/txt2img":
             return list(route.dependencies)
     return None
+
+
+def permission(app: Any) -> Callable[..., Any]:
+    """A dependency for routes that the page uses: who is logged in to the page (`--gradio-auth`) or has the API's
+    password (`--api-auth`) may, and everybody where the host asks for neither."""
+    own = [one.dependency for one in authorisation(app) or ()]
+
+    async def permitted(request: Request) -> None:
+        login = getattr(app, "auth", None) is not None or getattr(app, "auth_dependency", None) is not None
+        tokens = getattr(app, "tokens", {})
+        cookies = [value for name, value in request.cookies.items() if name.startswith("access-token")]
+        if not (own or login) or (login and any(value in tokens for value in cookies)):
+            return
+        if not own:
+            raise HTTPException(401, "Not authenticated")
+        credentials = await HTTPBasic()(request)
+        for check in own:
+            check(credentials)
+
+    return permitted
