@@ -16,17 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.standin.conditions import compile_conditions
 from tests.standin.model import DIM, POOLED, Checkpoint
 
 COND, UNCOND = 0, 1
 
 
 class ForgeCheckpoint(Checkpoint):
-    """kind: "unet", "transformer", or "masked transformer", which takes an attention mask."""
+    """kind: "unet", "transformer", "masked transformer", which takes an attention mask, or "frames transformer", whose
+    latents have an axis of frames."""
 
     def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float32, xl: bool = False, kind: str = "unet"):
         super().__init__(seed, dtype, xl)
-        self.kind = kind
+        self.kind, self.is_wan = kind, kind.startswith("frames")
         if kind != "unet":
             self.model.diffusion_model = (Masked if kind.startswith("masked") else Transformer)(seed, dtype)
         else:
@@ -73,7 +75,7 @@ class Model:
         self.diffusion_model = diffusion_model
 
     def apply_model(self, x: Tensor, sigma: Tensor, c_crossattn: Tensor, transformer_options: Any, **rest: Any) -> Any:
-        sigma = sigma[:, None, None, None]
+        sigma = sigma.reshape(-1, *[1] * (x.dim() - 1))
         scaled, time = x / (1 + sigma**2).sqrt(), 50 * sigma.flatten()
         Blocks.options = {**transformer_options, "original_shape": list(x.shape)}
         try:
@@ -90,8 +92,6 @@ class Model:
 def denoised(patcher: Patcher, params: Any, weights: list[list[float]], scale: float, seed: int, opts: Any) -> Tensor:
     """weights: of each image's parts. opts: `conditions_together`, how many there is memory for at once (None: for
     all); `merges_options`, whether the model's options are built anew for each call, as reForge does."""
-    from backend.sampling.condition import compile_conditions
-
     parts = min(map(len, weights))
     count = max(map(len, weights))
     cond = []
@@ -136,14 +136,16 @@ def _predictions(
         own = _merged(own) if opts.merges_options else own
         transformer_options = {**own, "cond_or_uncond": chunks, "sigmas": sigma}
         many = len(chunks)
-        out = model.apply_model(
-            torch.cat([x] * many), torch.cat([sigma] * many), transformer_options=transformer_options, **joined
-        )
+        c = {**joined, "transformer_options": transformer_options}
+        given = {"input": torch.cat([x] * many), "timestep": torch.cat([sigma] * many), "c": c}
+        wrapper = options.get("model_function_wrapper", lambda apply, g: apply(g["input"], g["timestep"], **g["c"]))
+        out = wrapper(model.apply_model, given)
         for i, one in zip(alike, out.chunk(many), strict=True):
             entry, side = waiting[i]
-            mask = entry.get("mask", torch.ones_like(x[:, 0]))
-            assert mask.shape[1:] == x.shape[2:]
-            mult = mask[:, None].repeat(len(x) // len(mask), x.shape[1], 1, 1) * entry.get("strength", 1.0)
+            mask = entry.get("mask")
+            assert mask is None or mask.shape[1:] == x.shape[2:4]
+            mask = torch.ones_like(x) if mask is None else mask[:, None].repeat(len(x) // len(mask), x.shape[1], 1, 1)
+            mult = mask * entry.get("strength", 1.0)
             sums[side] += one * mult
             counts[side] += mult
         waiting = [one for i, one in enumerate(waiting) if i not in alike]

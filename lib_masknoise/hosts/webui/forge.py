@@ -96,7 +96,13 @@ class Patches:
         total = self.blender.total_weight(args["denoised"])
         if total is None:
             return args["denoised"]
-        return args["uncond_denoised"] + (args["denoised"] - args["uncond_denoised"]) * total
+        return args["uncond_denoised"] + (args["denoised"] - args["uncond_denoised"]) * spread(total, args["denoised"])
+
+
+def spread(weight: Tensor, like: Tensor) -> Tensor:
+    """A weight of each location `[B, h, w]` or `[B, 1, h, w]`, for every channel, and every frame where there are some:
+    to multiply `[B, …, h, w]` by."""
+    return weight.to(like).reshape(len(weight), *[1] * (like.dim() - 3), *extent(weight))
 
 
 class CrossAttention:

@@ -18,7 +18,7 @@ from modules import shared
 from modules.processing import StableDiffusionProcessingImg2Img, StableDiffusionProcessingTxt2Img
 
 from lib_masknoise import animation, infotext
-from lib_masknoise.hosts.webui import containers, files, xyz
+from lib_masknoise.hosts.webui import containers, facts, files, xyz
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, Method, sampling
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts, network_tags
 from lib_masknoise.hosts.webui.refusal import Refused
@@ -33,8 +33,8 @@ from lib_masknoise.ui import inputs, live
 ADAPTIVE = "DPM adaptive"
 """The sampler whose images depend on the others of their batch."""
 
-LATENT_PIXELS = 8
-"""Pixels of an image to one of its latent, along each side."""
+BATCH_NOISE = "no_dpmpp_sde_batch_determinism"
+"""The setting by which the noise of SDE samplers depends on the batch."""
 
 
 @dataclass
@@ -129,7 +129,8 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets, is_img2img: 
             p.n_iter = -(-job.total // p.batch_size)
             p.do_not_save_grid = True  # the contact sheet is one of the animation's formats
             # Otherwise SDE samplers draw other noise for every frame, and what is held would move.
-            p.override_settings.setdefault("no_dpmpp_sde_batch_determinism", False)
+            if facts.has_setting(BATCH_NOISE):
+                p.override_settings.setdefault(BATCH_NOISE, False)
     except Exception as error:
         p.override_settings = {}  # no checkpoint is loaded for a job that is not done
         _stop(p, error)
@@ -157,7 +158,8 @@ def process(p: Any, job: Job) -> None:
     if job.animated:
         p.extra_generation_params[infotext.FRAME] = lambda p, index, **_: str(p.iteration * p.batch_size + index)
         _share_between_frames(p, job.total)
-    size = p.height // LATENT_PIXELS, p.width // LATENT_PIXELS
+    pixels = facts.pixels_of_latent()
+    size = p.height // pixels, p.width // pixels
     job.remarks = tuple(map(str, job.maps(size).remarks()))
     for remark in job.remarks:
         p.comment(f"MaskNoise: {remark}")
