@@ -35,7 +35,8 @@ class TextCondition(Condition):
     def concat(self, others: Sequence[Condition]) -> Tensor:
         texts = [self.cond, *(other.cond for other in others)]
         length = math.lcm(*(text.shape[1] for text in texts))
-        return torch.cat([text.repeat(1, length // text.shape[1], 1) for text in texts])
+        times = [length // text.shape[1] for text in texts]
+        return torch.cat([t if n == 1 else t.repeat(1, n, 1) for t, n in zip(texts, times, strict=True)])
 
 
 def compile_conditions(cond: Any) -> list[dict[str, Any]] | None:

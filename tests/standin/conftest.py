@@ -24,6 +24,7 @@ ADAPTER = (
     "predictions",
     "prompts",
     "refusal",
+    "static_text",
     "xyz",
 )
 

@@ -224,7 +224,13 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
     """A pass begins: visual noise into its noise `[B, C, h, w]`, in place, and the conditioning onto its sampler."""
     if job.scene.neutral:
         return
-    rows = Rows(job.maps(extent(noise)), _pictures(p, job))
+    pictures = _pictures(p, job)
+    if len(pictures) > len(noise):  # Neo with Wan: the batch is a video's frames, and has one seed and prompt
+        if job.animated:
+            message = "expected 1: of this model every batch is a video, whose frames the model itself moves"
+            raise SceneError((Problem("animation.frames", message),))
+        pictures = pictures[: len(noise)]
+    rows = Rows(job.maps(extent(noise)), pictures)
     if noise is not job.moved:  # Forge calls the hook twice for the hires pass
         _move(p, noise, rows)
         job.moved = noise
@@ -297,11 +303,13 @@ def _method_of_host() -> Callable[[Denoising], Method]:
         from lib_masknoise.hosts.webui.a1111 import Layers
 
         return Layers
-    from lib_masknoise.hosts.webui import forge, joint, predictions
+    from lib_masknoise.hosts.webui import forge, joint, predictions, static_text
 
     model = shared.sd_model.forge_objects.unet.model.diffusion_model
     if forge.has_cross_attention(model):
         blender: Callable[[Denoising], forge.Blender] = forge.CrossAttention
+    elif static_text.cross_attentions(model):
+        blender = static_text.StaticText
     elif joint.takes_masks(model):
         blender = functools.partial(predictions.Predictions, combine=joint.JointAttention)
     else:

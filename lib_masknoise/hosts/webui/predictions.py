@@ -97,6 +97,9 @@ class Predictions:
     def bound(self, unet: torch.nn.Module) -> None:
         """Nothing is patched."""
 
+    def released(self) -> None:
+        """Nothing was."""
+
     def plan(self, params: Any) -> None:
         self._step = params.denoiser.step if self.denoising.inside(params.denoiser) else None
 
