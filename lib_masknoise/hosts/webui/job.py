@@ -20,7 +20,7 @@ from modules import shared
 from modules.processing import StableDiffusionProcessingImg2Img, StableDiffusionProcessingTxt2Img
 
 from lib_masknoise import animation, infotext
-from lib_masknoise.hosts.webui import containers, files, parts, xyz
+from lib_masknoise.hosts.webui import containers, facts, files, parts, xyz
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, Method, sampling
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts, network_tags
 from lib_masknoise.hosts.webui.refusal import Refused
@@ -36,8 +36,8 @@ from lib_masknoise.window import WHOLE, Window
 ADAPTIVE = "DPM adaptive"
 """The sampler whose images depend on the others of their batch."""
 
-LATENT_PIXELS = 8
-"""Pixels of an image to one of its latent, along each side."""
+BATCH_NOISE = "no_dpmpp_sde_batch_determinism"
+"""The setting by which the noise of SDE samplers depends on the batch."""
 
 
 @dataclass
@@ -157,7 +157,8 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets, is_img2img: 
             p.do_not_save_grid = True  # the contact sheet is one of the animation's formats
         if job.total > 1:
             # Otherwise SDE samplers draw other noise for every frame, and what is held would move.
-            p.override_settings.setdefault("no_dpmpp_sde_batch_determinism", False)
+            if facts.has_setting(BATCH_NOISE):
+                p.override_settings.setdefault(BATCH_NOISE, False)
     except Exception as error:
         p.override_settings = {}  # no checkpoint is loaded for a job that is not done
         _stop(p, error)
@@ -187,7 +188,8 @@ def process(p: Any, job: Job) -> None:
         _share_between_frames(p, job.total)
     elif job.total > 1:
         p.extra_generation_params[infotext.FRAME] = str(job.first)
-    size = p.height // LATENT_PIXELS, p.width // LATENT_PIXELS
+    pixels = facts.pixels_of_latent()
+    size = p.height // pixels, p.width // pixels
     job.remarks = tuple(map(str, job.maps(size).remarks()))
     for remark in job.remarks:
         p.comment(f"MaskNoise: {remark}")
@@ -250,7 +252,13 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
     """A pass begins: visual noise into its noise `[B, C, h, w]`, in place, and the conditioning onto its sampler."""
     if job.scene.neutral:
         return
-    rows = Rows(job.maps(extent(noise), parts.only_masked(p)), _pictures(p, job, extent(noise)))
+    pictures = _pictures(p, job, extent(noise))
+    if len(pictures) > len(noise):  # Neo with Wan: the batch is a video's frames, and has one seed and prompt
+        if job.animated:
+            message = "expected 1: of this model every batch is a video, whose frames the model itself moves"
+            raise SceneError((Problem("animation.frames", message),))
+        pictures = pictures[: len(noise)]
+    rows = Rows(job.maps(extent(noise), parts.only_masked(p)), pictures)
     if noise is not job.moved:  # Forge calls the hook twice for the hires pass
         _move(p, noise, rows)
         job.moved = noise
@@ -331,11 +339,13 @@ def _method_of_host() -> Callable[[Denoising], Method]:
         from lib_masknoise.hosts.webui.a1111 import Layers
 
         return Layers
-    from lib_masknoise.hosts.webui import forge, joint, predictions
+    from lib_masknoise.hosts.webui import forge, joint, predictions, static_text
 
     model = shared.sd_model.forge_objects.unet.model.diffusion_model
     if forge.has_cross_attention(model):
         blender: Callable[[Denoising], forge.Blender] = forge.CrossAttention
+    elif static_text.cross_attentions(model):
+        blender = static_text.StaticText
     elif joint.takes_masks(model):
         blender = functools.partial(predictions.Predictions, combine=joint.JointAttention)
     else:

@@ -40,7 +40,7 @@ def tiles_of(p: Any) -> Tiles | None:
     """The tiles of a job that is about to be given to *SD upscale*; None of any other."""
     scripts, values = getattr(p, "scripts", None), getattr(p, "script_args", None)
     chosen = values[0] if values else 0
-    if not (isinstance(chosen, int) and chosen > 0):
+    if scripts is None or values is None or not (isinstance(chosen, int) and chosen > 0):
         return None
     script = scripts.selectable_scripts[chosen - 1]
     if script.title().lower() != SD_UPSCALE:
