@@ -394,9 +394,9 @@ def test_upcast_attention_computes_in_float32(host, monkeypatch):
     dtypes = set()
     original = host.attention.blended_attention
 
-    def spy(q, basis, level, scale):
+    def spy(q, basis, level, scale, own=None):
         dtypes.update((q.dtype, basis.keys.dtype, level.coefficients.dtype))
-        return original(q, basis, level, scale)
+        return original(q, basis, level, scale, own)
 
     monkeypatch.setattr(host.attention, "blended_attention", spy)
     host.start(torch.float16, upcast_attn=True)

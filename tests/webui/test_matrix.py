@@ -134,7 +134,7 @@ def nothing_is_left_of_it(plain):
 def _job(hires: str = "no hires", **more: Any) -> dict[str, Any]:
     if not HIRES[hires]:
         return more
-    return {**more, "enable_hr": True, "denoising_strength": 0.6, **hosts.host().hires, **HIRES[hires]}
+    return {**more, "enable_hr": True, "denoising_strength": 0.6, **HIRES[hires], **hosts.host().hires}
 
 
 def test_sampler(webui, sampler):

@@ -129,7 +129,7 @@ class ConceptPrompts:
         known = self._encodings.source(encoded)
         if torch.equal(context[: len(known)], known.to(context)):
             return encoded
-        return replace(encoded, context=unmarked(context).detach().float().cpu())
+        return replace(encoded_context(context), pooled=encoded.pooled, weight=encoded.weight)
 
     @property
     def part_count(self) -> int:
@@ -161,13 +161,24 @@ class Encodings:
         if key not in self._known:
             context, vector = (cond["crossattn"], cond.get("vector")) if isinstance(cond, dict) else (cond, None)
             pooled = None if vector is None else vector.float().cpu()
-            self._known[key] = cond, Encoded(unmarked(context).detach().float().cpu(), pooled, weight)
+            self._known[key] = cond, replace(encoded_context(context), pooled=pooled, weight=weight)
             self._sources[id(self._known[key][1])] = context
         return self._known[key][1]
 
     def source(self, encoded: Encoded) -> Tensor:
         """The host's own context that it was made from, `[T, D]`."""
         return self._sources[id(encoded)]
+
+
+def encoded_context(context: Tensor) -> Encoded:
+    """A host's context `[T, D]`, or `[1, T, D]` (Anima in Neo), which is filled up with zeros that the model sees."""
+    context = unmarked(context).detach().float().cpu()
+    if context.dim() == 2:
+        return Encoded(context)
+    (context,) = context
+    filled = context.any(dim=1).nonzero()
+    length = int(filled[-1]) + 1 if len(filled) else 1
+    return Encoded(context[:length], filler=context.new_zeros(context.shape[1]), full=len(context))
 
 
 def unmarked(context: Tensor) -> Tensor:

@@ -42,7 +42,14 @@ class State:
         self.skipped = True
 
 
-opts = SimpleNamespace(**_DEFAULTS)
+class Options(SimpleNamespace):
+    @property
+    def data_labels(self) -> dict[str, Any]:
+        """The settings there are."""
+        return vars(self)
+
+
+opts = Options(**_DEFAULTS)
 state = State()
 sd_model: Any = None
 checkpoints: dict[str, Any] = {}
