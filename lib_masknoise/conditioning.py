@@ -251,11 +251,11 @@ def condition(
         parts,
         noise=_fitted(concept_noise(
             contexts, lengths, maps.amount("concept", frames), noise.rank, noise.size,
-            noise.motion or scene.motion, frames, maps.total, seeds,
+            noise.motion or scene.motion, frames, maps.total, seeds, maps.window,
         ), parts),
         offset=_fitted(feature_noise(
             contexts, lengths, maps.amount("feature", frames), feature.dimensions, feature.size,
-            feature.motion or scene.motion, frames, maps.total, seeds,
+            feature.motion or scene.motion, frames, maps.total, seeds, maps.window,
         ), parts),
     )  # fmt: skip
 

@@ -111,6 +111,18 @@ def _kept(text: str, find: Callable[[str], bytes | None] | None) -> dict[str, An
     raise SceneError([Problem(MASKS, message)])
 
 
+def text(prompt: str, negative_prompt: str, params: Mapping[str, str]) -> str:
+    """A whole infotext, as the WebUIs write it."""
+    listed = ", ".join(f"{key}: {_quoted(value)}" for key, value in params.items())
+    negative = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
+    return f"{prompt}{negative}\n{listed}"
+
+
+def _quoted(value: str) -> str:
+    """A value, whose own commas, colons and line ends would end it."""
+    return json.dumps(value, ensure_ascii=False) if set(value) & set(",:\n") else value
+
+
 def read(params: Mapping[str, Any], find: Callable[[str], bytes | None] | None = None) -> Scene | None:
     """The scene in a host's infotext parameters, None where there is none: the inverse of `write`.
 

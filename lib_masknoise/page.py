@@ -24,14 +24,14 @@ from lib_masknoise import animation, infotext
 from lib_masknoise.hosts import diffusers as host
 from lib_masknoise.hosts.diffusers.exploring import PipelineModel
 from lib_masknoise.hosts.diffusers.live import LiveHost
-from lib_masknoise.live import Engine, Picture, Turns
+from lib_masknoise.live import Engine, Picture, Turns, described
 from lib_masknoise.live_routes import PATH as LIVE
 from lib_masknoise.live_routes import add_live
 from lib_masknoise.presets import Presets
 from lib_masknoise.render import Settings
 from lib_masknoise.render.studio import host_options
 from lib_masknoise.scene import Scene, SceneError
-from lib_masknoise.ui import accordions, explore, inputs, live
+from lib_masknoise.ui import accordions, explore, inputs, keeping, live
 
 ROOT = Path(__file__).resolve().parents[1]
 TAB = "txt2img"
@@ -237,10 +237,6 @@ def _connect(studio: Studio, settings: list[Any], buttons: tuple[Any, Any], outp
 def _connect_keep(studio: Studio, outputs: list[Any]) -> None:
     """The canvas names its live session and presses the button: the picture goes into the gallery."""
     progress, _, gallery, _ = outputs
-    hidden = [accordions.HIDDEN]
-    session = gr.Textbox(label="Live session", elem_id=_elem_id("live_session"), elem_classes=hidden)
-    button = gr.Button("Keep the live picture", elem_id=_elem_id("live_keep"), elem_classes=hidden)
-    kept = gr.State([])
 
     def keep(name: str, before: list[str]) -> list[Any]:
         try:
@@ -249,7 +245,7 @@ def _connect_keep(studio: Studio, outputs: list[Any]) -> None:
             return [live.failure(error), gr.update(), before]
         return [_bar("Kept.", 1), paths[:SHOWN_FRAMES], paths]
 
-    button.click(keep, [session, kept], [progress, gallery, kept], **accordions.QUIET)
+    keeping.connect(_elem_id, keep, [progress, gallery])
 
 
 def _load_script(page: gr.Blocks) -> None:
@@ -327,24 +323,7 @@ def _finished(words: str, scene: Scene, paths: list[Path], folder: Path) -> list
 def _infotext(picture: Picture) -> str:
     """A live picture's, as the WebUIs write it."""
     made = picture.wish.settings
-    height, width = made.size
-    params = {
-        "Steps": str(made.steps),
-        "CFG scale": f"{made.guidance_scale:g}",
-        "Seed": str(made.seed),
-        "Size": f"{width}x{height}",
-        **infotext.write(picture.wish.scene),
-    }
-    if picture.kind != "full":
-        params["Live"] = picture.kind
-    listed = ", ".join(f"{key}: {_quoted(value)}" for key, value in params.items())
-    negative = f"\nNegative prompt: {made.negative_prompt}" if made.negative_prompt else ""
-    return f"{made.prompt}{negative}\n{listed}"
-
-
-def _quoted(value: str) -> str:
-    """A value of an infotext, whose own commas, colons and line ends would end it."""
-    return json.dumps(value, ensure_ascii=False) if set(value) & set(",:\n") else value
+    return infotext.text(made.prompt, made.negative_prompt, described(picture))
 
 
 def _save(frame: host.Frame, folder: Path) -> Path:

@@ -26,6 +26,16 @@ from lib_masknoise.ui import inputs, live
 ElemId = Callable[[str], str]
 
 HIDDEN = "masknoise-hidden"
+
+INPUT = {
+    "pictures": ["img2img_image", "img2img_sketch", "img2maskimg", "inpaint_sketch", "img_inpaint_base"],
+    "by": "img2img_tab_resize_by",
+    "scale": "img2img_scale",
+    "mode": "resize_mode",
+    "area": "img2img_inpaint_full_res",
+    "script": "#tab_img2img #script_list input",
+}
+"""Where the WebUIs' img2img has its input picture, and how that becomes the picture that is made."""
 QUIET = {"queue": False, "show_progress": "hidden", "api_name": False}
 """How events run that answer at once: beside the queue in which jobs wait, with no spinner over what they update."""
 
@@ -122,6 +132,7 @@ def _place(elem_id: ElemId, tab: str, live_route: str | None) -> str:
         "controls": [elem_id(_name(entry)) for entry in inputs.SHOWN],
         "size": [f"{tab}_width", f"{tab}_height"],
         "gallery": f"#{tab}_gallery img",
+        "input": INPUT if tab == "img2img" else None,
         "accordion": elem_id("enabled"),
         "presets": elem_id("preset_refresh"),
         "live": live_route and {"route": live_route, "session": elem_id("live_session"), "keep": elem_id("live_keep")},

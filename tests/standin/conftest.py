@@ -21,6 +21,7 @@ ADAPTER = (
     "forge",
     "job",
     "joint",
+    "parts",
     "predictions",
     "prompts",
     "refusal",

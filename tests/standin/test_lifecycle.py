@@ -287,8 +287,8 @@ def test_nothing_grows_with_the_steps(host, monkeypatch):
     sizes = []
     own = host.denoising.Denoising.plan
 
-    def plan(self, params):
-        own(self, params)
+    def plan(self, params, *more):
+        own(self, params, *more)
         attention = self.attention
         bases = sum(map(len, attention._bases.values()))
         sizes.append((bases, len(attention._levels), len(attention._placed), len(self.rows._known)))

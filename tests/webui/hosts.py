@@ -31,17 +31,15 @@ SAMPLER = "Euler"
 class Host:
     """name: for messages. marks: settings that this host has and those before it in HOSTS have not.
 
-    hires: fields that a hires job needs. crashes: jobs that the host itself gives up, by when. unequal: settings under
-    which the host pads or cuts prompts of unequal length; MaskNoise gives every row its own prompt as it was encoded,
-    so the picture to compare with is the one without them. tolerances: by sampler, where rounding grows.
-    refuses: the status of a job with a wrong scene. infotext: whether the host's API can read any infotext at all.
+    hires: fields that a hires job needs. crashes: jobs that the host itself gives up, by when. tolerances: by sampler,
+    where rounding grows. refuses: the status of a job with a wrong scene. infotext: whether the host's API can read any
+    infotext at all.
     """
 
     name: str
     marks: tuple[str, ...] = ()
     hires: dict[str, Any] = field(default_factory=dict)
     crashes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    unequal: tuple[str, ...] = ("pad_cond_uncond", "pad_cond_uncond_v0")
     tolerances: dict[str, int] = field(default_factory=dict)
     refuses: int = 422
     infotext: bool = True

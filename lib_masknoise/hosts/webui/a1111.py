@@ -18,7 +18,7 @@ from modules import devices, shared
 from torch import Tensor
 
 from lib_masknoise.attention import Share, Wanted, shares
-from lib_masknoise.hosts.webui import facts
+from lib_masknoise.hosts.webui import facts, padding
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising
 from lib_masknoise.maps import extent
 
@@ -66,7 +66,7 @@ class Layers:
 
     def plan(self, params: Any) -> None:
         self._cursor, self._shares = 0, None
-        self.denoising.plan(params)
+        self.denoising.plan(params, padding.wanted())
 
     def _before_unet(self, unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.denoising.check()

@@ -166,8 +166,11 @@ class Predictions:
         known, weights = self._known.get(name, ([], None))
         given = list(encoded.values())
         if weights is None or any(a is not b for a, b in zip(known, given, strict=True)):
-            frames = self.rows.frames
-            weights = prediction_weights(self.rows.maps, name, encoded, frames).expand(len(frames), -1, -1, -1)
+            of_each = [
+                prediction_weights(self.rows.maps_of(i), name, encoded, [frame])
+                for i, frame in enumerate(self.rows.frames)
+            ]
+            weights = torch.cat(of_each)
             self._known[name] = given, weights
         return weights
 
