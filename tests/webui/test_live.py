@@ -76,7 +76,8 @@ def test_a_sketch_and_then_the_picture_of_the_same_job(webui, unharmed, change):
     body = wish(scene(), uuid.uuid4().hex, **change)
     heard = list(lines(webui, body))
     assert [line["kind"] for line in heard] == ["sketch", "full"]
-    assert heard[0]["steps"] == min(SKETCH_STEPS, body["steps"])
+    fewer = body["sampler"] == "DDIM"  # the host itself makes one less than it is asked for
+    assert heard[0]["steps"] == min(SKETCH_STEPS, body["steps"]) - fewer
     wanted = job(webui, body)
     assert np.array_equal(pixels(heard[1]), wanted.pixels[0]), "the picture at rest is another than the job's"
 
