@@ -10,6 +10,8 @@ from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
 from lib_masknoise.conditioning import Encoded
+from lib_masknoise.hosts.diffusers.additions import clip_skip
+from lib_masknoise.networks import without_tags
 
 CHUNK_TOKENS = 75  # a text encoder's 77 positions less the begin and end tokens
 
@@ -17,8 +19,8 @@ CHUNK_TOKENS = 75  # a text encoder's 77 positions less the begin and end tokens
 def encode(pipe: DiffusionPipeline, prompts: Iterable[str]) -> dict[str, Encoded]:
     """Encode prompts of any length: each 75 tokens become a chunk with its own begin and end token, encoded alone and
     joined, so that a prompt of n chunks gives a context of 77·n tokens. Prompts of one chunk give what the pipeline's
-    own `encode_prompt` gives. The pooled embedding is that of the first chunk."""
-    return {prompt: _encode(pipe, prompt) for prompt in dict.fromkeys(prompts)}
+    own `encode_prompt` gives. `<lora:…>` is no part of the text. The pooled embedding is that of the first chunk."""
+    return {prompt: _encode(pipe, without_tags(prompt)) for prompt in dict.fromkeys(prompts)}
 
 
 def _encode(pipe: DiffusionPipeline, prompt: str) -> Encoded:
@@ -40,9 +42,16 @@ def _encode(pipe: DiffusionPipeline, prompt: str) -> Encoded:
                 out = encoder(ids, output_hidden_states=True)
                 context, pooled = out.hidden_states[-2], out[0][0].float().cpu()
             else:
-                context = encoder(ids, attention_mask=_attention_mask(tokenizer, encoder, ids))[0]
+                mask, skip = _attention_mask(tokenizer, encoder, ids), clip_skip(pipe)
+                out = encoder(ids, attention_mask=mask, output_hidden_states=skip > 1)
+                context = out[0] if skip == 1 else _final_norm(encoder)(out.hidden_states[-skip])
         contexts.append(context.flatten(0, 1).float().cpu())
     return Encoded(torch.cat(contexts, dim=-1), pooled)
+
+
+def _final_norm(encoder: Any) -> torch.nn.Module:
+    """Of the whole text encoder: with clip skip it is what follows the layer that is read."""
+    return getattr(encoder, "text_model", encoder).final_layer_norm
 
 
 def _chunks(tokenizer: Any, prompt: str) -> Tensor:

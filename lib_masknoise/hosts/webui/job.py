@@ -273,8 +273,10 @@ def _pictures(p: Any, job: Job, size: Size) -> list[Picture]:
         return pictures
     tiles = p.masknoise_tiles
     tiles.seed = pictures[0].seed if tiles.seed is None else tiles.seed
-    windows = zip(pictures, job.tiles, strict=False)
-    return [picture._replace(maps=job.maps(size, window), fields=tiles.seed) for picture, window in windows]
+    # Of a last tile alone the host makes a whole batch.
+    windows = [*job.tiles, *[job.tiles[-1]] * (len(pictures) - len(job.tiles))]
+    of_each = zip(pictures, windows, strict=False)
+    return [picture._replace(maps=job.maps(size, window), fields=tiles.seed) for picture, window in of_each]
 
 
 def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:
