@@ -11,6 +11,7 @@ from typing import Any
 
 from lib_masknoise import ASSETS, __version__, arguments
 from lib_masknoise import explore_command as explore
+from lib_masknoise.disk import check_folder
 from lib_masknoise.errors import BrokenOutput
 from lib_masknoise.render import PlanChanged, Settings, write
 from lib_masknoise.scene import Scene, SceneError
@@ -296,9 +297,8 @@ def _render(options: argparse.Namespace) -> int:
 
 
 def _write(scene: Scene, settings: Settings, folder: Path, **how: Any) -> int:
-    if folder.exists() and not folder.is_dir():
-        return _refuse(f"{folder}: a file; expected a folder to write to, or a name that is free")
     try:
+        check_folder(folder)
         summary = write(scene, settings, folder, announce=lambda path: print(path, flush=True), **how)
     except SceneError:
         raise

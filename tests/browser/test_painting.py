@@ -914,3 +914,25 @@ def test_typing_a_prompt_is_one_step_back(painter):
     painter.page.locator(".mn-canvas").focus()
     painter.page.keyboard.press("Control+z")
     assert painter.concepts[0]["prompt"] == ""
+
+
+# --- Concepts as lines
+
+
+def test_concepts_come_from_lines(painter):
+    lines = painter.page.get_by_label("Concepts as lines")
+    painter.page.get_by_text("From lines…").click()
+    lines.fill("an ocean\n\ncommon: oil on canvas\na forest\n")
+    painter.button("Use these lines").click()
+    painter.page.wait_for_function(f"{EDITOR}.layers.length === 2")
+    concepts = painter.concepts
+    assert [concept["prompt"] for concept in concepts] == ["an ocean", "a forest"]
+    assert [concept["mask"]["to"] for concept in concepts] == [0.5, 1]
+    common = painter.page.locator("#masknoise_blend_common").locator("textarea, input")
+    assert common.input_value() == "oil on canvas"
+    lines.fill("lava\na forest\nsnow")
+    painter.button("Use these lines").click()
+    painter.page.wait_for_function(f"{EDITOR}.layers.length === 3")
+    assert [concept["prompt"] for concept in painter.concepts] == ["lava", "a forest", "snow"]
+    assert painter.concepts[0]["mask"] == concepts[0]["mask"], "masks that are there stay"
+    assert common.input_value() == "oil on canvas"

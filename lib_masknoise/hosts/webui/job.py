@@ -236,6 +236,9 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
     """A pass begins: visual noise into its noise `[B, C, h, w]`, in place, and the conditioning onto its sampler."""
     if job.scene.neutral:
         return
+    if getattr(p, "is_hr_pass", False) and not job.scene.blend.hires:
+        vars(p.sampler).pop("launch_sampling", None)
+        return
     rows = Rows(job.maps(extent(noise), parts.only_masked(p)), _pictures(p, job, extent(noise)))
     if noise is not job.moved:  # Forge calls the hook twice for the hires pass
         _move(p, noise, rows)
