@@ -173,6 +173,7 @@
                 this.ask();
             }
             this.panel.lookForImage();
+            MaskNoise.page.foldMasks(app());
             this.advance(); // the last answer may have been lost
         }
 

@@ -936,3 +936,21 @@ def test_concepts_come_from_lines(painter):
     assert [concept["prompt"] for concept in painter.concepts] == ["lava", "a forest", "snow"]
     assert painter.concepts[0]["mask"] == concepts[0]["mask"], "masks that are there stay"
     assert common.input_value() == "oil on canvas"
+
+
+# --- A WebUI's infotext
+
+
+def test_the_masks_in_a_shown_infotext_are_folded(painter):
+    text = "a marsh\nSteps: 3, MaskNoise: 1, MaskNoise masks: " + "eN_-" * 200 + "=, Version: 1"
+    painter.page.evaluate(
+        "(text) => document.body.append(Object.assign(document.createElement('div'), "
+        "{id: 'html_info_txt2img', innerHTML: `<p>${text}</p>`}))",
+        text,
+    )
+    painter.page.wait_for_selector("#html_info_txt2img .mn-folded:not([open])")
+    assert painter.js("document.querySelector('#html_info_txt2img').textContent") == text.replace(
+        "eN_-", "801 characterseN_-", 1
+    )
+    seen = painter.page.locator("#html_info_txt2img").inner_text()
+    assert "801 characters" in seen and "Version: 1" in seen and "eN_-" not in seen

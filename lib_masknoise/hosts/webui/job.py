@@ -169,7 +169,7 @@ def process(p: Any, job: Job) -> None:
     """The host has made its lists of prompts and seeds: one entry for each frame, and the infotext."""
     # A new mapping: the cells of an X/Y/Z plot share theirs, and this one may lack a key that the last one had.
     others = {key: value for key, value in p.extra_generation_params.items() if not key.startswith(infotext.KEY)}
-    p.extra_generation_params = {**others, **infotext.write(job.scene)}
+    p.extra_generation_params = {**others, **containers.described(p, job.scene)}
     if job.animated:
         p.extra_generation_params[infotext.FRAME] = lambda p, index, **_: str(p.iteration * p.batch_size + index)
         _share_between_frames(p, job.total)
