@@ -9,13 +9,15 @@ from modules import script_callbacks, scripts
 from modules.ui_components import InputAccordion
 
 from lib_masknoise import api
-from lib_masknoise.hosts.webui import containers, xyz
+from lib_masknoise.explore_routes import add_explore
+from lib_masknoise.hosts.webui import containers, exploring, xyz
 from lib_masknoise.hosts.webui import job as webui
 from lib_masknoise.hosts.webui.prompts import token_count
 from lib_masknoise.presets import Presets
-from lib_masknoise.ui import accordions
+from lib_masknoise.ui import accordions, explore
 
 PRESETS = Presets(Path(scripts.basedir()) / "presets")
+WORKSHOP = exploring.workshop(PRESETS)
 
 
 class Script(scripts.Script):
@@ -30,6 +32,8 @@ class Script(scripts.Script):
         built = accordions.build(self.elem_id, **host, tab="img2img" if is_img2img else "txt2img")
         self.infotext_fields = webui.paste_fields(built.inputs, built.notice)
         self.paste_field_names = webui.paste_names()
+        if not is_img2img:
+            explore.build(self.elem_id, explore.Explorer(WORKSHOP), built.inputs)
         return built.inputs
 
     def before_process(self, p: Any, *values: Any) -> None:
@@ -58,8 +62,15 @@ def _add_routes(demo: Any, app: Any) -> None:
     authorisation = webui.authorisation(app)
     if authorisation is not None:  # without --api the host has no API, and neither have we
         api.add_routes(app, PRESETS, authorisation)
+        add_explore(app, WORKSHOP, authorisation)
+
+
+def _show_pictures(demo: Any, app: Any) -> None:
+    """Let the page read the views' pictures, as it reads those of the host."""
+    demo.allowed_paths = [*(demo.allowed_paths or ()), str(WORKSHOP.folder)]
 
 
 script_callbacks.on_app_started(_add_routes)
+script_callbacks.on_app_started(_show_pictures)
 script_callbacks.on_before_image_saved(containers.before_image_saved)
 script_callbacks.on_before_ui(lambda: xyz.register(PRESETS))

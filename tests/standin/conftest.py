@@ -16,6 +16,7 @@ ADAPTER = (
     "a1111",
     "containers",
     "denoising",
+    "exploring",
     "files",
     "forge",
     "job",
@@ -39,14 +40,15 @@ def _take_away(before: set[str]) -> None:
 
 def _script() -> ModuleType:
     """The extension's own script, without its user interface."""
-    accordions = ModuleType("lib_masknoise.ui.accordions")  # which needs gradio
+    accordions, explore = (ModuleType(f"lib_masknoise.ui.{name}") for name in ("accordions", "explore"))  # need gradio
     spec = importlib.util.spec_from_file_location("masknoise_script", HERE.parents[1] / "scripts" / "masknoise.py")
     module = importlib.util.module_from_spec(spec)
     import lib_masknoise.ui
 
     with (
-        mock.patch.dict(sys.modules, {accordions.__name__: accordions}),
+        mock.patch.dict(sys.modules, {one.__name__: one for one in (accordions, explore)}),
         mock.patch.object(lib_masknoise.ui, "accordions", accordions, create=True),
+        mock.patch.object(lib_masknoise.ui, "explore", explore, create=True),
     ):
         spec.loader.exec_module(module)
     return module

@@ -33,6 +33,9 @@ from lib_masknoise.ui import inputs, live
 ADAPTIVE = "DPM adaptive"
 """The sampler whose images depend on the others of their batch."""
 
+FRAMES = "masknoise_frames"
+"""The attribute of a job that says which of its scene's frames are wanted, fractions too (`hosts.webui.exploring`)."""
+
 LATENT_PIXELS = 8
 """Pixels of an image to one of its latent, along each side."""
 
@@ -43,6 +46,8 @@ class Job:
 
     scene: Scene
     prompts: ConceptPrompts
+    frames: Sequence[float] | None = None
+    """Which frames are wanted; all of the scene's when None."""
     complete: list[int] = field(default_factory=list)
     """Which of the images finished so far are whole: sampled to the end, not interrupted or skipped."""
     finished: int = 0
@@ -63,11 +68,15 @@ class Job:
 
     @property
     def total(self) -> int:
-        return self.scene.animation.frames
+        return self.scene.animation.frames if self.frames is None else len(self.frames)
 
     @property
     def animated(self) -> bool:
-        return self.total > 1
+        return self.total > 1 or self.frames is not None
+
+    def frame(self, index: int) -> float:
+        """Which frame an image of the job shows, by its place in the job."""
+        return index if self.frames is None else self.frames[min(index, self.total - 1)]
 
 
 def _hook(function: Callable[..., None]) -> Callable[..., None]:
@@ -118,7 +127,7 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets, is_img2img: 
         if scene.animation.frames > 1:
             animation.require_encoders(scene.animation.formats, scene.animation.interpolate)
         fields.require(scene)
-        p.masknoise = job = Job(scene, ConceptPrompts(scene))
+        p.masknoise = job = Job(scene, ConceptPrompts(scene), getattr(p, FRAMES, None))
         if job.animated:
             if isinstance(p.prompt, list):
                 wanted = "expected 1, as every image has a prompt of its own (script Prompt matrix)"
@@ -227,7 +236,7 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
         _move(p, noise, rows)
         job.moved = noise
     _fit_input(p, len(noise))
-    if job.animated:
+    if job.animated and job.frames is None:
         first = p.iteration * p.batch_size
         shared.state.textinfo = f"MaskNoise: frames {first + 1}–{first + len(p.seeds)} of {job.total}"
     _bind_sampler(p, job, rows)
@@ -254,7 +263,9 @@ def _fit_input(p: Any, count: int) -> None:
 def _pictures(p: Any, job: Job) -> list[Picture]:
     first = p.iteration * p.batch_size if job.animated else 0
     own = job.scene.noise.seed
-    return [Picture(first + i if job.animated else 0, seed if own < 0 else own) for i, seed in enumerate(p.seeds)]
+    return [
+        Picture(job.frame(first + i) if job.animated else 0, seed if own < 0 else own) for i, seed in enumerate(p.seeds)
+    ]
 
 
 def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:
@@ -331,7 +342,7 @@ def postprocess(p: Any, job: Job, processed: Any) -> None:
         p.extra_generation_params[infotext.FRAME] = _span(job.complete)
     if job.remarks:  # for the API, whose answer has no comments; each image's own infotext does without
         p.extra_generation_params[infotext.REMARKS] = "; ".join(job.remarks)
-    if not job.animated:
+    if not job.animated or job.frames is not None:
         return
     frames = [processed.images[processed.index_of_first_image + place] for place in job.complete]
     try:

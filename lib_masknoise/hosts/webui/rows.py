@@ -27,9 +27,9 @@ Parts = Sequence[Encoded]
 
 
 class Picture(NamedTuple):
-    """One image of a batch: the frame it shows and the seed of its noise."""
+    """One image of a batch: the frame it shows, whole or a fraction, and the seed of its noise."""
 
-    frame: int
+    frame: float
     seed: int
 
 
@@ -46,7 +46,7 @@ class Rows:
         self._silent: dict[int, tuple[Encoded, Encoded]] = {}
 
     @property
-    def frames(self) -> list[int]:
+    def frames(self) -> list[float]:
         return [picture.frame for picture in self.pictures]
 
     def widened(self, parts: Parts, count: int) -> Parts:

@@ -22,9 +22,10 @@ def seeded_noise(shape: tuple[int, ...], seeds: list[int], like: torch.dtype) ->
 @dataclass(repr=False, eq=False)
 class StableDiffusionProcessing:
     scripts: Any = None
-    prompt: str = ""
+    sd_model: Any = None
+    prompt: Any = ""
     negative_prompt: str = ""
-    seed: int = 1
+    seed: Any = 1
     subseed: int = 100
     batch_size: int = 1
     n_iter: int = 1
@@ -32,6 +33,7 @@ class StableDiffusionProcessing:
     cfg_scale: float = 5.0
     distilled_cfg_scale: float = 3.5
     sampler_name: str = "Euler"
+    scheduler: str = "Automatic"
     width: int = 48
     height: int = 32
     s_min_uncond: float = 0.0
@@ -58,9 +60,14 @@ class StableDiffusionProcessing:
     def comment(self, text: str) -> None:
         self.comments[text] = 1
 
+    def close(self) -> None:
+        self.sampler = self.c = self.uc = None
+
     def setup_prompts(self) -> None:
+        """prompt: one for all images, or a list with one for each."""
         count = self.batch_size * self.n_iter
-        self.all_prompts, self.all_negative_prompts = [self.prompt] * count, [self.negative_prompt] * count
+        self.all_prompts = self.prompt if isinstance(self.prompt, list) else [self.prompt] * count
+        self.all_negative_prompts = [self.negative_prompt] * len(self.all_prompts)
 
     def parse_extra_network_prompts(self) -> None:
         self.prompts, self.extra_network_data = extra_networks.parse_prompts(self.prompts)
@@ -228,7 +235,7 @@ def process_images(p: StableDiffusionProcessing) -> Processed:
 
 def _process(p: StableDiffusionProcessing, model: Any) -> Processed:
     p.setup_prompts()
-    p.all_seeds = [p.seed + i for i in range(len(p.all_prompts))]
+    p.all_seeds = p.seed if isinstance(p.seed, list) else [p.seed + i for i in range(len(p.all_prompts))]
     p.all_subseeds = [p.subseed + i for i in range(len(p.all_prompts))]
     p.scripts.run("process", p)
     p.init()
@@ -269,6 +276,11 @@ def _process(p: StableDiffusionProcessing, model: Any) -> Processed:
     processed = Processed(p, pictures, infotexts or [""], first, latents)
     p.scripts.run("postprocess", p, processed)
     return processed
+
+
+def decode_latent_batch(model: Any, batch: Tensor, target_device: Any = None) -> list[Tensor]:
+    """`[3, 16, 16]` from −1 to 1, of each."""
+    return list(torch.nn.functional.interpolate(batch[:, :3].float().clamp(-1, 1), (16, 16)))
 
 
 def _decoded(latent: Tensor) -> Image.Image:

@@ -34,6 +34,14 @@ class State:
         self.interrupted = self.skipped = False
         self.sampling_step = self.sampling_steps = 0
         self.textinfo: str | None = None
+        self.job, self.job_count, self.job_no = "", 0, 0
+
+    def begin(self, job: str) -> None:
+        self.__init__()
+        self.job, self.job_count = job, -1
+
+    def end(self) -> None:
+        self.job, self.job_count = "", 0
 
     def interrupt(self) -> None:
         self.interrupted = True
@@ -42,6 +50,15 @@ class State:
         self.skipped = True
 
 
+class Total:
+    """The bar of all jobs together."""
+
+    def clear(self) -> None:
+        pass
+
+
+device = "cpu"
+total_tqdm = Total()
 opts = SimpleNamespace(**_DEFAULTS)
 state = State()
 sd_model: Any = None
