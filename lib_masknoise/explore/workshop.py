@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import queue
 import shutil
 import threading
 from collections import OrderedDict
@@ -107,6 +108,36 @@ class Workshop:
                 made = Made(digest, view, folder.path, asked)
                 self._keep(made)
         return made
+
+    def events(self, asked: Asked) -> Iterator[Made | tuple[str, float, float]]:
+        """Progress as `Tell` hears it, and at last the view; leaving early stops it. Raises what `make` raises.
+
+        It is made in a thread of its own, as it reports by calling back. Whoever is slow to take the reports gets the
+        newest only: a page would otherwise be busy with old ones long after a view is done or stopped.
+        """
+        events: queue.Queue[Any] = queue.Queue()
+
+        def work() -> None:
+            try:
+                events.put(self.make(asked, lambda *progress: events.put(progress)))
+            except BaseException as error:  # whatever it is, the page is where it must be said
+                events.put(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while True:
+                event = events.get()
+                while not events.empty():
+                    event = events.get()
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+                if isinstance(event, Made):
+                    return
+        finally:
+            self.stop(asked.session)
+            thread.join()
 
     def _digest(self, asked: Asked) -> str:
         said = json.dumps([asked.said, self.host.state()], sort_keys=True, default=str)

@@ -11,9 +11,7 @@ import base64
 import html
 import io
 import json
-import queue
 import random
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -61,7 +59,7 @@ class Explorer:
             return
         yield [_bar("Starting…", 0), ""]
         try:
-            for event in self._events(asked):
+            for event in self.workshop.events(asked):
                 if isinstance(event, Made):
                     yield [_bar("Stopped." if event.view["interrupted"] else "Done.", 1), frame(event)]
                 else:
@@ -73,30 +71,6 @@ class Explorer:
             yield [live.problem_list(error.problems), ""]
         except Exception as error:
             yield [live.failure(error), ""]
-
-    def _events(self, asked: Asked) -> Iterator[Any]:
-        """Progress, and at last the view. It is made in a thread of its own, as it reports by calling back."""
-        events: queue.Queue[Any] = queue.Queue()
-
-        def work() -> None:
-            try:
-                events.put(self.workshop.make(asked, lambda *progress: events.put(progress)))
-            except BaseException as error:  # whatever it is, the page is where it must be said
-                events.put(error)
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        try:
-            while True:
-                event = events.get()
-                if isinstance(event, BaseException):
-                    raise event
-                yield event
-                if isinstance(event, Made):
-                    return
-        finally:
-            self.workshop.stop(asked.session)  # also where the page has gone away
-            thread.join()
 
     def place(self, session: str, text: str) -> str:
         """A picture of a place on a map, as the map asks for it (JSON text both ways): a newer question of the same

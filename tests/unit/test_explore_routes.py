@@ -287,3 +287,24 @@ def test_what_a_request_says_is_all_that_its_view_depends_on():
     asked = BetweenRequest.parse({"from": " lava ", "to": "ice", "session": "mine"})
     assert asked.ends == ["lava", "ice"] and "session" not in asked.said and asked.said["view"] == "between"
     assert MapRequest.parse({}).listed(list)[0].group != "The scene"
+
+
+def test_whoever_is_slow_hears_the_newest_only(workshop):
+    """A page takes its time for every report; it must not lag behind what is done, or a stop takes minutes to show."""
+    asked = GridRequest.parse({**SMALL, "prompt": "a", "seeds": list(range(400)), "batch_size": 1, "session": "mine"})
+    heard = []
+    for event in workshop.events(asked):
+        heard.append(event)
+        threading.Event().wait(0.2)
+    assert not isinstance(heard[-1], tuple) and len(heard[-1].view["cells"]) == 400
+    assert 1 < len(heard) < 100
+    counts = [done for _, done, _ in heard[:-1]]
+    assert counts == sorted(counts)
+
+
+def test_who_leaves_ends_it(workshop):
+    asked = GridRequest.parse({**SMALL, "prompt": "a", "seeds": list(range(400)), "batch_size": 1, "session": "mine"})
+    events = workshop.events(asked)
+    next(events)
+    events.close()
+    assert workshop.host.model.made < 400 and not workshop.host.lock.locked()

@@ -130,7 +130,7 @@ def test_a_view_is_stopped_and_keeps_what_it_has(webui, unharmed, how):
         ("journey", {"prompt": ""}, "prompt"),
         ("journey", {"sampler": "no such sampler"}, "sampler"),
         ("journey", {"scheduler": "no such schedule"}, "scheduler"),
-        ("journey", {"scene": {"noise": {"feature": {"strength": 1, "dimensions": "0-99999"}}}}, "noise.feature.dimensions"),
+        ("journey", {"scene": {"noise": {"exponent": 99}}}, "noise.exponent"),
         ("between", {"from": "a"}, "to"),
         ("map", {"prompts": ["a", "b"], "presets": False, "prompt": ""}, "prompts"),
         ("grid", {"seeds": ["1"]}, "seeds[0]"),
