@@ -18,7 +18,7 @@ from lib_masknoise.explore.requests import Asked
 from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS, encode
 from lib_masknoise.hosts.diffusers.loading import default_size
 from lib_masknoise.hosts.diffusers.recording import decode, recording
-from lib_masknoise.hosts.diffusers.rendering import check_size, render
+from lib_masknoise.hosts.diffusers.rendering import advancing, check_size, render
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.settings import Settings
 
@@ -72,15 +72,8 @@ class PipelineModel:
     def rendered(
         self, scene: Scene, settings: Settings, frames: Sequence[float], report: Report
     ) -> Iterator[Image.Image]:
-        done = 0.0
-
-        def on_step(progress: Any) -> None:
-            nonlocal done
-            report(progress.frames - done)
-            done = progress.frames
-
         batch = settings.batch_size or len(frames)
-        options = {"frames": frames, "batch_size": batch, "on_step": on_step, **_options(settings)}
+        options = {"frames": frames, "batch_size": batch, "on_step": advancing(report), **_options(settings)}
         for frame in render(self.pipe, scene, settings.prompt, settings.negative_prompt, **options):
             yield frame.image
 
