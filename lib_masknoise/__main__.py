@@ -129,29 +129,10 @@ def _parser() -> argparse.ArgumentParser:
 def _add_render_options(render: argparse.ArgumentParser) -> None:
     render.add_argument("scene", type=Path, metavar="SCENE.json", help="the scene; - reads it from standard input")
     render.add_argument("--prompt", default="", metavar="P", help="the base: what fills the places no mask covers")
-    render.add_argument("--negative", default="", metavar="P", help="the base's negative prompt")
-    render.add_argument(
-        "--model",
-        metavar="M",
-        help="a diffusers folder or a .safetensors file (default: the built-in miniature model)",
-    )
+    arguments.add_picture_options(render)
+    arguments.add_guidance(render)
     render.add_argument(
         "--frames", type=arguments.positive, metavar="N", help="instead of the scene's animation.frames"
-    )
-    render.add_argument(
-        "--seed", type=arguments.seed, default=0, metavar="S", help="of the image (default: %(default)s)"
-    )
-    render.add_argument(
-        "--steps", type=arguments.positive, default=20, metavar="N", help="denoising steps (default: %(default)s)"
-    )
-    render.add_argument(
-        "--size", type=arguments.size, metavar="WxH", help="in pixels, multiples of 8 (default: the model's own)"
-    )
-    render.add_argument(
-        "--guidance",
-        type=arguments.finite,
-        metavar="G",
-        help="guidance scale (default: 4 for the built-in model, 7 for others)",
     )
     render.add_argument(
         "--batch",
@@ -277,7 +258,6 @@ def _render(options: argparse.Namespace) -> int:
         scene = scene.replace({"animation.frames": options.frames})
     for remark in _remarks(scene, options.size or CHECKED_SIZE):
         print(f"remark: {remark}", file=sys.stderr)
-    guidance = options.guidance if options.guidance is not None else 7.0 if options.model else 4.0
     settings = Settings(
         prompt=options.prompt,
         negative_prompt=options.negative,
@@ -285,7 +265,7 @@ def _render(options: argparse.Namespace) -> int:
         seed=options.seed,
         steps=options.steps,
         size=options.size,
-        guidance_scale=guidance,
+        guidance_scale=arguments.guidance(options),
         batch_size=options.batch,
         even=options.even,
         threads=options.threads,

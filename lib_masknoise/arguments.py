@@ -9,6 +9,29 @@ import re
 from lib_masknoise import networks
 
 
+def add_picture_options(parser: argparse.ArgumentParser) -> None:
+    """What every command that makes pictures takes, but for what they are of."""
+    model = "a diffusers folder or a .safetensors file (default: the built-in miniature model)"
+    parser.add_argument("--negative", default="", metavar="P", help="the negative prompt")
+    parser.add_argument("--model", metavar="M", help=model)
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of the image (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=positive, default=20, metavar="N", help="denoising steps (default: %(default)s)"
+    )
+    parser.add_argument("--size", type=size, metavar="WxH", help="in pixels, multiples of 8 (default: the model's own)")
+
+
+def add_guidance(parser: argparse.ArgumentParser) -> None:
+    usual = "guidance scale (default: 4 for the built-in model, 7 for others)"
+    parser.add_argument("--guidance", type=finite, metavar="G", help=usual)
+
+
+def guidance(options: argparse.Namespace) -> float:
+    """The guidance scale that was asked for, else the model's usual one."""
+    asked: float | None = getattr(options, "guidance", None)
+    return asked if asked is not None else 7.0 if options.model else 4.0
+
+
 def positive(text: str) -> int:
     if not re.fullmatch(r"\d+", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")

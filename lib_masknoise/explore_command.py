@@ -114,21 +114,9 @@ def _add_prompts_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser, guidance: bool = True) -> None:
-    model = "a diffusers folder or a .safetensors file (default: the built-in miniature model)"
-    parser.add_argument("--negative", default="", metavar="P", help="the negative prompt")
-    parser.add_argument("--model", metavar="M", help=model)
-    parser.add_argument("--seed", type=arguments.seed, default=0, metavar="S", help="(default: %(default)s)")
-    parser.add_argument("--steps", type=arguments.positive, default=20, metavar="N", help="(default: %(default)s)")
-    parser.add_argument(
-        "--size", type=arguments.size, metavar="WxH", help="in pixels, multiples of 8 (default: the model's own)"
-    )
+    arguments.add_picture_options(parser)
     if guidance:
-        parser.add_argument(
-            "--guidance",
-            type=arguments.finite,
-            metavar="G",
-            help="guidance scale (default: 4 for the built-in model, 7 for others)",
-        )
+        arguments.add_guidance(parser)
     parser.add_argument(
         "--batch", type=arguments.positive, default=BATCH, metavar="N", help="sampled at a time (default: %(default)s)"
     )
@@ -155,7 +143,6 @@ def _run(make: Callable[..., dict[str, Any]]) -> Callable[[argparse.Namespace], 
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    guidance = getattr(options, "guidance", None)
     return Settings(
         prompt=getattr(options, "prompt", ""),
         negative_prompt=options.negative,
@@ -163,13 +150,9 @@ def _settings(options: argparse.Namespace) -> Settings:
         seed=options.seed,
         steps=options.steps,
         size=options.size,
-        guidance_scale=guidance if guidance is not None else _usual_guidance(options),
+        guidance_scale=arguments.guidance(options),
         batch_size=options.batch,
     )
-
-
-def _usual_guidance(options: argparse.Namespace) -> float:
-    return 7.0 if options.model else 4.0
 
 
 def _journey(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
@@ -233,7 +216,7 @@ def _grid(options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
         settings.prompt,
         options.seeds or (options.seed,),
         options.step_counts or (options.steps,),
-        options.guidances or (_usual_guidance(options),),
+        options.guidances or (settings.guidance_scale,),
         options.words,
     )
     scene = _scene(options)

@@ -21,8 +21,11 @@ import gradio as gr
 from PIL import PngImagePlugin
 
 from lib_masknoise import animation, infotext
+from lib_masknoise.explore.map import preset_prompts
+from lib_masknoise.explore.workshop import Workshop
+from lib_masknoise.explore_routes import add_explore
 from lib_masknoise.hosts import diffusers as host
-from lib_masknoise.hosts.diffusers.exploring import PipelineModel
+from lib_masknoise.hosts.diffusers.exploring import PipelineHost
 from lib_masknoise.hosts.diffusers.live import LiveHost
 from lib_masknoise.live import Engine, Picture, Turns, described
 from lib_masknoise.live_routes import PATH as LIVE
@@ -59,6 +62,7 @@ class Studio:
         self.folder = folder
         self.turns = Turns()
         self.live = Engine(LiveHost(pipe, self.turns))
+        self.workshop = Workshop(PipelineHost(pipe, self.turns.job, model), folder / "explore")
         self._kept = itertools.count()
         self._stops: dict[str, threading.Event] = {}
 
@@ -149,8 +153,8 @@ def create(studio: Studio, presets: Presets | None = None) -> gr.Blocks:
         )
         _connect(studio, settings, buttons, outputs, made.inputs)
         _connect_keep(studio, outputs)
-        explorer = explore.Explorer(PipelineModel(studio.pipe), studio.work, studio.folder)
-        explore.build(_elem_id, explorer, studio.stop, settings, partial(_explore_settings, studio.model), made.inputs)
+        studio.workshop.presets = partial(preset_prompts, presets) if presets else list
+        explore.build(_elem_id, explore.Explorer(studio.workshop), made.inputs)
         _load_script(page)
     return page
 
@@ -176,6 +180,7 @@ def serve(studio: Studio, port: int | None, presets: Presets | None = None) -> t
         server_name="127.0.0.1", server_port=port, show_api=False, allowed_paths=folders, prevent_thread_lock=True
     )
     add_live(app, studio.live)
+    add_explore(app, studio.workshop)
     return page, app
 
 
@@ -263,15 +268,6 @@ def _load_script(page: gr.Blocks) -> None:
     }}"""
     name = "js" if int(gr.__version__.split(".")[0]) >= 4 else "_js"
     page.load(None, None, None, **{name: code})
-
-
-# --- Exploring
-
-
-def _explore_settings(model: str | None, values: Sequence[Any]) -> Settings:
-    prompt, negative, width, height, steps, guidance, seed = values
-    size = int(height), int(width)
-    return Settings(prompt, negative, model, int(seed), int(steps), size, float(guidance), explore.BATCH)
 
 
 # --- Generating

@@ -10,7 +10,8 @@ from modules import script_callbacks, scripts
 from modules.ui_components import InputAccordion
 
 from lib_masknoise import api
-from lib_masknoise.hosts.webui import containers, xyz
+from lib_masknoise.explore_routes import add_explore
+from lib_masknoise.hosts.webui import containers, exploring, xyz
 from lib_masknoise.hosts.webui import job as webui
 from lib_masknoise.hosts.webui.live import SHOWN, Keeper, LiveHost
 from lib_masknoise.hosts.webui.prompts import token_count
@@ -18,9 +19,10 @@ from lib_masknoise.live import Engine
 from lib_masknoise.live_routes import PATH as LIVE
 from lib_masknoise.live_routes import add_live
 from lib_masknoise.presets import Presets
-from lib_masknoise.ui import accordions, keeping
+from lib_masknoise.ui import accordions, explore, keeping
 
 PRESETS = Presets(Path(scripts.basedir()) / "presets")
+WORKSHOP = exploring.workshop(PRESETS)
 HOST = LiveHost()
 ENGINE = Engine(HOST)
 
@@ -38,6 +40,8 @@ class Script(scripts.Script):
         built = accordions.build(self.elem_id, **host, tab=tab, live_route=route)
         self.infotext_fields = webui.paste_fields(built.inputs, built.notice)
         self.paste_field_names = webui.paste_names()
+        if not is_img2img:
+            explore.build(self.elem_id, explore.Explorer(WORKSHOP), built.inputs)
         return built.inputs
 
     def setup(self, p: Any, *values: Any) -> None:
@@ -79,9 +83,16 @@ def _add_routes(demo: Any, app: Any) -> None:
     authorisation = webui.authorisation(app)
     if authorisation is not None:  # without --api the host has no API, and neither have we
         api.add_routes(app, PRESETS, authorisation)
+        add_explore(app, WORKSHOP, authorisation)
+
+
+def _show_pictures(demo: Any, app: Any) -> None:
+    """Let the page read the views' pictures, as it reads those of the host."""
+    demo.allowed_paths = [*(demo.allowed_paths or ()), str(WORKSHOP.folder)]
 
 
 script_callbacks.on_app_started(_add_routes)
+script_callbacks.on_app_started(_show_pictures)
 script_callbacks.on_ui_settings(containers.add_setting)
 script_callbacks.on_script_unloaded(ENGINE.close)
 script_callbacks.on_before_image_saved(containers.before_image_saved)

@@ -55,12 +55,12 @@ class Folder:
         return whole
 
 
-def page(view: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> str:
+def page(view: Mapping[str, Any], sources: Mapping[str, str] | None = None, name: str = "") -> str:
     """The page of a view: one file that needs no server, script or font of anybody's. sources: where its files are to
-    be had, where that is not beside the page."""
+    be had, where that is not beside the page. name: by which the page around it knows the view."""
     parts = {name: (PAGE / f"explore.{name}").read_text("utf-8") for name in ("html", "css", "js")}
     # "</script" in a prompt would end the element that the data stand in.
-    data = json.dumps({**view, "sources": sources or {}}, ensure_ascii=False).replace("<", "\\u003c")
+    data = json.dumps({**view, "sources": sources or {}, "name": name}, ensure_ascii=False).replace("<", "\\u003c")
     made = parts["html"]
     for name, text in (("CSS", parts["css"]), ("SCRIPT", parts["js"]), ("VIEW", data)):
         made = made.replace(f"/*{name}*/", text, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,11 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lib_masknoise import ASSETS
+from lib_masknoise import ASSETS, conditioning
 from lib_masknoise.conditioning import Encoded
 from lib_masknoise.explore import model as models
 from lib_masknoise.explore.model import Model, Report
 from lib_masknoise.explore.plane import Blend, Plane
+from lib_masknoise.presets import PresetError, Presets
 from lib_masknoise.scene import Concept, RectMask, Scene, SceneError
 from lib_masknoise.scene.errors import Problem
 from lib_masknoise.settings import Settings
@@ -85,6 +87,15 @@ def entries(lines: Sequence[str]) -> list[Entry]:
     if len(found) > MAX_PROMPTS:
         raise SceneError([Problem("prompts", f"expected at most {MAX_PROMPTS:,}, got {len(found):,}")])
     return list(found.values())
+
+
+def preset_prompts(presets: Presets) -> list[str]:
+    """The prompts of all saved presets, each once. A preset that cannot be read has none."""
+    found: dict[str, None] = {}
+    for name in presets.names():
+        with suppress(SceneError, PresetError):
+            found |= dict.fromkeys(conditioning.prompts(presets.load(name)))
+    return list(found)
 
 
 def encode(model: Model, prompts: Sequence[Entry], report: Callable[[float], object]) -> dict[str, Encoded]:

@@ -22,7 +22,7 @@ from lib_masknoise.explore import map as maps
 from lib_masknoise.explore.between import Stage
 from lib_masknoise.explore.bridges import Bridge, Named
 from lib_masknoise.explore.folder import Folder
-from lib_masknoise.explore.model import Model, Report, Stop
+from lib_masknoise.explore.model import Model, Report, Stop, blend
 from lib_masknoise.scene import Scene
 from lib_masknoise.settings import Settings
 
@@ -162,8 +162,8 @@ def prompt_map(
         with stage("sampling", len(places), "places") as report:
             for i, place in enumerate(maps.pictures(model, chart, places, settings, report)):
                 file = folder.picture(f"place-{i:04}", place.image)
-                blend = {"points": place.blend.points, "weights": place.blend.weights}
-                found.append({"x": place.x, "y": place.y, "file": file, **blend})
+                made_of = {"points": place.blend.points, "weights": place.blend.weights}
+                found.append({"x": place.x, "y": place.y, "file": file, **made_of})
 
     stopped = bool(places) and _until_stopped(draw)
     points = [
@@ -175,6 +175,18 @@ def prompt_map(
     return folder.finish(
         _view("map", settings, stopped, points=points, explained=explained, triangles=triangles, places=found)
     )
+
+
+def place(
+    model: Model, settings: Settings, prompts: Sequence[str], weights: Sequence[float], folder: Folder, stage: Stage
+) -> dict[str, Any]:
+    """One picture: of a blend of whole-picture prompts, such as a place on a map is."""
+    encoded = maps.encode(model, [maps.Entry(prompt, "") for prompt in dict.fromkeys(prompts)], lambda more: None)
+    with stage("sampling", 1, "places") as report:
+        blended = blend([encoded[prompt] for prompt in prompts], weights)
+        (image,) = model.blended([blended], [settings.seed], settings, report)
+    file = folder.picture("place", image)
+    return folder.finish(_view("place", settings, False, prompts=prompts, weights=weights, file=file))
 
 
 def grid(
@@ -239,7 +251,7 @@ def _view(name: str, settings: Settings, interrupted: bool, **parts: Any) -> dic
     return {"view": name, "version": __version__, "settings": said, "interrupted": interrupted, **parts}
 
 
-SAID = ("prompt", "negative_prompt", "model", "seed", "steps", "size", "guidance_scale")
+SAID = ("prompt", "negative_prompt", "model", "seed", "steps", "size", "guidance_scale", "sampler", "scheduler")
 
 
 def _said(settings: Settings, scene: Scene | None) -> Mapping[str, Any]:

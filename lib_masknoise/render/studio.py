@@ -28,21 +28,16 @@ class Studio(NamedTuple):
 def this_process(settings: Settings) -> Iterator[Studio]:
     """Make images here, on one pipeline. Raises what `load_pipeline` raises."""
     load_pipeline, render = host()
+    from lib_masknoise.hosts.diffusers.rendering import advancing
+
     pipe = load_pipeline(settings.model, **settings.additions)
 
     def images(
         scene: Scene, settings: Settings, batches: Sequence[Sequence[float]], advance: Advance
     ) -> Iterator[Image.Image]:
-        done = 0.0
-
-        def on_step(progress: Any) -> None:
-            nonlocal done
-            advance(progress.frames - done)
-            done = progress.frames
-
         # One call for all batches, which are of one size but for the last: the prompts are encoded once.
         times = list(chain(*batches))
-        for frame in render(pipe, scene, **host_options(settings, times, len(batches[0])), on_step=on_step):
+        for frame in render(pipe, scene, **host_options(settings, times, len(batches[0])), on_step=advancing(advance)):
             yield frame.image
 
     threads_before = torch.get_num_threads()

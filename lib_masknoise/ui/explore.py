@@ -1,77 +1,70 @@
-"""The accordion *Explore*: the four views on the loaded model, each shown as the page it also is on the disk."""
+"""The accordion *Explore*: the four views on the loaded model, each shown as the page it also is on the disk.
+
+The settings of the pictures are the page's own: `javascript/masknoise_7_explore.js` reads them off it when a button is
+pressed, since a WebUI's components are not ours to name. The same file hands on what a view asks for: its scene for the
+canvas, and pictures of places on a map.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import base64
 import html
+import io
 import json
-import threading
+import random
 import uuid
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from lib_masknoise import arguments
-from lib_masknoise.explore import map as maps
-from lib_masknoise.explore import views
-from lib_masknoise.explore.between import Stage
-from lib_masknoise.explore.folder import Folder, page
-from lib_masknoise.explore.grid import Grid
-from lib_masknoise.explore.model import Model, Report, Stop
+from lib_masknoise.explore.folder import page
+from lib_masknoise.explore.model import Stop
+from lib_masknoise.explore.requests import (
+    Asked,
+    BetweenRequest,
+    GridRequest,
+    JourneyRequest,
+    MapRequest,
+    PlaceRequest,
+)
+from lib_masknoise.explore.workshop import Made, Workshop
 from lib_masknoise.scene import Problem, Scene, SceneError
-from lib_masknoise.settings import Settings
 from lib_masknoise.ui import inputs, live
 
-REMEMBERED = 12
-"""Views whose pictures are kept, so that going back to one is instant."""
-
-BATCH = 8
 HEIGHT = 900
-
-Tell = Callable[[Any], None]
-Stopped = Callable[[], bool]
-Job = Callable[[Tell, Stopped], None]
-Start = Callable[[str, Job], Iterator[Any]]
-"""Runs a job for a session, one at a time on the model; hands out what it tells."""
-ReadSettings = Callable[[Sequence[Any]], Settings]
-
-Making = Callable[[Folder, Stage], dict[str, Any]]
+PLACE_SIDE = 320  # pixels of the longer one, of a picture on the map
+HIDDEN = "masknoise-hidden"
+JS = "js" if int(gr.__version__.split(".")[0]) >= 4 else "_js"
+READ_PAGE = "(...values) => window.masknoiseExploreSettings(values.slice(0, %d))"
+"""Before an event: what the page says is put in the place of the value of the hidden settings. Gradio hands a script
+the outputs' values as well, behind those of the inputs."""
+MAX_SEED = 2**32
 
 
 class Explorer:
-    """Makes views on a model and keeps the last ones. folder: for their pictures, where the page may read them."""
+    """A page's way to a workshop."""
 
-    def __init__(self, model: Model, start: Start, folder: Path) -> None:
-        self.model, self.start, self.folder = model, start, folder
-        self._known: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        self._lock = threading.Lock()
+    def __init__(self, workshop: Workshop) -> None:
+        self.workshop = workshop
 
-    def show(self, session: str, name: str, said: Any, make: Making) -> Iterator[list[str]]:
-        """What the progress and the view show, again and again until it is there. said: all that the view depends on,
-        but for the model, as JSON has it."""
-        digest = hashlib.sha256(json.dumps([name, said], sort_keys=True).encode()).hexdigest()[:24]
-        folder = self.folder / "explore" / digest
-        known = self._known.get(digest)
+    def show(self, asked: Asked) -> Iterator[list[Any]]:
+        """What the progress and the view show, again and again until it is there."""
+        known = self.workshop.known(asked)
         if known is not None:
-            yield [_bar("Done before.", 1), frame(known, folder)]
+            yield [_bar("Done before.", 1), frame(known)]
             return
-
-        def job(tell: Tell, stopped: Stopped) -> None:
-            tell(make(Folder(folder), _stage(tell, stopped)))
-
         yield [_bar("Starting…", 0), ""]
         try:
-            for event in self.start(session, job):
-                if isinstance(event, dict):
-                    self._keep(digest, event)
-                    yield [_bar("Stopped." if event["interrupted"] else "Done.", 1), frame(event, folder)]
+            for event in self.workshop.events(asked):
+                if isinstance(event, Made):
+                    yield [_bar("Stopped." if event.view["interrupted"] else "Done.", 1), frame(event)]
                 else:
-                    yield [_bar(*event), gr.update()]
+                    words, done, total = event
+                    yield [_bar(words, done / max(1, total)), gr.update()]
         except Stop:
             yield [_bar("Stopped.", 0), ""]
         except SceneError as error:
@@ -79,85 +72,120 @@ class Explorer:
         except Exception as error:
             yield [live.failure(error), ""]
 
-    def _keep(self, digest: str, view: dict[str, Any]) -> None:
-        with self._lock:
-            if not view["interrupted"]:
-                self._known[digest] = view
-            while len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
+    def place(self, session: str, text: str) -> str:
+        """A picture of a place on a map, as the map asks for it (JSON text both ways): a newer question of the same
+        page ends an older one. The answer has its `tick`, and an `image`, or `words` where there is none."""
+        asked = json.loads(text or "{}")
+        answer: dict[str, Any] = {"tick": asked.get("tick", 0)}
+        name = f"{session}/place"
+        self.workshop.stop(name)
+        try:
+            answer["image"] = self._place(name, asked)
+        except Stop:
+            answer["words"] = ""
+        except Exception as error:
+            answer["words"] = str(error)
+        return json.dumps(answer)
+
+    def _place(self, name: str, asked: Mapping[str, Any]) -> str:
+        chart = self.workshop.kept(str(asked.get("view", "")))
+        if chart is None or not self.workshop.holds(chart):
+            raise ValueError("Another model or other settings are there now: look at the map again.")
+        common = {name: value for name, value in chart.asked.to_dict().items() if name in Asked.__fields__}
+        blend = {"prompts": asked["prompts"], "weights": asked["weights"]}
+        made = self.workshop.make(PlaceRequest.parse({**common, "prompt": "", "session": name, **blend}))
+        return _small(made.folder / made.view["file"])
 
 
-def frame(view: dict[str, Any], folder: Path) -> str:
+def _small(path: Path) -> str:
+    image = Image.open(path).convert("RGB")
+    image.thumbnail((PLACE_SIDE, PLACE_SIDE))
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=90)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def frame(made: Made) -> str:
     """A view's page in the page. Its pictures come from the host by their paths."""
-    sources = {name: f"file={(folder / name).as_posix()}" for name in view["files"]}
-    text = html.escape(page(view, sources), quote=True)
-    return (
-        f'<iframe class="masknoise-explore" title="Explore: {view["view"]}" height="{HEIGHT}" srcdoc="{text}"></iframe>'
-    )
+    sources = {name: f"file={(made.folder / name).as_posix()}" for name in made.view["files"]}
+    text = html.escape(page(made.view, sources, made.digest), quote=True)
+    title = f"Explore: {made.view['view']}"
+    return f'<iframe class="masknoise-explore" title="{title}" height="{HEIGHT}" srcdoc="{text}"></iframe>'
 
 
-def build(
-    elem_id: Callable[[str], str],
-    explorer: Explorer,
-    stop: Callable[[str], None],
-    settings: Sequence[Any],
-    read_settings: ReadSettings,
-    job: Sequence[Any],
-) -> None:
-    """The accordion. settings, job: the components of the image's settings and of the scene."""
-    with gr.Accordion("Explore", open=False, elem_id=elem_id("explore")):
+def build(elem_id: Callable[[str], str], explorer: Explorer, job: Sequence[Any]) -> None:
+    """The accordion. job: the components of the scene."""
+    with gr.Accordion("Explore", open=False, elem_id=elem_id("explore"), elem_classes=["masknoise-exploring"]):
         session = gr.State(lambda: uuid.uuid4().hex)
-        looks: list[tuple[Any, Callable[..., Iterator[list[str]]], list[Any]]] = []
         with gr.Tabs():
-            for make_tab in (_journey, _between, _map, _grid):
-                looks.append(make_tab(elem_id, explorer, read_settings))
+            tabs = [make_tab(elem_id) for make_tab in (_journey, _between, _map, _grid)]
         halt = gr.Button("Stop", elem_id=elem_id("explore_stop"))
         progress = gr.HTML(
             _bar("Nothing looked at yet.", 0), elem_id=elem_id("explore_progress"), elem_classes=["masknoise-progress"]
         )
         place = gr.HTML("", elem_id=elem_id("explore_view"))
-        for button, look, own in looks:
-            given = [session, *own, *settings, *job]
-            button.click(
-                _split(look, len(own), len(settings)), given, [progress, place], show_progress="hidden", api_name=False
-            )
-        halt.click(stop, [session], None, queue=False, api_name=False)
+        settings = _hidden("Settings of the page", elem_id("explore_settings"))
+        for button, look, own in tabs:
+            given = [session, settings, *own, *job]
+            options: dict[str, Any] = {"show_progress": "hidden", "api_name": False, JS: READ_PAGE % len(given)}
+            button.click(_looking(explorer, look, len(own)), given, [progress, place], **options)
+        halt.click(explorer.workshop.stop, [session], None, queue=False, api_name=False)
+        _connect_places(elem_id, explorer, session)
 
 
-Look = Callable[[str, Sequence[Any], Sequence[Any], Sequence[Any]], Iterator[list[str]]]
+def _connect_places(elem_id: Callable[[str], str], explorer: Explorer, session: Any) -> None:
+    """A map fills in its question and presses the button; the answer is for the map."""
+    asked = _hidden("Place asked for", elem_id("explore_place"))
+    reply = _hidden("Picture of the place", elem_id("explore_reply"))
+    button = gr.Button("Ask for the place", elem_id=elem_id("explore_ask"), elem_classes=[HIDDEN])
+    button.click(explorer.place, [session, asked], [reply], queue=False, show_progress="hidden", api_name=False)
+
+
+def _hidden(label: str, elem_id: str) -> Any:
+    return gr.Textbox(value="", label=label, elem_id=elem_id, elem_classes=[HIDDEN])
+
+
+Look = Callable[[Sequence[Any], dict[str, Any], Scene], Asked]
 Tab = tuple[Any, Look, list[Any]]
 
 
-def _split(look: Look, own: int, settings: int) -> Callable[..., Iterator[list[str]]]:
-    """One list of values → those of the tab, of the image and of the scene; what is wrong in them is shown."""
+def _looking(explorer: Explorer, look: Look, own: int) -> Callable[..., Iterator[list[Any]]]:
+    """An event of a tab: its own values, the page's settings and the scene make a request; what is wrong is shown."""
 
-    def run(session: str, *values: Any) -> Iterator[list[str]]:
+    def run(session: str, settings: str, *values: Any) -> Iterator[list[Any]]:
         try:
-            yield from look(session, values[:own], values[own : own + settings], values[own + settings :])
+            common = {**_settings(settings), "session": session}
+            scene = inputs.read([values[own], True, *values[own + 2 :]]) or Scene()
+            asked = look(values[:own], common, scene)
         except SceneError as error:
             yield [live.problem_list(error.problems), ""]
+            return
+        yield from explorer.show(asked)
 
     return run
 
 
-def _journey(elem_id: Callable[[str], str], explorer: Explorer, read: ReadSettings) -> Tab:
+def _settings(text: str) -> dict[str, Any]:
+    """What the page says of itself, as fields of a request. A negative seed means any."""
+    found: dict[str, Any] = json.loads(text or "{}")
+    if found.get("seed", 0) < 0:
+        found["seed"] = random.randrange(MAX_SEED)
+    return found
+
+
+def _journey(elem_id: Callable[[str], str]) -> Tab:
     with gr.Tab("Journey"):
         gr.Markdown("How noise becomes the picture of the prompt above, step by step.")
         whole = gr.Checkbox(False, label="Of the whole scene", elem_id=elem_id("journey_scene"))
         button = gr.Button("Look at the journey", elem_id=elem_id("journey_look"))
 
-    def look(session: str, own: Sequence[Any], settings: Sequence[Any], job: Sequence[Any]) -> Iterator[list[str]]:
-        made = read(settings)
-        scene = _scene(job) if own[0] else None
-        said = [asdict(made), scene and scene.to_dict()]
-        return explorer.show(
-            session, "journey", said, lambda to, stage: views.journey(explorer.model, made, scene, to, stage)
-        )
+    def look(own: Sequence[Any], common: dict[str, Any], scene: Scene) -> Asked:
+        return JourneyRequest.parse({**common, "scene": scene if own[0] else None})
 
     return button, look, [whole]
 
 
-def _between(elem_id: Callable[[str], str], explorer: Explorer, read: ReadSettings) -> Tab:
+def _between(elem_id: Callable[[str], str]) -> Tab:
     with gr.Tab("Between"):
         gr.Markdown("What stands between two prompts, beyond them, and which named prompts lie on the way.")
         with gr.Row():
@@ -169,31 +197,15 @@ def _between(elem_id: Callable[[str], str], explorer: Explorer, read: ReadSettin
             even = gr.Checkbox(False, label="At equal distances", elem_id=elem_id("between_even"))
         button = gr.Button("Look between", elem_id=elem_id("between_look"))
 
-    def look(session: str, own: Sequence[Any], settings: Sequence[Any], job: Sequence[Any]) -> Iterator[list[str]]:
-        made, scene = read(settings), _scene(job)
-        base = made.prompt
-        ends = [text.strip() for text in own[:2]]
-        known = [concept.prompt for concept in scene.concepts[:2]]
-        used = scene if len(known) == 2 and not any(ends) else None
-        ends = [end or (known[i] if i < len(known) else "") for i, end in enumerate(ends)]
-        if not all(ends):
-            raise SceneError([Problem("From, To", "expected two prompts, or a scene with two concepts")])
-        options: dict[str, Any] = {"stops": int(own[2]), "bridges": int(own[3]), "even": bool(own[4])}
-        made = Settings(**{**asdict(made), "prompt": ends[0]})
-        said = [asdict(made), ends[1], base, options, used and used.to_dict()]
-
-        def make(to: Folder, stage: Stage) -> dict[str, Any]:
-            names = maps.read_prompts(maps.BUILT_IN) if options["bridges"] else []
-            return views.between(
-                explorer.model, made, ends[1], to, stage, names=names, scene=used, base=base if used else "", **options
-            )
-
-        return explorer.show(session, "between", said, make)
+    def look(own: Sequence[Any], common: dict[str, Any], scene: Scene) -> Asked:
+        ends = {"from": own[0].strip(), "to": own[1].strip()}
+        options = {"stops": own[2], "bridges": own[3], "even": own[4]}
+        return BetweenRequest.parse({**common, **ends, **options, "scene": scene if scene.concepts else None})
 
     return button, look, [first, second, stops, bridges, even]
 
 
-def _map(elem_id: Callable[[str], str], explorer: Explorer, read: ReadSettings) -> Tab:
+def _map(elem_id: Callable[[str], str]) -> Tab:
     with gr.Tab("Map"):
         gr.Markdown("Where prompts live, by this model's own encoder. A click is a blend of the three around it.")
         prompts = gr.Textbox(
@@ -203,56 +215,39 @@ def _map(elem_id: Callable[[str], str], explorer: Explorer, read: ReadSettings) 
             max_lines=12,
             elem_id=elem_id("map_prompts"),
         )
-        columns = gr.Slider(0, 24, value=8, step=1, label="Columns of pictures", elem_id=elem_id("map_columns"))
+        with gr.Row():
+            columns = gr.Slider(0, 24, value=8, step=1, label="Columns of pictures", elem_id=elem_id("map_columns"))
+            presets = gr.Checkbox(True, label="The presets' prompts as well", elem_id=elem_id("map_presets"))
         button = gr.Button("Look at the map", elem_id=elem_id("map_look"))
 
-    def look(session: str, own: Sequence[Any], settings: Sequence[Any], job: Sequence[Any]) -> Iterator[list[str]]:
-        made = Settings(**{**asdict(read(settings)), "prompt": ""})
-        given = own[0].splitlines()
-        entries = maps.entries(given) if own[0].strip() else maps.read_prompts(maps.BUILT_IN)
-        known = {entry.prompt for entry in entries}
-        of_scene = [concept.prompt for concept in _scene(job).concepts]
-        entries = [*(maps.Entry(text, "The scene") for text in dict.fromkeys(of_scene) if text not in known), *entries]
-        said = [asdict(made), [entry.prompt for entry in entries], own[1]]
-        return explorer.show(
-            session,
-            "map",
-            said,
-            lambda to, stage: views.prompt_map(explorer.model, made, entries, to, stage, columns=int(own[1])),
-        )
+    def look(own: Sequence[Any], common: dict[str, Any], scene: Scene) -> Asked:
+        options = {"columns": own[1], "presets": own[2], "scene": scene if scene.concepts else None}
+        return MapRequest.parse({**common, "prompts": own[0].splitlines(), **options})
 
-    return button, look, [prompts, columns]
+    return button, look, [prompts, columns, presets]
 
 
-def _grid(elem_id: Callable[[str], str], explorer: Explorer, read: ReadSettings) -> Tab:
+def _grid(elem_id: Callable[[str], str]) -> Tab:
     with gr.Tab("Grid"):
         gr.Markdown("What seed, steps, guidance and words do to the prompt above, every combination.")
         with gr.Row():
             seeds = gr.Textbox("1, 2, 3", label="Seeds", max_lines=1, elem_id=elem_id("grid_seeds"))
             steps = gr.Textbox("2, 5, 10, 20", label="Step counts", max_lines=1, elem_id=elem_id("grid_steps"))
             guidance = gr.Textbox("1, 4, 8", label="Guidance", max_lines=1, elem_id=elem_id("grid_guidance"))
+        with gr.Row():
             words = gr.Checkbox(False, label="Word by word", elem_id=elem_id("grid_words"))
+            whole = gr.Checkbox(False, label="Of the whole scene", elem_id=elem_id("grid_scene"))
         button = gr.Button("Look at the grid", elem_id=elem_id("grid_look"))
 
-    def look(session: str, own: Sequence[Any], settings: Sequence[Any], job: Sequence[Any]) -> Iterator[list[str]]:
-        made = read(settings)
-        wanted = Grid(
-            made.prompt,
-            _numbers("Seeds", own[0], arguments.seed),
-            _numbers("Step counts", own[1], arguments.positive),
-            _numbers("Guidance", own[2], arguments.finite),
-            bool(own[3]),
-        )
-        try:
-            _ = wanted.cells
-        except ValueError as error:
-            raise SceneError([Problem("Grid", str(error))]) from None
-        said = [asdict(made), asdict(wanted)]
-        return explorer.show(
-            session, "grid", said, lambda to, stage: views.grid(explorer.model, made, wanted, None, to, stage)
-        )
+    def look(own: Sequence[Any], common: dict[str, Any], scene: Scene) -> Asked:
+        axes = {
+            "seeds": _numbers("Seeds", own[0], arguments.seed),
+            "step_counts": _numbers("Step counts", own[1], arguments.positive),
+            "guidances": _numbers("Guidance", own[2], arguments.finite),
+        }
+        return GridRequest.parse({**common, **axes, "words": own[3], "scene": scene if own[4] else None})
 
-    return button, look, [seeds, steps, guidance, words]
+    return button, look, [seeds, steps, guidance, words, whole]
 
 
 def _numbers(name: str, text: str, of: Callable[[str], Any]) -> tuple[Any, ...]:
@@ -260,27 +255,6 @@ def _numbers(name: str, text: str, of: Callable[[str], Any]) -> tuple[Any, ...]:
         return tuple(dict.fromkeys(of(part.strip()) for part in text.split(",")))
     except Exception as error:  # argparse's, which is no ValueError
         raise SceneError([Problem(name, str(error))]) from None
-
-
-def _scene(job: Sequence[Any]) -> Scene:
-    return inputs.read([job[0], True, *job[2:]]) or Scene()
-
-
-def _stage(tell: Tell, stopped: Stopped) -> Stage:
-    @contextmanager
-    def stage(what: str, total: int, unit: str) -> Iterator[Report]:
-        done = 0.0
-
-        def report(more: float) -> None:
-            nonlocal done
-            if stopped():
-                raise Stop
-            done += more
-            tell((f"{what.capitalize()}: {done:.1f} of {total} {unit}", done / max(1, total)))
-
-        yield report
-
-    return stage
 
 
 def _bar(words: str, fraction: float) -> str:

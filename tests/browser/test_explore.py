@@ -248,17 +248,36 @@ def choose_tab(page, name: str) -> None:
     page.locator("#masknoise_explore .tab-nav button", has_text=name).click()
 
 
+PROGRESS = "#masknoise_explore_progress"
+
+
+def press(page, button: str) -> None:
+    """Press it; what an earlier view has said there is taken away first."""
+    page.evaluate("selector => { document.querySelector(selector + ' p').textContent = ''; }", PROGRESS)
+    page.click(f"#masknoise_{button}")
+
+
+def wait_for_words(page, words: str, timeout: int = 120_000) -> None:
+    page.wait_for_function(
+        "([selector, words]) => new RegExp(words).test(document.querySelector(selector).innerText)",
+        arg=[PROGRESS, words],
+        timeout=timeout,
+    )
+
+
 def look(painter, tab: str, button: str):
     """Make a view; the frame that it is shown in."""
     page = painter.page
     choose_tab(page, tab)
-    page.click(f"#masknoise_{button}_look")
-    page.wait_for_function(
-        "document.querySelector('#masknoise_explore_progress').innerText.startsWith('Done')", timeout=120_000
-    )
+    press(page, f"{button}_look")
+    wait_for_words(page, "^Done")
     view = page.frame_locator("#masknoise_explore_view iframe")
     view.locator("#view > *").first.wait_for()
     return view
+
+
+def settings_of(page) -> dict:
+    return json.loads(page.evaluate("masknoiseExploreSettings(['', '', ''])[1]"))
 
 
 def test_explore_walks_a_journey_and_going_back_is_instant(explored):
@@ -267,10 +286,23 @@ def test_explore_walks_a_journey_and_going_back_is_instant(explored):
     view.locator("img.now").first.evaluate("i => i.decode()")
     view.get_by_role("slider", name="Step").press("ArrowLeft")
     assert "Step 3 of 3" in view.locator("[role=status]").first.inner_text()
-    explored.page.click("#masknoise_journey_look")
-    explored.page.wait_for_function(
-        "document.querySelector('#masknoise_explore_progress').innerText.startsWith('Done before')", timeout=5000
-    )
+    press(explored.page, "journey_look")
+    wait_for_words(explored.page, "^Done before", timeout=5000)
+
+
+def test_a_journeys_settings_are_sent_along(explored):
+    page = explored.page
+    page.fill("#txt2img_neg_prompt textarea", "people")
+    view = look(explored, "Journey", "journey")
+    before = settings_of(page)
+    for name, value in (("steps", 9), ("seed", 77), ("width", 96)):
+        explored.set_number(f"txt2img_{name}", value)
+    page.fill("#txt2img_neg_prompt textarea", "")
+    assert settings_of(page)["seed"] == 77
+    view.get_by_role("button", name="Send to scene").click()
+    page.wait_for_function("MaskNoise.instances.get('txt2img').panel.editor.layers.length === 1")
+    assert settings_of(page) == {**before, "prompt": ""}
+    assert explored.concepts[0]["prompt"] == "an ocean"
 
 
 def test_what_lies_between_is_sent_to_the_scene(explored):
@@ -305,19 +337,60 @@ def test_a_place_of_the_map_is_sent_to_the_scene(explored):
     assert {concept["prompt"] for concept in explored.concepts} < known
 
 
+def test_the_picture_of_a_place_is_drawn_on_demand(explored):
+    """At the point, under a resting pointer, and from memory when going back; then the way there as keyframes."""
+    page = explored.page
+    choose_tab(page, "Map")
+    page.fill("#masknoise_map_prompts textarea", "lava\nice\na forest\nan ocean\na desert")
+    explored.set_number("masknoise_map_columns", 2)
+    view = look(explored, "Map", "map")
+    caption = view.locator(".preview figcaption", has_text="The picture of this very place")
+    caption.wait_for()
+    picture = view.locator(".preview img")
+    first = picture.get_attribute("src")
+    chart = view.locator(".map svg")
+    chart.click(position={"x": 150, "y": 200})
+    view.locator(f".preview img:not([src='{first}'])").wait_for()
+    caption.wait_for()
+    drawn = picture.get_attribute("src")
+    assert first.startswith("data:image/jpeg") and drawn.startswith("data:image/jpeg") and drawn != first
+    chart.hover(position={"x": 260, "y": 260})
+    view.locator(".hover img.very").wait_for()
+    # Going back asks nobody.
+    page.evaluate("window.masknoiseExplorePlace = () => { throw new Error('asked'); }")
+    chart.press("ArrowRight")
+    chart.press("ArrowLeft")
+    caption.wait_for()
+    assert picture.get_attribute("src") == drawn
+    view.get_by_role("button", name="As keyframes").click()
+    view.get_by_role("button", name="Send to scene").click()
+    page.wait_for_function("MaskNoise.instances.get('txt2img').panel.editor.layers.length === 2")
+    weights = [[key.get("weight") for key in concept["keyframes"]] for concept in explored.concepts]
+    assert all(first == 0 and there != 0 for first, there in weights)
+
+
+def test_a_cell_of_the_grid_is_sent_with_its_settings(explored):
+    page = explored.page
+    choose_tab(page, "Grid")
+    for name, text in (("seeds", "4, 5"), ("steps", "2, 3"), ("guidance", "1, 6")):
+        page.fill(f"#masknoise_grid_{name} input, #masknoise_grid_{name} textarea", text)
+    view = look(explored, "Grid", "grid")
+    view.get_by_role("button", name="seed 5, 2 steps, guidance 6").click()
+    view.get_by_role("button", name="Send to scene").click()
+    page.wait_for_function("document.querySelector('#txt2img_seed input').value === '5'")
+    sent = settings_of(page)
+    assert (sent["seed"], sent["steps"], sent["guidance_scale"], sent["prompt"]) == (5, 2, 6, "an ocean")
+
+
 def test_a_grid_is_stopped_and_keeps_what_it_has(explored):
     page = explored.page
     choose_tab(page, "Grid")
     page.fill("#masknoise_grid_seeds input, #masknoise_grid_seeds textarea", ",".join(map(str, range(200))))
-    page.click("#masknoise_grid_look")
-    page.wait_for_function(
-        "/Sampling: [1-9]/.test(document.querySelector('#masknoise_explore_progress').innerText)", timeout=60_000
-    )
-    page.wait_for_timeout(2000)
+    press(page, "grid_look")
+    wait_for_words(page, r"Sampling: [1-9]\d")
     page.click("#masknoise_explore_stop")
-    page.wait_for_function(
-        "document.querySelector('#masknoise_explore_progress').innerText.startsWith('Stopped')", timeout=60_000
-    )
+    wait_for_words(page, "^Stopped")
     view = page.frame_locator("#masknoise_explore_view iframe")
     view.locator("#interrupted").wait_for(state="visible")
     assert view.locator("td button").count() == 200 * 4 * 3
+    assert 8 <= view.locator("td button img").count() < 200 * 4 * 3

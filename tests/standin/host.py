@@ -15,7 +15,7 @@ from torch import nn
 from tests.standin.forge import ForgeCheckpoint
 from tests.standin.model import Checkpoint
 
-CALLBACKS = ("cfg_denoiser", "cfg_denoised")
+CALLBACKS = ("cfg_denoiser", "cfg_denoised", "cfg_after_cfg")
 
 
 class Other:

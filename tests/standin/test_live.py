@@ -151,7 +151,7 @@ def test_it_ends_between_two_steps_and_nothing_is_left(host, live, kind, forge):
     host.start(forge=forge)
     plain = host.latents()
     others: list[str] = []
-    live.runner.scripts.append((Other(postprocess_image=lambda p, picture: others.append(p)), ()))
+    live.runner.pairs.append((Other(postprocess_image=lambda p, picture: others.append(p)), ()))
     made: list[int] = []
     with pytest.raises(Leave):
         if kind == "sketch":

@@ -94,7 +94,7 @@ def test_the_values_of_the_user_interface(host):
     from lib_masknoise.ui import inputs
 
     p = host.job()
-    p.scripts.scripts[0] = host.script, inputs.show(Scene.parse(TREE))
+    p.scripts.pairs[0] = host.script, inputs.show(Scene.parse(TREE))
     assert torch.equal(torch.cat(host.process(p).latents).double(), host.latents(TREE))
 
 
@@ -229,7 +229,7 @@ def test_a_preset_as_a_cell_of_a_plot(host):
 @pytest.mark.parametrize("values", [["", False, TREE_PAINTED], [{**TREE, "enabled": False}]])
 def test_a_plot_switches_masknoise_on_for_its_cells(host, values):
     p = host.job()
-    p.scripts.scripts[0] = host.script, values
+    p.scripts.pairs[0] = host.script, values
     p.masknoise_overrides = {"blend.scale": 0.5, "blend.overlap": "mix"}
     expected = host.latents(scene("green tree", "blue sea", blend={"scale": 0.5}))
     assert torch.equal(torch.cat(host.process(p).latents).double(), expected)

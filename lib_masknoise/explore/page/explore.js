@@ -60,7 +60,7 @@
     const area = el("textarea", {readonly: true, "aria-label": "Scene JSON", spellcheck: "false"});
     const status = el("p", {role: "status", class: "soft"});
     const base = el("p", {class: "soft"});
-    let current = {scene: {}, prompt: ""};
+    let current = {scene: {}, prompt: "", settings: {}};
     const around = (() => { try { return window.parent !== window && window.parent.masknoiseTakeScene; } catch { return null; } })();
     const copy = async () => {
       try { await navigator.clipboard.writeText(area.value); }
@@ -75,7 +75,7 @@
       status.textContent = "Saved as scene.json.";
     };
     const send = () => {
-      around(JSON.stringify(current.scene), current.prompt);
+      around(JSON.stringify(current.scene), current.prompt, current.settings);
       status.textContent = "Sent to the scene.";
     };
     const box = el("section", {class: "card", "aria-label": title}, el("h2", {}, title), base,
@@ -86,13 +86,20 @@
       area, status);
     return {
       box,
-      offer(scene, prompt, words = "") {
-        current = {scene, prompt};
+      /** settings: of the image, those that are to change, by the names of a request. */
+      offer(scene, prompt, words = "", settings = {}) {
+        current = {scene, prompt, settings};
         area.value = JSON.stringify(scene);
         base.textContent = [words, prompt ? `The image's own prompt: ${prompt}` : "No prompt of the image's own."].join(" ").trim();
         status.textContent = "";
       },
     };
+  }
+
+  /** The settings that a view's pictures were made with, by the names of a request. */
+  function made(changes = {}) {
+    const size = said.size ? {height: said.size[0], width: said.size[1]} : {};
+    return {seed: said.seed, steps: said.steps, guidance_scale: said.guidance_scale, negative_prompt: said.negative_prompt, ...size, ...changes};
   }
 
   const whole = {kind: "rect"};
@@ -122,7 +129,7 @@
     }});
     const play = playButton(control, last);
     const send = sendPanel();
-    send.offer(data.scene || onePrompt(said.prompt), data.scene ? said.prompt : "", "The scene that this was the journey of.");
+    send.offer(data.scene || onePrompt(said.prompt), data.scene ? said.prompt : "", "The scene that this was the journey of, and its settings.", made());
     main.append(
       card("Steps", control.input, el("div", {class: "bar"}, play, ...data.animation.map((file) => el("a", {class: "button", href: source(file)}, "The animation")))),
       status,
@@ -312,8 +319,11 @@
     const status = el("p", {role: "status"});
     const weightRows = el("div");
     const keep = el("input", {type: "checkbox", id: "keep"});
-    const preview = el("figure", {class: "preview"});
+    const resting = el("input", {type: "checkbox", id: "resting", checked: true});
+    const preview = el("figure", {class: "preview", "aria-live": "polite"});
     const send = sendPanel();
+    const drawn = placesOnDemand();
+    let asKeyframes = false;
 
     const scale = () => (0.86 * Math.min(width / (bounds.right - bounds.left || 1), height / (bounds.high - bounds.low || 1))) * state.zoom;
     const screen = (x, y) => [width / 2 + (x - state.cx) * scale(), height / 2 - (y - state.cy) * scale()];
@@ -361,10 +371,22 @@
       const tooFar = state.weights.some((w) => Math.abs(w) > 4);
       status.textContent = parts.join(", ") + (beyond ? ". Extrapolation: beyond the prompts, some weights are negative." : "") + (tooFar ? " A scene takes weights from -4 to 4." : "");
       status.className = beyond ? "far" : "";
+      offer();
+      showPreview(preview, state);
+    }
+
+    /** The place as concepts with weights, or the way to it from its heaviest prompt and back, as keyframes. */
+    function offer() {
       const order = named().sort((a, b) => b[1] - a[1]);
       const rest = order.slice(1).filter(([, w]) => Math.abs(w) > 1e-6);
-      send.offer({concepts: rest.map(([prompt, weight]) => ({prompt, weight, mask: whole}))}, order[0][0], "This place: the image's own prompt takes what the concepts leave.");
-      showPreview(preview, state.x, state.y);
+      const base = order[0][0];
+      if (!asKeyframes) {
+        return send.offer({concepts: rest.map(([prompt, weight]) => ({prompt, weight, mask: whole}))}, base, "This place: the image's own prompt takes what the concepts leave.");
+      }
+      const frames = 48;
+      const concepts = rest.map(([prompt, weight]) => ({prompt, mask: whole, keyframes: [
+        {frame: 0, easing: "ease-in-out", weight: 0}, {frame: frames / 2, easing: "ease-in-out", weight}]}));
+      send.offer({concepts, motion: {loop: true}, animation: {frames}}, base, "An animation from the heaviest prompt to this place and back.");
     }
 
     function nearestPlace(x, y) {
@@ -376,11 +398,65 @@
       return best && Math.sqrt(least) < extent / 5 ? best : null;
     }
 
-    function showPreview(box, x, y) {
+    /** The picture of the point itself where there is a model to make it, until then the nearest that there is. */
+    function showPreview(box, {x, y, points: chosen, weights}) {
       const place = nearestPlace(x, y);
-      box.replaceChildren(...(place ? [el("img", {src: source(place.file), alt: "The picture made nearest to here", style: "width: 100%"}),
-        el("figcaption", {}, "The picture that was made nearest to here")] : [el("figcaption", {}, "No picture was made near here.")]));
+      const image = el("img", {alt: "The picture made nearest to here", style: "width: 100%"});
+      const caption = el("figcaption", {}, place ? "The picture that was made nearest to here" : "No picture was made near here.");
+      if (place) image.src = source(place.file);
+      box.replaceChildren(...(place ? [image] : []), caption);
+      if (!drawn) return;
+      caption.append(drawn.able(weights) ? " Drawing this very place…" : " A scene cannot reach this place.");
+      drawn.point(chosen, weights, (address) => {
+        image.src = address;
+        image.alt = "The picture of this very place";
+        caption.textContent = "The picture of this very place";
+        box.replaceChildren(image, caption);
+      }, (words) => { caption.textContent = words; });
     }
+
+    /** Pictures made on demand by the page around this one; null where it makes none. The point's come before those of
+     * a resting pointer; of each the newest is shown. */
+    function placesOnDemand() {
+      const ask = (() => { try { return data.name && window.parent !== window && window.parent.masknoiseExplorePlace; } catch { return null; } })();
+      if (!ask) return null;
+      const known = new Map();
+      const able = (weights) => weights.every((w) => w >= -4 && w <= 5);
+      const point = {timer: 0, newest: 0, open: false}, pointer = {timer: 0, newest: 0, open: false};
+
+      function request(lane, rest, chosen, weights, show, fail) {
+        clearTimeout(lane.timer);
+        lane.newest += 1;
+        lane.open = false;
+        const key = keyOf(chosen, weights), mine = lane.newest;
+        if (known.has(key)) return show(known.get(key));
+        if (!able(weights)) return;
+        lane.open = true;
+        const question = {view: data.name, prompts: chosen.map((i) => points[i].prompt), weights: [...weights]};
+        lane.timer = setTimeout(() => {
+          if (lane === pointer && point.open) { lane.open = false; return; }
+          ask(question).then((address) => {
+            if (address) known.set(key, address);
+            if (mine !== lane.newest) return;
+            lane.open = false;
+            if (address) show(address);
+          }, (error) => {
+            if (mine !== lane.newest) return;
+            lane.open = false;
+            fail(error.message);
+          });
+        }, rest);
+      }
+
+      return {
+        able,
+        point: (...given) => request(point, 250, ...given),
+        pointer: (...given) => request(pointer, 600, ...given),
+        left: () => { clearTimeout(pointer.timer); pointer.newest += 1; pointer.open = false; },
+      };
+    }
+
+    const keyOf = (chosen, weights) => chosen.map((i, n) => `${i}:${weights[n].toFixed(2)}`).join();
 
     function weightSliders() {
       weightRows.replaceChildren(...state.points.map((i, n) => {
@@ -474,7 +550,7 @@
       down = null;
     });
     svg.addEventListener("pointercancel", () => { down = null; });
-    svg.addEventListener("pointerleave", () => { hover.hidden = true; });
+    svg.addEventListener("pointerleave", () => { hover.hidden = true; if (drawn) drawn.left(); });
     svg.addEventListener("wheel", (event) => { event.preventDefault(); zoomBy(Math.exp(-event.deltaY / 400), ...local(event)); }, {passive: false});
     svg.addEventListener("keydown", (event) => {
       const far = event.shiftKey ? 1 : 12;
@@ -493,8 +569,18 @@
       const [x, y] = plane(sx, sy);
       const near = points.map((p, i) => [(p.x - x) ** 2 + (p.y - y) ** 2, i]).sort((a, b) => a[0] - b[0]).slice(0, 3).map(([, i]) => points[i].prompt);
       const place = nearestPlace(x, y);
-      hover.replaceChildren(...(place ? [el("img", {src: source(place.file), alt: ""})] : []), ...near.map((prompt) => el("div", {}, prompt)));
+      const image = el("img", {alt: ""});
+      if (place) image.src = source(place.file);
+      hover.replaceChildren(...(place ? [image] : []), ...near.map((prompt) => el("div", {}, prompt)));
       hover.hidden = false;
+      if (drawn && resting.checked) {
+        const blend = weightsAt(x, y);
+        drawn.pointer(blend.points, blend.weights, (address) => {
+          image.src = address;
+          image.className = "very";
+          if (!image.isConnected) hover.prepend(image);
+        }, () => {});
+      }
       hover.style.left = `${Math.min(sx + 14, width - 190)}px`;
       hover.style.top = `${sy + 14 > height - 170 ? Math.max(0, sy - 170) : sy + 14}px`;
     }
@@ -520,6 +606,12 @@
       draw();
     }
 
+    const kinds = [["As concepts", false], ["As keyframes", true]].map(([name, moving]) =>
+      el("button", {type: "button", "aria-pressed": String(!moving), onclick: (event) => {
+        asKeyframes = moving;
+        kinds.forEach((one) => one.setAttribute("aria-pressed", String(one === event.currentTarget)));
+        offer();
+      }}, name));
     const share = Math.round(100 * (data.explained[0] + data.explained[1]));
     const silent = points.length - heard.length;
     main.append(el("div", {class: "columns"},
@@ -535,7 +627,9 @@
       el("div", {},
         card("Search", el("label", {for: "search"}, "A prompt of the map"), el("div", {class: "bar"}, search), found, results),
         card("Weights", el("div", {class: "bar"}, keep, el("label", {for: "keep"}, "Keep these prompts when the point moves")), weightRows),
-        el("div", {class: "card"}, preview),
+        el("div", {class: "card"}, preview,
+          drawn ? el("div", {class: "bar"}, resting, el("label", {for: "resting"}, "Draw the place under a resting pointer as well")) : null),
+        el("div", {class: "bar"}, ...kinds),
         send.box)));
     const measure = () => { const box = svg.getBoundingClientRect(); width = box.width || 600; height = box.height || 560; draw(); };
     new ResizeObserver(measure).observe(svg);
@@ -569,8 +663,9 @@
         cell.file ? el("img", {src: source(cell.file), alt: `${cell.prompt}, seed ${cell.seed}`, style: "width: 100%"}) : el("p", {}, "It was not made."),
         el("ul", {class: "plain-list"},
           el("li", {}, cell.prompt), el("li", {}, `seed ${cell.seed}`), el("li", {}, `${cell.steps} steps`), el("li", {}, `guidance ${cell.guidance}`)),
-        el("code", {style: "overflow-wrap: anywhere"}, command(cell)));
-      send.offer(data.scene || {concepts: []}, cell.prompt, "The scene that the command above renders.");
+        // In a WebUI its own settings make it.
+        ...(said.sampler ? [] : [el("code", {style: "overflow-wrap: anywhere"}, command(cell))]));
+      send.offer(data.scene || {concepts: []}, cell.prompt, "The scene that these settings render.", made({seed: cell.seed, steps: cell.steps, guidance_scale: cell.guidance}));
     }
 
     function fill() {
@@ -624,6 +719,7 @@
   document.getElementById("title").textContent = document.title = titles[data.view]();
   document.getElementById("settings").textContent = [
     said.model || "built-in model", `seed ${said.seed}`, data.view === "grid" ? "" : `${said.steps} steps, guidance ${said.guidance_scale}`,
+    said.sampler ? `${said.sampler}, ${said.scheduler}` : "",
     said.size ? `${said.size[1]} × ${said.size[0]}` : "", said.negative_prompt ? `not: ${said.negative_prompt}` : "",
   ].filter(Boolean).join(" · ");
   document.getElementById("interrupted").hidden = !data.interrupted;

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,14 +14,40 @@ from torch import Tensor
 
 from lib_masknoise.conditioning import Encoded
 from lib_masknoise.explore.model import Recording, Stop
+from lib_masknoise.explore.requests import Asked
 from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS, encode
 from lib_masknoise.hosts.diffusers.loading import default_size
 from lib_masknoise.hosts.diffusers.recording import decode, recording
-from lib_masknoise.hosts.diffusers.rendering import check_size, render
-from lib_masknoise.scene import Scene
+from lib_masknoise.hosts.diffusers.rendering import advancing, check_size, render
+from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.settings import Settings
 
 Report = Callable[[float], object]
+
+
+class PipelineHost:
+    """See `lib_masknoise.explore.workshop.Host`. turn: a job's turn on the pipeline. name: where it came from."""
+
+    def __init__(
+        self, pipe: DiffusionPipeline, turn: Callable[[], AbstractContextManager[Any]], name: str | None
+    ) -> None:
+        self.model, self.turn, self.name = PipelineModel(pipe), turn, name
+
+    def settings(self, asked: Asked) -> Settings:
+        problems = [
+            Problem(name, f"expected nothing: this pipeline has one {name} only")
+            for name in ("sampler", "scheduler")
+            if getattr(asked, name)
+        ]
+        if problems:
+            raise SceneError(problems)
+        return replace(asked.settings(), model=self.name)
+
+    def state(self) -> Any:
+        return self.name
+
+    def progress(self, words: str, done: float, total: float) -> None:
+        """Whoever asked is told; there is nobody else."""
 
 
 class PipelineModel:
@@ -44,15 +72,8 @@ class PipelineModel:
     def rendered(
         self, scene: Scene, settings: Settings, frames: Sequence[float], report: Report
     ) -> Iterator[Image.Image]:
-        done = 0.0
-
-        def on_step(progress: Any) -> None:
-            nonlocal done
-            report(progress.frames - done)
-            done = progress.frames
-
         batch = settings.batch_size or len(frames)
-        options = {"frames": frames, "batch_size": batch, "on_step": on_step, **_options(settings)}
+        options = {"frames": frames, "batch_size": batch, "on_step": advancing(report), **_options(settings)}
         for frame in render(self.pipe, scene, settings.prompt, settings.negative_prompt, **options):
             yield frame.image
 

@@ -58,6 +58,18 @@ class Progress:
         return self.done + self.batch * self.fraction
 
 
+def advancing(advance: Callable[[float], object]) -> Callable[[Progress], None]:
+    """An `on_step` by which `advance` hears of every part of a frame that is made."""
+    done = 0.0
+
+    def on_step(progress: Progress) -> None:
+        nonlocal done
+        more, done = progress.frames - done, progress.frames
+        advance(more)
+
+    return on_step
+
+
 def render(
     pipe: DiffusionPipeline,
     scene: Scene,

@@ -38,6 +38,9 @@ ADAPTIVE = "DPM adaptive"
 
 BATCH_NOISE = "no_dpmpp_sde_batch_determinism"
 """The setting by which the noise of SDE samplers depends on the batch."""
+FRAMES = "masknoise_frames"
+"""The attribute of a job that says which of its scene's frames are wanted, fractions too (`hosts.webui.exploring`,
+`hosts.webui.live`)."""
 
 
 @dataclass
@@ -46,6 +49,8 @@ class Job:
 
     scene: Scene
     prompts: ConceptPrompts
+    frames: Sequence[float] | None = None
+    """Which frames are wanted; all of the scene's when None."""
     complete: list[int] = field(default_factory=list)
     """Which of the images finished so far are whole: sampled to the end, not interrupted or skipped."""
     finished: int = 0
@@ -55,11 +60,6 @@ class Job:
     """The noise that has the visual noise in it already."""
     remarks: tuple[str, ...] = ()
     """What the scene asks for that will not do what one expects of it."""
-    first: int = 0
-    """The frame of the animation that the job's first image shows."""
-    alone: bool = False
-    """Whether only that frame is made, of however many."""
-
     tiles: Sequence[Window] = ()
     """Of the images of this job, where they are parts of one picture."""
 
@@ -78,11 +78,15 @@ class Job:
 
     @property
     def total(self) -> int:
-        return self.scene.animation.frames
+        return self.scene.animation.frames if self.frames is None else len(self.frames)
 
     @property
     def animated(self) -> bool:
-        return self.total > 1 and not self.alone
+        return self.total > 1 or self.frames is not None
+
+    def frame(self, index: int) -> float:
+        """Which frame an image of the job shows, by its place in the job."""
+        return index if self.frames is None else self.frames[min(index, self.total - 1)]
 
 
 def _hook(function: Callable[..., None]) -> Callable[..., None]:
@@ -139,8 +143,7 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets, is_img2img: 
         if scene.animation.frames > 1:
             animation.require_encoders(scene.animation.formats, scene.animation.interpolate)
         fields.require(scene)
-        alone = getattr(p, "masknoise_frame", None)  # of live painting
-        p.masknoise = job = Job(scene, ConceptPrompts(scene), first=alone or 0, alone=alone is not None)
+        p.masknoise = job = Job(scene, ConceptPrompts(scene), getattr(p, FRAMES, None))
         if tiles is not None:
             if job.animated:
                 wanted = "expected 1, as the script SD upscale makes one picture of many parts"
@@ -155,7 +158,7 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets, is_img2img: 
                 p.comment(f"MaskNoise: {ADAPTIVE} chooses its steps by the whole batch, so frames are made one by one")
             p.n_iter = -(-job.total // p.batch_size)
             p.do_not_save_grid = True  # the contact sheet is one of the animation's formats
-        if job.total > 1:
+        if scene.animation.frames > 1 or job.animated:
             # Otherwise SDE samplers draw other noise for every frame, and what is held would move.
             if facts.has_setting(BATCH_NOISE):
                 p.override_settings.setdefault(BATCH_NOISE, False)
@@ -184,10 +187,8 @@ def process(p: Any, job: Job) -> None:
     others = {key: value for key, value in p.extra_generation_params.items() if not key.startswith(infotext.KEY)}
     p.extra_generation_params = {**others, **containers.described(p, job.scene)}
     if job.animated:
-        p.extra_generation_params[infotext.FRAME] = lambda p, index, **_: str(p.iteration * p.batch_size + index)
+        p.extra_generation_params[infotext.FRAME] = functools.partial(_frame, job)
         _share_between_frames(p, job.total)
-    elif job.total > 1:
-        p.extra_generation_params[infotext.FRAME] = str(job.first)
     pixels = facts.pixels_of_latent()
     size = p.height // pixels, p.width // pixels
     job.remarks = tuple(map(str, job.maps(size).remarks()))
@@ -195,6 +196,11 @@ def process(p: Any, job: Job) -> None:
         p.comment(f"MaskNoise: {remark}")
     for entry in job.prompts.networks:
         p.comment(f"MaskNoise: <{entry}:…> in a concept's prompt acts on the whole image")
+
+
+def _frame(job: Job, p: Any, index: int, **others: Any) -> str:
+    """Which frame an image of the current batch shows, for its infotext."""
+    return f"{job.frame(p.iteration * p.batch_size + index):g}"
 
 
 def _share_between_frames(p: Any, total: int) -> None:
@@ -266,7 +272,7 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
         _move(p, noise, rows)
         job.moved = noise
     _fit_input(p, len(noise))
-    if job.animated:
+    if job.animated and job.frames is None:
         first = p.iteration * p.batch_size
         shared.state.textinfo = f"MaskNoise: frames {first + 1}–{first + len(p.seeds)} of {job.total}"
     _bind_sampler(p, job, rows)
@@ -291,10 +297,10 @@ def _fit_input(p: Any, count: int) -> None:
 
 
 def _pictures(p: Any, job: Job, size: Size) -> list[Picture]:
-    first = job.first + (p.iteration * p.batch_size if job.animated else 0)
+    first = p.iteration * p.batch_size
     own = job.scene.noise.seed
     pictures = [
-        Picture(first + i if job.animated else first, seed if own < 0 else own) for i, seed in enumerate(p.seeds)
+        Picture(job.frame(first + i) if job.animated else 0, seed if own < 0 else own) for i, seed in enumerate(p.seeds)
     ]
     if not job.tiles:
         return pictures
@@ -382,7 +388,7 @@ def postprocess(p: Any, job: Job, processed: Any) -> None:
         p.extra_generation_params[infotext.FRAME] = _span(job.complete)
     if job.remarks:  # for the API, whose answer has no comments; each image's own infotext does without
         p.extra_generation_params[infotext.REMARKS] = "; ".join(job.remarks)
-    if not job.animated:
+    if not job.animated or job.frames is not None:
         return
     frames = [processed.images[processed.index_of_first_image + place] for place in job.complete]
     try:

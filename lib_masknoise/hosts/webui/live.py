@@ -216,7 +216,8 @@ class LiveHost:
     def full(self, wish: Wish, maps: Maps, frame: float, step: Step) -> tuple[Image.Image, Tensor]:
         """The picture that the host's API makes of the same settings and scene."""
         p = self._processing(wish, wish.settings.steps, step)
-        p.masknoise_frame = int(frame)
+        if wish.scene.animation.frames > 1:
+            setattr(p, jobs.FRAMES, (frame,))
         p.scripts, p.script_args = scripts.scripts_txt2img, self._script_args(wish.scene)
         processed = self._run(p)
         image = processed.images[processed.index_of_first_image]
@@ -255,7 +256,7 @@ class LiveHost:
         self._prompts.move_to_end(key)
         while len(self._prompts) > REMEMBERED_PROMPTS:
             self._prompts.popitem(last=False)
-        job = jobs.Job(scene, known, first=int(frame), alone=True)
+        job = jobs.Job(scene, known, (frame,))
         job.know(maps)
         return job
 

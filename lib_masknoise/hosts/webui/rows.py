@@ -27,9 +27,9 @@ Parts = Sequence[Encoded]
 
 
 class Picture(NamedTuple):
-    """One image of a batch: the frame it shows and the seed of its noise."""
+    """One image of a batch: the frame it shows, whole or a fraction, and the seed of its noise."""
 
-    frame: int
+    frame: float
     seed: int
     maps: Maps | None = None
     """Its own, where the images of a batch are different parts of one picture."""
@@ -54,7 +54,7 @@ class Rows:
         return self.pictures[image].maps or self.maps
 
     @property
-    def frames(self) -> list[int]:
+    def frames(self) -> list[float]:
         return [picture.frame for picture in self.pictures]
 
     def widened(self, parts: Parts, count: int) -> Parts:

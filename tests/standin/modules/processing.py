@@ -27,11 +27,11 @@ def seeded_noise(shape: tuple[int, ...], seeds: list[int], like: torch.dtype) ->
 
 @dataclass(repr=False, eq=False)
 class StableDiffusionProcessing:
-    sd_model: Any = None
     scripts: Any = None
-    prompt: str = ""
+    sd_model: Any = None
+    prompt: Any = ""
     negative_prompt: str = ""
-    seed: int = 1
+    seed: Any = 1
     subseed: int = 100
     batch_size: int = 1
     n_iter: int = 1
@@ -70,8 +70,10 @@ class StableDiffusionProcessing:
         self.comments[text] = 1
 
     def setup_prompts(self) -> None:
+        """prompt: one for all images, or a list with one for each."""
         count = self.batch_size * self.n_iter
-        self.all_prompts, self.all_negative_prompts = [self.prompt] * count, [self.negative_prompt] * count
+        self.all_prompts = self.prompt if isinstance(self.prompt, list) else [self.prompt] * count
+        self.all_negative_prompts = [self.negative_prompt] * len(self.all_prompts)
 
     def parse_extra_network_prompts(self) -> None:
         self.prompts, self.extra_network_data = extra_networks.parse_prompts(self.prompts)
@@ -241,7 +243,7 @@ def process_images(p: StableDiffusionProcessing) -> Processed:
 
 def _process(p: StableDiffusionProcessing, model: Any) -> Processed:
     p.setup_prompts()
-    p.all_seeds = [p.seed + i for i in range(len(p.all_prompts))]
+    p.all_seeds = p.seed if isinstance(p.seed, list) else [p.seed + i for i in range(len(p.all_prompts))]
     p.all_subseeds = [p.subseed + i for i in range(len(p.all_prompts))]
     p.scripts.process(p)
     p.init()
@@ -290,6 +292,11 @@ class DecodedSamples(list):
     """Pictures `[3, H, W]` from -1 to 1, where a job's own way of sampling has decoded them."""
 
     already_decoded = True
+
+
+def decode_latent_batch(model: Any, batch: Tensor, target_device: Any = None) -> list[Tensor]:
+    """`[3, 16, 16]` from −1 to 1, of each."""
+    return list(torch.nn.functional.interpolate(batch[:, :3].float().clamp(-1, 1), (16, 16)))
 
 
 def _decoded(latent: Tensor) -> Image.Image:

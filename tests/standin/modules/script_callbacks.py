@@ -14,6 +14,7 @@ callback_map: dict[str, list[Any]] = {
     for name in (
         "cfg_denoiser",
         "cfg_denoised",
+        "cfg_after_cfg",
         "app_started",
         "before_ui",
         "infotext_pasted",
@@ -39,12 +40,18 @@ class CFGDenoisedParams:
     inner_model: Any
 
 
+@dataclass
+class AfterCFGCallbackParams:
+    x: Any
+
+
 def _registration(name: str) -> Callable[[Callable[..., None]], None]:
     return lambda callback: callback_map[name].append(SimpleNamespace(callback=callback))
 
 
 on_cfg_denoiser = _registration("cfg_denoiser")
 on_cfg_denoised = _registration("cfg_denoised")
+on_cfg_after_cfg = _registration("cfg_after_cfg")
 on_app_started = _registration("app_started")
 on_before_ui = _registration("before_ui")
 on_before_image_saved = _registration("before_image_saved")

@@ -33,7 +33,11 @@ class ScriptRunner:
 
     def __init__(self, scripts: Sequence[tuple[Any, Sequence[Any] | None]]):
         """A script whose arguments are None has those that the job brings along."""
-        self.scripts = list(scripts)
+        self.pairs = list(scripts)
+
+    @property
+    def scripts(self) -> list[Any]:
+        return [script for script, _ in self.pairs]
 
     def __getattr__(self, hook: str) -> Any:
         if hook.startswith("_"):
@@ -41,7 +45,7 @@ class ScriptRunner:
         return functools.partial(self.run, hook)
 
     def run(self, hook: str, p: Any, *given: Any, **named: Any) -> None:
-        for script, values in self.scripts:
+        for script, values in self.pairs:
             function = getattr(script, hook, None)
             if function is not None:
                 own = p.script_args[script.args_from : script.args_to] if values is None else values

@@ -60,9 +60,7 @@ class CFGDenoiser:
         for row, weight in enumerate(weight for parts in weights for weight in parts):
             image = images[row]
             denoised[image] += (1.0 if skip else cond_scale) * weight * (out[row] - negative[image])
-        self.sampler.last_latent = denoised
-        self.step += 1
-        return denoised
+        return self._finished(denoised)
 
     def _as_forge_does(self, x: Tensor, sigma: Tensor, cond: Any, uncond: Any, weights: Any, scale: float, low: float):
         """A row for each image; no callback afterwards."""
@@ -72,9 +70,14 @@ class CFGDenoiser:
         script_callbacks.call("cfg_denoiser", params)
         scale = 1.0 if self._skips_uncond(sigma, low) else scale
         unet = shared.sd_model.forge_objects.unet
-        self.sampler.last_latent = forge.denoised(unet, params, weights, scale, self.p.seeds[0], shared.opts)
+        return self._finished(forge.denoised(unet, params, weights, scale, self.p.seeds[0], shared.opts))
+
+    def _finished(self, denoised: Tensor) -> Tensor:
+        self.sampler.last_latent = denoised
+        params = script_callbacks.AfterCFGCallbackParams(denoised)
+        script_callbacks.call("cfg_after_cfg", params)
         self.step += 1
-        return self.sampler.last_latent
+        return params.x
 
     def _skips_uncond(self, sigma: Tensor, s_min_uncond: float) -> bool:
         opts = shared.opts
@@ -161,11 +164,14 @@ class SamplerConfig:
     function: Callable[..., Tensor]
     calls: int = 1
 
+    name: str = ""
+
     def total_steps(self, steps: int) -> int:
         return steps * self.calls
 
 
-SAMPLERS = {"Euler": SamplerConfig(euler), "Heun": SamplerConfig(heun, 2)}
+SAMPLERS = {"Euler": SamplerConfig(euler, name="Euler"), "Heun": SamplerConfig(heun, 2, "Heun")}
+all_samplers = list(SAMPLERS.values())
 
 
 all_samplers = [SimpleNamespace(name=name) for name in SAMPLERS]

@@ -35,15 +35,15 @@ class State:
         self.interrupted = self.skipped = False
         self.sampling_step = self.sampling_steps = 0
         self.textinfo: str | None = None
-        self.job = ""
+        self.job, self.job_count, self.job_no = "", 0, 0
         self.job_timestamp = "0"
 
     def begin(self, job: str) -> None:
         self.__init__()
-        self.job = job
+        self.job, self.job_count = job, -1
 
     def end(self) -> None:
-        self.job = ""
+        self.job, self.job_count = "", 0
 
     def interrupt(self) -> None:
         self.interrupted = True
@@ -63,6 +63,15 @@ class Options(SimpleNamespace):
         return vars(self)
 
 
+class Total:
+    """The bar of all jobs together."""
+
+    def clear(self) -> None:
+        pass
+
+
+device = "cpu"
+total_tqdm = Total()
 opts = Options(**_DEFAULTS)
 cmd_opts = SimpleNamespace(no_prompt_history=False)
 prompt_history: list[str] = []

@@ -1,0 +1,1 @@
+"""Where the host loads its models; the stand-in has them."""
