@@ -212,8 +212,6 @@ def _projected_under_norm(
     of_keys = [t.unflatten(0, unit) for t, unit in zip(free_keys, units, strict=True)]
     of_values = [t.unflatten(0, unit) for t, unit in zip(free_values, units, strict=True)]
     profiles = [part.tokens.transpose(1, 2).to(keys) for part in parts]
-    if conditioning.offset is not None:  # the same for every token, also for those that the noise spares
-        profiles[-1] = torch.ones_like(profiles[-1])
     constant = key_bias is not None or value_bias is not None
     if constant:
         nothing = keys.new_zeros(inner)

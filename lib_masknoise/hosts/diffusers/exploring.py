@@ -13,6 +13,7 @@ from torch import Tensor
 from lib_masknoise.conditioning import Encoded
 from lib_masknoise.explore.model import Recording, Stop
 from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS, encode
+from lib_masknoise.hosts.diffusers.families import require_unet
 from lib_masknoise.hosts.diffusers.loading import default_size
 from lib_masknoise.hosts.diffusers.recording import decode, recording
 from lib_masknoise.hosts.diffusers.rendering import check_size, render
@@ -28,6 +29,7 @@ class PipelineModel:
     longest = CHUNK_TOKENS
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
+        require_unet(pipe, "explore")
         self.pipe = pipe
 
     @property
