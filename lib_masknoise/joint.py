@@ -74,19 +74,19 @@ def level_sets(a: Tensor, knots: int) -> tuple[Tensor, Tensor]:
 
 
 def texts(conditioning: LocationConditioning, knots: int = KNOTS) -> Texts:
-    """The texts of a conditioning. Coefficients that add up to something else than 1 are divided by their sum. Concept
-    noise moves each text by the average of its fields where the text counts, so that what is pinned stays.
+    """The texts of a conditioning. Coefficients that add up to something else than 1 are divided by their sum. A weight
+    below 0 or above 1 is reached as a text of its own, that far from the base. Concept noise moves each text by the
+    average of its fields where the text counts, so that what is pinned stays.
 
-    Raises ValueError for a negative coefficient, which no softmax can give a text, and for contexts of several lengths.
+    Raises ValueError where a place is further than that from the base, and for contexts of several lengths.
     """
-    a = conditioning.coefficients
-    if bool((a < -NEGLIGIBLE).any()):
-        raise ValueError("a weight below 0: expected 0 or more with a model whose text and image change together")
     if len(set(conditioning.lengths)) > 1:
         raise ValueError(f"contexts of {sorted(set(conditioning.lengths))} tokens: expected one length")
-    a = a.clamp_min(0)
-    mixes, weights = level_sets(a / a.sum(1, keepdim=True).clamp_min(torch.finfo(a.dtype).tiny), knots)
-    contexts = torch.einsum("kj,jtd->ktd", mixes.to(conditioning.contexts), conditioning.contexts)[None]
+    a, ends = _within(conditioning.coefficients)
+    mixes, weights = level_sets(a, knots)
+    base, *others = conditioning.contexts[None].unbind(1)
+    reached = [base.expand(len(a), -1, -1), *(torch.lerp(base, one, w) for one, w in zip(others, ends, strict=True))]
+    contexts = torch.einsum("kj,bjtd->bktd", mixes.to(base), torch.stack(reached, dim=1))
     noise = conditioning.noise
     if noise is not None:
         area = weights.sum((2, 3)).clamp_min(torch.finfo(a.dtype).tiny)
@@ -98,6 +98,24 @@ def texts(conditioning: LocationConditioning, knots: int = KNOTS) -> Texts:
         tokens, directions = (t.to(contexts).expand(rows, -1, -1) for t in (noise.tokens, noise.directions))
         contexts = contexts + torch.einsum("bkr,brt,brd->bktd", of_texts, tokens, directions)
     return Texts(contexts, weights)
+
+
+def _within(a: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Coefficients `[B, J, H, W]` → shares of the base and of ends `base + w_j (C_j − base)`, none negative and adding
+    up to 1, and the w of each row, `[B, 1, 1]` for each context after the base."""
+    total = a.sum(1, keepdim=True)
+    a = a / torch.where(total.abs() > NEGLIGIBLE, total, torch.ones_like(total))
+    low, high = a.amin((2, 3)), a.amax((2, 3))
+    w = torch.where(high > 1, high, torch.where(low < -NEGLIGIBLE, low, torch.ones_like(low)))[:, 1:, None, None]
+    shares = a[:, 1:] / w
+    shares = torch.cat([1 - shares.sum(1, keepdim=True), shares], dim=1)
+    if bool((shares < -1e-4).any()):
+        raise ValueError(
+            "weights that lead away from the base together: expected one concept alone at a place where a weight is "
+            "below 0 or above 1, with a model whose text and image change together"
+        )
+    shares = shares.clamp_min(0)
+    return shares / shares.sum(1, keepdim=True), list(w.unbind(1))
 
 
 def log_weights(weights: Tensor, size: Size) -> Tensor:

@@ -123,3 +123,83 @@ def save(pipe: "diffusers.DiffusionPipeline", folder: Path) -> None:
     pipe.save_pretrained(folder)
     if hasattr(pipe, "whole_text_config"):
         pipe.whole_text_config.save_pretrained(folder / "text_encoder")
+
+
+def clip(width: int, kind: type = transformers.CLIPTextModel) -> torch.nn.Module:
+    config = transformers.CLIPTextConfig(
+        vocab_size=64, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=4,
+        projection_dim=width, bos_token_id=0, eos_token_id=1, max_position_embeddings=77,
+    )  # fmt: skip
+    return strong(kind(config))
+
+
+def t5(width: int = 32) -> torch.nn.Module:
+    config = transformers.T5Config(vocab_size=64, d_model=width, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    return strong(transformers.T5EncoderModel(config), 2.0)
+
+
+def flux_transformer(width: int = 64, blocks: int = 2) -> "diffusers.FluxTransformer2DModel":
+    return strong(
+        diffusers.FluxTransformer2DModel(
+            in_channels=64,
+            num_layers=blocks,
+            num_single_layers=blocks,
+            attention_head_dim=16,
+            num_attention_heads=width // 16,
+            joint_attention_dim=32,
+            pooled_projection_dim=32,
+            guidance_embeds=True,
+            axes_dims_rope=(4, 6, 6),
+        )  # fmt: skip
+    )
+
+
+def flux() -> "diffusers.FluxPipeline":
+    torch.manual_seed(0)
+    pipe = diffusers.FluxPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=autoencoder(),
+        text_encoder=clip(32),
+        tokenizer=tokenizer(77),
+        text_encoder_2=t5(),
+        tokenizer_2=tokenizer(),
+        transformer=flux_transformer(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def sd3_transformer(width: int = 64, blocks: int = 3) -> "diffusers.SD3Transformer2DModel":
+    """Of 3.5: keys and queries under a norm, and the first block's image attends to itself a second time."""
+    return strong(
+        diffusers.SD3Transformer2DModel(
+            sample_size=32,
+            num_layers=blocks,
+            attention_head_dim=16,
+            num_attention_heads=width // 16,
+            joint_attention_dim=32,
+            caption_projection_dim=width,
+            pooled_projection_dim=32,
+            pos_embed_max_size=32,
+            qk_norm="rms_norm",
+            dual_attention_layers=(0,),
+        )  # fmt: skip
+    )
+
+
+def sd3() -> "diffusers.StableDiffusion3Pipeline":
+    torch.manual_seed(0)
+    projected = transformers.CLIPTextModelWithProjection
+    pipe = diffusers.StableDiffusion3Pipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder(),
+        text_encoder=clip(16, projected),
+        tokenizer=tokenizer(77),
+        text_encoder_2=clip(16, projected),
+        tokenizer_2=tokenizer(77),
+        text_encoder_3=t5(),
+        tokenizer_3=tokenizer(),
+        transformer=sd3_transformer(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

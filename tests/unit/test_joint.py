@@ -87,11 +87,22 @@ def test_concept_noise_moves_the_texts_that_are_free():
     assert torch.allclose(texts(fully, 1).contexts[:, 0], c.contexts[0].expand(2, -1, -1))
 
 
-def test_what_no_softmax_can_do_is_refused():
+@pytest.mark.parametrize("weight", [1.3, -0.5])
+def test_a_weight_outside_0_and_1_is_a_text_of_its_own(weight):
     c = conditioning()
-    negative = LocationConditioning(c.contexts, c.lengths, c.coefficients * torch.tensor([1.5, -0.5]).view(1, 2, 1, 1))
-    with pytest.raises(ValueError, match="a weight below 0: expected 0 or more"):
-        texts(negative)
+    extrapolated = torch.cat([1 - weight * c.coefficients[:, 1:], weight * c.coefficients[:, 1:]], dim=1)
+    found = texts(LocationConditioning(c.contexts, c.lengths, extrapolated), 1)
+    blend = torch.einsum("kjd,khw->jdhw", found.contexts[0], found.weights[0])
+    assert torch.allclose(blend, torch.einsum("jtd,jhw->tdhw", c.contexts, extrapolated[0]), atol=1e-5)
+    assert any(torch.allclose(one, torch.lerp(*c.contexts, weight), atol=1e-6) for one in found.contexts[0])
+
+
+def test_what_the_texts_cannot_reach_is_refused():
+    c = conditioning()
+    both = torch.cat([c.coefficients + 0.9, -0.9 * torch.ones(1, 1, 2, 4), -0.9 * torch.ones(1, 1, 2, 4)], dim=1)
+    four = LocationConditioning(torch.cat([c.contexts, c.contexts]), (6,) * 4, both)
+    with pytest.raises(ValueError, match="weights that lead away from the base together"):
+        texts(four)
     with pytest.raises(ValueError, match=r"contexts of \[3, 6\] tokens: expected one length"):
         texts(LocationConditioning(c.contexts, (6, 3), c.coefficients))
 

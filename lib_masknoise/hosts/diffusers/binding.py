@@ -90,9 +90,13 @@ class Binding:
                     f"{name} is a {type(processor).__name__}: expected plain cross-attention; unload what replaced it"
                 )
         self._processors = processors
-        ours = _BlendedAttnProcessor(self)
+        ours = self.processor()
         self._hook = self.model.register_forward_pre_hook(self._before_model, with_kwargs=True)
         self.model.set_attn_processor({k: ours if self.layers in k else p for k, p in processors.items()})
+
+    def processor(self) -> Any:
+        """What stands in for the processors of the layers that see the text."""
+        return _BlendedAttnProcessor(self)
 
     def close(self) -> None:
         """Put everything back. Safe at any time, also twice."""

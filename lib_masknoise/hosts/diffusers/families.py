@@ -5,6 +5,7 @@ from __future__ import annotations
 from diffusers import DiffusionPipeline
 
 from lib_masknoise.errors import ModelError
+from lib_masknoise.hosts.diffusers.changing_text import Flux, StableDiffusion3
 from lib_masknoise.hosts.diffusers.family import Family
 from lib_masknoise.hosts.diffusers.static_text import Prx, Wan
 
@@ -13,6 +14,8 @@ KINDS: dict[str, type[Family]] = {
     "StableDiffusionXLPipeline": Family,
     "WanPipeline": Wan,
     "PRXPipeline": Prx,
+    "FluxPipeline": Flux,
+    "StableDiffusion3Pipeline": StableDiffusion3,
 }
 
 

@@ -24,6 +24,8 @@ PIPELINES = {
     "StableDiffusionXLPipeline": "unet",
     "WanPipeline": "transformer",
     "PRXPipeline": "transformer",
+    "FluxPipeline": "transformer",
+    "StableDiffusion3Pipeline": "transformer",
 }
 """The pipelines that are known here, and the folder of what predicts the noise."""
 NEEDS_FTFY = ("WanPipeline", "PRXPipeline")

@@ -7,7 +7,7 @@ that contexts are blended exactly. The keys pass an RMS norm (`attention.KeyNorm
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,25 +35,37 @@ def key_norm(norm: Any) -> KeyNorm:
     return KeyNorm(int(shape[-1]), float(eps), weight)
 
 
-class _Static(Family):
-    """What both have in common."""
+class Transformer(Family):
+    """What the families of transformers have in common."""
 
-    binding: type[Binding]
+    def binding(self, *args: Any) -> Binding:
+        """What is installed on the model; the arguments are those of `Binding`."""
+        raise NotImplementedError
 
     @property
     def model(self) -> Any:
         return self.pipe.transformer
 
+    @property
+    def channels(self) -> int:
+        """Of the latent."""
+        return int(self.model.config.in_channels)
+
     def guided(self, guidance_scale: float) -> bool:
         return guidance_scale > 1
 
-    def bind(
-        self, inside: Sides, outside: Sides, window: tuple[float, float], attention: AttentionPass | None
-    ) -> AbstractContextManager[Binding]:
-        return self._bound(self.binding(self.model, *inside, outside, window, attention))
+    def noise(self, size: Size, generator: torch.Generator) -> Tensor:
+        return randn_tensor((1, self.channels, *size), generator, self.pipe._execution_device, self.model.dtype)
+
+    def empty(self, *shape: int) -> Tensor:
+        """A stand-in of which only the shape counts."""
+        return torch.zeros(*shape, device=self.pipe._execution_device, dtype=self.model.dtype)
 
     @contextmanager
-    def _bound(self, binding: Binding) -> Iterator[Binding]:
+    def bind(
+        self, inside: Sides, outside: Sides, window: tuple[float, float], attention: AttentionPass | None
+    ) -> Iterator[Binding]:
+        binding = self.binding(self.model, *inside, outside, window, attention)
         try:
             binding.install()
             yield binding
@@ -64,7 +76,7 @@ class _Static(Family):
 # --- Wan 2
 
 
-class Wan(_Static):
+class Wan(Transformer):
     """Wan 2.x, text to one picture: a video of one frame. The contexts are what its two-layer network makes of the
     encoder's: what is blended must be what the attention projects."""
 
@@ -75,7 +87,9 @@ class Wan(_Static):
                 "a Wan with two transformers, one for each half of the steps, which read texts differently; expected "
                 "one with a single transformer (Wan 2.1, or 2.2 TI2V 5B)"
             )
-        self.binding = _WanBinding
+
+    def binding(self, *args: Any) -> Binding:
+        return _WanBinding(*args)
 
     @property
     def factor(self) -> int:
@@ -116,8 +130,7 @@ class Wan(_Static):
 
     def stand_ins(self, base: Encoded, rows: int) -> dict[str, Any]:
         """The side is told by the number of tokens: the pipeline evaluates one side after the other."""
-        width = self.model.config.text_dim
-        tokens = torch.zeros(rows, 2, width, device=self.pipe._execution_device, dtype=self.model.dtype)
+        tokens = self.empty(rows, 2, self.model.config.text_dim)
         return {"prompt_embeds": tokens[:, :1], "negative_prompt_embeds": tokens}
 
     def options(self, guidance_scale: float) -> dict[str, Any]:
@@ -155,7 +168,7 @@ class _WanBinding(Binding):
 # --- PRX
 
 
-class Prx(_Static):
+class Prx(Transformer):
     """PRX: the text's keys stand beside the image's in one softmax. Its padding is hidden, so a context is as long as
     its prompt."""
 
@@ -165,7 +178,9 @@ class Prx(_Static):
         super().__init__(pipe)
         if pipe.vae is None:
             raise ModelError("a PRX without a VAE; expected one with a VAE")
-        self.binding = _PrxBinding
+
+    def binding(self, *args: Any) -> Binding:
+        return _PrxBinding(*args)
 
     @property
     def multiple(self) -> int:
@@ -190,8 +205,7 @@ class Prx(_Static):
         return randn_tensor(shape, generator, self.pipe._execution_device, self.pipe.text_encoder.dtype)
 
     def stand_ins(self, base: Encoded, rows: int) -> dict[str, Any]:
-        width = self.model.config.context_in_dim
-        token = torch.zeros(rows, 1, width, device=self.pipe._execution_device, dtype=self.model.dtype)
+        token = self.empty(rows, 1, self.model.config.context_in_dim)
         return {"prompt_embeds": token, "negative_prompt_embeds": token}
 
     def options(self, guidance_scale: float) -> dict[str, Any]:
