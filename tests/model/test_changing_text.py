@@ -144,6 +144,16 @@ def test_a_weight_outside_0_and_1_extrapolates(pipe, weight):
     assert close(still(pipe, scene, "an ocean", guidance_scale=1.0), expected)
 
 
+def test_what_is_left_out_is_said(pipe):
+    scene = {"noise": {"feature": {"strength": 0.5}}, "blend": {"preserve_norm": True}}
+    with pytest.warns(UserWarning) as said:
+        still(pipe, scene, "an ocean", "snow")
+    messages = [str(one.message) for one in said]
+    assert any(message.startswith("noise.feature: left out") for message in messages)
+    assert any(message.startswith("blend.preserve_norm: left out") for message in messages)
+    assert any("negative prompts" in message for message in messages) == (type(pipe).__name__ == "FluxPipeline")
+
+
 def test_views_say_what_they_take(pipe):
     with pytest.raises(ModelError, match=f"not a {type(pipe).__name__}"):
         PipelineModel(pipe)

@@ -18,6 +18,7 @@ from lib_masknoise.hosts.diffusers.binding import Binding
 from lib_masknoise.hosts.diffusers.static_text import Transformer
 from lib_masknoise.joint import KNOTS, joint_attention, log_weights, texts
 from lib_masknoise.maps import Size, extent
+from lib_masknoise.scene import Scene
 
 FLUX_TOKENS = 512
 SD3_TOKENS = 256
@@ -125,7 +126,23 @@ def _normed(norm: torch.nn.Module | None, x: Tensor) -> Tensor:
     return x if norm is None else norm(x)
 
 
-class Flux(Transformer):
+class Joint(Transformer):
+    """What both have in common."""
+
+    def left_out(self, scene: Scene, negative_prompt: str) -> list[str]:
+        name, found = type(self.pipe).__name__, []
+        if scene.enabled and scene.noise.feature.strength:
+            found.append(f"noise.feature: left out, a {name} has no cross-attention; the other noises are there")
+        if scene.enabled and scene.blend.preserve_norm:
+            found.append(f"blend.preserve_norm: left out, the texts of a {name} change inside the network")
+        return found
+
+    def doable(self, scene: Scene) -> Scene:
+        feature = scene.noise.feature.copy(update={"strength": 0.0})
+        return scene.copy(update={"noise": scene.noise.copy(update={"feature": feature})})
+
+
+class Flux(Joint):
     """Flux 1: texts of 512 tokens that have no place of their own; guidance is an input, so that there is no negative
     prompt."""
 
@@ -143,6 +160,12 @@ class Flux(Transformer):
 
     def guided(self, guidance_scale: float) -> bool:
         return False
+
+    def left_out(self, scene: Scene, negative_prompt: str) -> list[str]:
+        found = super().left_out(scene, negative_prompt)
+        if negative_prompt or any(concept.negative for concept in scene.acting.concepts):
+            found.append("negative prompts: left out, Flux has its guidance for an input")
+        return found
 
     @torch.no_grad()
     def encode(self, prompts: Iterable[str]) -> dict[str, Encoded]:
@@ -176,7 +199,7 @@ class _FluxBinding(JointBinding):
         return args, {**kwargs, **changed}
 
 
-class StableDiffusion3(Transformer):
+class StableDiffusion3(Joint):
     """Stable Diffusion 3 and 3.5: texts of 77 tokens of two CLIPs and 256 of T5."""
 
     def binding(self, *args: Any) -> Binding:

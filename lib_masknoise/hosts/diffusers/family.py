@@ -16,6 +16,7 @@ from lib_masknoise.conditioning import Encoded, LocationConditioning
 from lib_masknoise.hosts.diffusers.binding import Binding, bind
 from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS, encode
 from lib_masknoise.maps import Size
+from lib_masknoise.scene import Scene
 
 Sides = tuple[LocationConditioning, "LocationConditioning | None"]
 """The conditioning of the rows with the prompt, and of those without it where guidance has such rows."""
@@ -53,6 +54,14 @@ class Family:
         sample = self.model.config.sample_size
         height, width = (sample, sample) if isinstance(sample, int) else sample
         return height * self.factor, width * self.factor
+
+    def left_out(self, scene: Scene, negative_prompt: str) -> list[str]:
+        """What of a scene such a model cannot do, in words."""
+        return []
+
+    def doable(self, scene: Scene) -> Scene:
+        """The scene without what such a model cannot do and would stumble over."""
+        return scene
 
     def encode(self, prompts: Iterable[str]) -> dict[str, Encoded]:
         """The contexts that are blended, one for each different prompt."""

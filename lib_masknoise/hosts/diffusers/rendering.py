@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -77,11 +78,13 @@ def render(
     too); all of `scene.animation.frames` when None. A frame does not depend on the others: any subset, order and batch
     size gives the same images. on_step: called after every denoising step; an exception it raises ends the render and
     leaves the pipeline as it was. Raises BrokenOutput where a batch comes out as no pictures: numbers that are not
-    finite, or a picture that the model's safety checker has blackened.
+    finite, or a picture that the model's safety checker has blackened. Warns of what the model cannot do.
     """
     kind = family(pipe)
     size = size or kind.default_size
     check_size(size, kind.multiple)
+    for remark in kind.left_out(scene, negative_prompt):
+        warnings.warn(remark, stacklevel=2)
     total = scene.animation.frames
     frames = range(total) if frames is None else frames
     job = Job(pipe, scene, (prompt, negative_prompt), seed, steps, size, guidance_scale)
@@ -116,8 +119,9 @@ class Job:
         encoded: Mapping[str, Encoded] | None = None,
         attention: AttentionPass | None = None,
     ):
-        self.pipe, self.scene, self.prompts, self.seed = pipe, scene, prompts_of_image, seed
         self.family = family(pipe)
+        scene = self.family.doable(scene)
+        self.pipe, self.scene, self.prompts, self.seed = pipe, scene, prompts_of_image, seed
         self.steps, self.size, self.guidance_scale = steps, size, guidance_scale
         self.noise_seed = seed if scene.noise.seed < 0 else scene.noise.seed
         self.maps = maps or Maps(scene, (size[0] // self.family.factor, size[1] // self.family.factor))
