@@ -212,8 +212,6 @@ def _projected_under_norm(
     of_keys = [t.unflatten(0, unit) for t, unit in zip(free_keys, units, strict=True)]
     of_values = [t.unflatten(0, unit) for t, unit in zip(free_values, units, strict=True)]
     profiles = [part.tokens.transpose(1, 2).to(keys) for part in parts]
-    if conditioning.offset is not None:  # the same for every token, also for those that the noise spares
-        profiles[-1] = torch.ones_like(profiles[-1])
     constant = key_bias is not None or value_bias is not None
     if constant:
         nothing = keys.new_zeros(inner)
@@ -360,9 +358,9 @@ def blended_attention(
     grouped = level.grouped(rows, groups)
     queries = q.reshape(groups, -1, basis.heads, d)
     out = torch.empty_like(queries)
-    sums = None if own is None else queries.new_empty(queries.shape[:3], dtype=_exact(q))
+    sums = None if own is None else queries.new_empty(queries.shape[:3], dtype=exact(q))
     fused = own is None and basis.grams is None and _fused(q, grouped)
-    computed = basis.to(q.dtype if fused else _exact(q))
+    computed = basis.to(q.dtype if fused else exact(q))
     for of_groups, places in _chunks(groups, queries.shape[1], computed, q.device):
         part_of = computed.joined(of_groups)
         for part in places:
@@ -378,7 +376,7 @@ def blended_attention(
     return _merged(q, whole, sums.view(rows, locations, basis.heads), *own, scale)
 
 
-def _exact(q: Tensor) -> torch.dtype:
+def exact(q: Tensor) -> torch.dtype:
     """What is computed in that must not be rounded to half precision."""
     return torch.promote_types(q.dtype, torch.float32)
 
@@ -399,24 +397,24 @@ def _merged(q: Tensor, out: Tensor, sums: Tensor, keys: Tensor, values: Tensor, 
     out `[B, L, heads·d]` and sums (logarithms) `[B, L, heads]`: of the texts. keys, values `[B, heads, M, d]`.
     """
     heads = keys.shape[1]
-    beside, own_sums = _with_sums(_heads_first(q, heads), keys.to(q.dtype), values.to(q.dtype), scale)
+    beside, own_sums = attention_with_sums(_heads_first(q, heads), keys.to(q.dtype), values.to(q.dtype), scale)
     share = torch.sigmoid(sums - own_sums.transpose(1, 2))[..., None]
     text, image = out.unflatten(2, (heads, -1)), beside.transpose(1, 2)
     return torch.lerp(image.to(share.dtype), text.to(share.dtype), share).to(q.dtype).flatten(2)
 
 
-def _with_sums(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def attention_with_sums(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Attention `[B, heads, L, d]` and the logarithm of each location's sum of exponentials, `[B, heads, L]`."""
     kernel = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
     if kernel is not None and q.device.type == "cpu" and not torch.is_grad_enabled():
         return kernel(q, k, v, scale=scale)
-    out, sums = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=_exact(q))
+    out, sums = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=exact(q))
     limit = CHUNK_ELEMENTS.get(q.device.type, CHUNK_ELEMENTS_ACCELERATOR)
     step = max(64, limit // (q.shape[0] * q.shape[1] * k.shape[2]))
-    keys, values = (t.to(_exact(q)) for t in (k.transpose(2, 3), v))
+    keys, values = (t.to(exact(q)) for t in (k.transpose(2, 3), v))
     for start in range(0, q.shape[2], step):
         part = slice(start, start + step)
-        logits = torch.matmul(q[:, :, part].to(_exact(q)), keys).mul_(scale)
+        logits = torch.matmul(q[:, :, part].to(exact(q)), keys).mul_(scale)
         sums[:, :, part] = logits.logsumexp(-1)
         out[:, :, part] = torch.matmul(logits.softmax(-1), values)
     return out, sums
@@ -529,9 +527,12 @@ def _attend_explicit(queries: Tensor, basis: Basis, level: Level, scale: float, 
         logits.mul_(_divisor(basis.grams, level))
     if level.bias is not None:
         logits.add_(level.bias[:, None])
-    if sums is not None:
-        sums.copy_(logits.logsumexp(-1).transpose(1, 2))
-    probabilities = torch.softmax(logits, dim=-1)
+    if sums is None:
+        probabilities = torch.softmax(logits, dim=-1)
+    else:
+        of_places = logits.logsumexp(-1, keepdim=True)
+        sums.copy_(of_places[..., 0].transpose(1, 2))
+        probabilities = logits.sub_(of_places).exp_()
     if factor is None:
         return _contract(torch.matmul(probabilities, values), basis, level, d)
     contexts = torch.matmul(probabilities * factor, values[..., :width])

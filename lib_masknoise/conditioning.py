@@ -252,11 +252,11 @@ def condition(
         noise=_fitted(concept_noise(
             contexts, lengths, maps.amount("concept", frames), noise.rank, noise.size,
             noise.motion or scene.motion, frames, maps.total, seeds, maps.window,
-        ), parts),
+        ), parts, filler=0.0),
         offset=_fitted(feature_noise(
             contexts, lengths, maps.amount("feature", frames), feature.dimensions, feature.size,
             feature.motion or scene.motion, frames, maps.total, seeds, maps.window,
-        ), parts),
+        ), parts, filler=1.0),
     )  # fmt: skip
 
 
@@ -439,10 +439,10 @@ def _side_by_side(contexts: Sequence[Tensor]) -> tuple[Tensor, tuple[int, ...]]:
     return torch.nn.utils.rnn.pad_sequence(list(contexts), batch_first=True), tuple(map(len, contexts))
 
 
-def _fitted(noise: SeparableNoise | None, parts: LocationConditioning) -> SeparableNoise | None:
-    """The noise on the tokens of a blend; none on what the model fills texts up with."""
+def _fitted(noise: SeparableNoise | None, parts: LocationConditioning, filler: float) -> SeparableNoise | None:
+    """The noise on the tokens of a blend. filler: how much of it what the model fills texts up with has."""
     if noise is None:
         return None
-    filler = min(parts.repeats, 1)
-    tokens = noise.tokens[..., : parts.contexts.shape[1] - filler]
-    return replace(noise, tokens=torch.nn.functional.pad(tokens, (0, filler)))
+    fillers = min(parts.repeats, 1)
+    tokens = noise.tokens[..., : parts.contexts.shape[1] - fillers]
+    return replace(noise, tokens=torch.nn.functional.pad(tokens, (0, fillers), value=filler))

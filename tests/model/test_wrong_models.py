@@ -100,7 +100,7 @@ def edited(path, **values):
         (lambda f: shutil.rmtree(f / "text_encoder"), "without the folder text_encoder/"),
         (lambda f: (f / "model_index.json").unlink(), "a folder without model_index.json"),
         (lambda f: (f / "model_index.json").write_text("{"), "model_index.json: not valid JSON"),
-        (lambda f: edited(f / "model_index.json", _class_name="FluxPipeline"), "holds a FluxPipeline"),
+        (lambda f: edited(f / "model_index.json", _class_name="KolorsPipeline"), "holds a KolorsPipeline"),
         (lambda f: edited(f / "model_index.json", _class_name=["mine", "MyPipeline"]), "class of its own, MyPipeline"),
         (lambda f: edited(f / "unet" / "config.json", in_channels=9), "an inpainting model"),
         (lambda f: edited(f / "unet" / "config.json", in_channels=8), "an instruct model"),

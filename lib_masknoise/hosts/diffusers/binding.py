@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
-from diffusers.models.attention_processor import (
-    Attention,
-    AttnProcessor,
-    AttnProcessor2_0,
-    FusedAttnProcessor2_0,
-    SlicedAttnProcessor,
-    XFormersAttnProcessor,
-)
+from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from lib_masknoise.attention import AttentionPass, Share
 from lib_masknoise.conditioning import LocationConditioning
-from lib_masknoise.maps import extent, level_with
+from lib_masknoise.maps import Size, extent, level_with
 
 # Processors that compute plain cross-attention: replacing one changes nothing but the contexts.
 PLAIN_PROCESSORS = (
-    AttnProcessor,
-    AttnProcessor2_0,
-    FusedAttnProcessor2_0,  # of `fuse_qkv_projections`; the layers keep their own projections, which are the same
-    SlicedAttnProcessor,
-    XFormersAttnProcessor,
+    "AttnProcessor",
+    "AttnProcessor2_0",
+    "FusedAttnProcessor2_0",  # of `fuse_qkv_projections`; the layers keep their own projections, which are the same
+    "SlicedAttnProcessor",
+    "XFormersAttnProcessor",
 )
 
 
@@ -58,18 +51,25 @@ def bind(
 
 
 class Binding:
-    """What is installed on a U-Net during one sampling pass; `bind` makes it and takes it away."""
+    """What is installed on a U-Net during one sampling pass; `bind` makes it and takes it away.
+
+    layers: what the names of the attention layers that see the text have in them. plain: the classes of processors
+    whose attention is the one computed here.
+    """
+
+    layers = "attn2"
+    plain: tuple[str, ...] = PLAIN_PROCESSORS
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
+        model: Any,
         positive: LocationConditioning,
         negative: LocationConditioning | None,
         outside: tuple[LocationConditioning, LocationConditioning | None] | None,
         window: tuple[float, float],
         attention: AttentionPass | None = None,
     ):
-        self.unet = unet
+        self.model = model
         self.window = window
         self.inside = _in_row_order(positive, negative)
         self.outside = _in_row_order(*outside) if outside else self.inside
@@ -83,16 +83,20 @@ class Binding:
         self._hook: Any = None
 
     def install(self) -> None:
-        processors = dict(self.unet.attn_processors)
+        processors = dict(self.model.attn_processors)
         for name, processor in processors.items():
-            if "attn2" in name and not isinstance(processor, PLAIN_PROCESSORS):
+            if self.layers in name and type(processor).__name__ not in self.plain:
                 raise ValueError(
                     f"{name} is a {type(processor).__name__}: expected plain cross-attention; unload what replaced it"
                 )
         self._processors = processors
-        ours = _BlendedAttnProcessor(self)
-        self._hook = self.unet.register_forward_pre_hook(self._before_unet, with_kwargs=True)
-        self.unet.set_attn_processor({k: ours if "attn2" in k else p for k, p in processors.items()})
+        ours = self.processor()
+        self._hook = self.model.register_forward_pre_hook(self._before_model, with_kwargs=True)
+        self.model.set_attn_processor({k: ours if self.layers in k else p for k, p in processors.items()})
+
+    def processor(self) -> Any:
+        """What stands in for the processors of the layers that see the text."""
+        return _BlendedAttnProcessor(self)
 
     def close(self) -> None:
         """Put everything back. Safe at any time, also twice."""
@@ -100,7 +104,7 @@ class Binding:
             self._hook.remove()
             self._hook = None
         if self._processors:
-            self.unet.set_attn_processor(self._processors)
+            self.model.set_attn_processor(self._processors)
             self._processors = {}
         if not self._keeps:
             self._attention.clear()
@@ -111,7 +115,7 @@ class Binding:
         return kwargs
 
     def attend(self, attn: Attention, x: Tensor) -> Tensor:
-        """Cross-attention of one layer: `[rows, h·w, C]` → `[rows, h·w, heads·d]` before its output layer."""
+        """Attention of one layer to the text: `[rows, h·w, C]` → `[rows, h·w, heads·d]` before its output layer."""
         q = attn.to_q(x)
         wide = q.float() if attn.upcast_attention else q
         wanted = self._attention.wanted(attn, self._shares, q)
@@ -122,23 +126,35 @@ class Binding:
         size = level_with(self.size, x.shape[1])
         return self._attention.attend(attn, wide, self._shares, size, attn.scale).to(q.dtype)
 
-    def _before_unet(self, unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    def attended(self, attn: Attention, x: Tensor, given: Mapping[str, Any]) -> Tensor:
+        """`attend` with what else a layer is given."""
+        return self.attend(attn, x)
+
+    def _before_model(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         sample = args[0] if args else kwargs["sample"]
-        self.size = extent(sample)
+        sides, rows = self._share(sample, extent(sample))
+        added = kwargs.get("added_cond_kwargs") or {}
+        if "text_embeds" in added:
+            of_sides = (side.pooled for side in sides if side.pooled is not None)
+            pooled = torch.cat([one.to(sample).expand(rows, -1) for one in of_sides])
+            kwargs = {**kwargs, "added_cond_kwargs": {**added, "text_embeds": pooled}}
+        return args, kwargs
+
+    def _sides(self) -> tuple[LocationConditioning, ...]:
+        """What the steps now see, in the order of the rows."""
         start, end = self.window
-        sides = self.inside if start <= self.fraction < end else self.outside
+        return self.inside if start <= self.fraction < end else self.outside
+
+    def _share(self, sample: Tensor, size: Size) -> tuple[tuple[LocationConditioning, ...], int]:
+        """Which rows of a call see what, at a latent of some size (h, w); the sides, and the rows of each."""
+        self.size, sides = size, self._sides()
         if len(sample) % len(sides):
-            raise ValueError(f"the U-Net got {len(sample)} rows; expected as many negative as positive ones")
+            raise ValueError(f"the model got {len(sample)} rows; expected as many negative as positive ones")
         rows = range(len(sample) // len(sides))
         self._shares = tuple(
             Share(tuple(row + i * len(rows) for row in rows), side, tuple(rows)) for i, side in enumerate(sides)
         )
-        added = kwargs.get("added_cond_kwargs") or {}
-        if "text_embeds" in added:
-            of_sides = (side.pooled for side in sides if side.pooled is not None)
-            pooled = torch.cat([one.to(sample).expand(len(rows), -1) for one in of_sides])
-            kwargs = {**kwargs, "added_cond_kwargs": {**added, "text_embeds": pooled}}
-        return args, kwargs
+        return sides, len(rows)
 
 
 def _in_row_order(
@@ -155,7 +171,7 @@ class _BlendedAttnProcessor:
         self.binding = binding
 
     def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        out = self.binding.attend(attn, hidden_states)
+        out = self.binding.attended(attn, hidden_states, kwargs)
         for layer in attn.to_out:  # the output projection and its dropout
             out = layer(out)
         return out

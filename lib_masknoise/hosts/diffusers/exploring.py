@@ -16,6 +16,7 @@ from lib_masknoise.conditioning import Encoded
 from lib_masknoise.explore.model import Recording, Stop
 from lib_masknoise.explore.requests import Asked
 from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS, encode
+from lib_masknoise.hosts.diffusers.families import require_unet
 from lib_masknoise.hosts.diffusers.loading import default_size
 from lib_masknoise.hosts.diffusers.recording import decode, recording
 from lib_masknoise.hosts.diffusers.rendering import advancing, check_size, render
@@ -56,6 +57,7 @@ class PipelineModel:
     longest = CHUNK_TOKENS
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
+        require_unet(pipe, "explore")
         self.pipe = pipe
 
     @property

@@ -5,18 +5,30 @@ Nothing here runs code of the file, reads its weights, or asks the network.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
+
 from lib_masknoise.errors import ModelError
 
 ENDING = ".safetensors"
 PICKLES = (".ckpt", ".pt", ".pth", ".pkl", ".bin")
 EXPECTED = "expected a Stable Diffusion 1.x, 2.x or XL model: a .safetensors file or a diffusers folder"
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+PIPELINES = {
+    "StableDiffusionPipeline": "unet",
+    "StableDiffusionXLPipeline": "unet",
+    "WanPipeline": "transformer",
+    "PRXPipeline": "transformer",
+    "FluxPipeline": "transformer",
+    "StableDiffusion3Pipeline": "transformer",
+}
+"""The pipelines that are known here, and the folder of what predicts the noise."""
+NEEDS_FTFY = ("WanPipeline", "PRXPipeline")
 LONGEST_HEADER = 100_000_000  # bytes, the format's own bound
 
 CHANNELS = {
@@ -128,23 +140,42 @@ def _check_channels(path: Path, channels: Any) -> None:
         raise ModelError(f"{path}: {found}; expected one that makes pictures from text alone, with 4")
 
 
+def denoiser(path: Path) -> str:
+    """The folder of what predicts the noise in a diffusers folder, "unet" or "transformer". Raises ModelError where the
+    folder is of no kind that is known here."""
+    return PIPELINES[_pipeline(path, _json(path, path / "model_index.json"))]
+
+
 def check_folder(path: Path) -> str | None:
     """The variant ("fp16" or None) in which a diffusers folder has its weights. Raises ModelError."""
     index = _json(path, path / "model_index.json")
+    name = _pipeline(path, index)
+    parts = [part for part, given in index.items() if isinstance(given, list) and given[:1] not in ([None], [])]
+    main = (PIPELINES[name], "vae")
+    for part in (*main, *(part for part in parts if part not in (*main, "safety_checker"))):
+        if not (path / part).is_dir():
+            raise ModelError(f"{path}: without the folder {part}/, which its model_index.json names; {EXPECTED}")
+    if "unet" in main:
+        _check_channels(path, _json(path, path / "unet" / "config.json").get("in_channels"))
+    variants = {_variant(path, path / part) for part in main if (path / part).is_dir()}
+    for file in sorted(path.glob(f"*/*{ENDING}")):
+        read_header(file)
+    return "fp16" if variants == {"fp16"} else None
+
+
+def _pipeline(path: Path, index: Mapping[str, Any]) -> str:
+    """The name of a pipeline that is known here and installed."""
     name = index.get("_class_name")
     if isinstance(name, list):
         raise ModelError(f"{path}: a pipeline class of its own, {name[-1]}, whose code is not run; {EXPECTED}")
     if name not in PIPELINES:
-        raise ModelError(f"{path} holds a {name}; expected Stable Diffusion 1.x, 2.x or XL")
-    parts = [part for part, given in index.items() if isinstance(given, list) and given[:1] not in ([None], [])]
-    for part in ("unet", "vae", *(part for part in parts if part not in ("unet", "vae", "safety_checker"))):
-        if not (path / part).is_dir():
-            raise ModelError(f"{path}: without the folder {part}/, which its model_index.json names; {EXPECTED}")
-    _check_channels(path, _json(path, path / "unet" / "config.json").get("in_channels"))
-    variants = {_variant(path, path / part) for part in ("unet", "vae") if (path / part).is_dir()}
-    for file in sorted(path.glob(f"*/*{ENDING}")):
-        read_header(file)
-    return "fp16" if variants == {"fp16"} else None
+        others = ", ".join(known.removesuffix("Pipeline") for known, part in PIPELINES.items() if part != "unet")
+        raise ModelError(f"{path} holds a {name}; expected Stable Diffusion 1.x, 2.x or XL, or one of {others}")
+    if not hasattr(diffusers, name):
+        raise ModelError(f"{path} holds a {name}, which diffusers {diffusers.__version__} lacks; a newer one has it")
+    if name in NEEDS_FTFY and importlib.util.find_spec("ftfy") is None:
+        raise ModelError(f"{path}: a {name} needs the package ftfy to read prompts (pip install ftfy)")
+    return str(name)
 
 
 def _variant(path: Path, part: Path) -> str | None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from lib_masknoise.attention import AttentionPass
 from lib_masknoise.conditioning import Encoded, negatives, prompts
 from lib_masknoise.hosts.diffusers.encoding import encode
+from lib_masknoise.hosts.diffusers.families import require_unet
 from lib_masknoise.hosts.diffusers.rendering import Job, check_size
 from lib_masknoise.live import Step, Turns, Wish
 from lib_masknoise.live.decoding import linear_rgb, tiny_decoder
@@ -37,6 +38,7 @@ class LiveHost:
     """A pipeline as the host of an `Engine`. turns: shared with whatever else uses the pipeline."""
 
     def __init__(self, pipe: DiffusionPipeline, turns: Turns | None = None) -> None:
+        require_unet(pipe, "live painting")
         self.pipe = pipe
         self.turns = turns or Turns()
         self.factor = pipe.vae_scale_factor

@@ -17,6 +17,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusio
 from lib_masknoise import builtin_model, networks
 from lib_masknoise.errors import ModelError
 from lib_masknoise.hosts.diffusers import additions, inspection
+from lib_masknoise.hosts.diffusers.families import family
 from lib_masknoise.networks import Lora
 
 
@@ -32,10 +33,12 @@ def load_pipeline(
     sampler: str | None = None,
     clip_skip: int = 1,
 ) -> DiffusionPipeline:
-    """Load a text-to-image pipeline of the Stable Diffusion 1.x, 2.x or XL family.
+    """Load a text-to-image pipeline of Stable Diffusion 1.x, 2.x or XL, or of one of the transformers of
+    `inspection.PIPELINES`.
 
-    model: None for the built-in model, a folder in the diffusers layout, or a single `.safetensors` file.
-    device: CUDA, else Apple's MPS, else the CPU when None. dtype: float16 on CUDA, float32 elsewhere when None.
+    model: None for the built-in model, a folder in the diffusers layout, or a single `.safetensors` file (Stable
+    Diffusion only). device: CUDA, else Apple's MPS, else the CPU when None. dtype: float16 on CUDA (bfloat16 for
+    transformers, whose text encoders overflow in float16), float32 elsewhere when None.
     loras: files and their weights, added to the model. lora_dir: where those lie that prompts name (`<lora:NAME:0.8>`),
     besides the model's own folder. embeddings: files of textual inversions, whose words are their names. vae: a file or
     folder instead of the model's. sampler: by the WebUIs' name (`additions.SAMPLERS`). clip_skip: as the WebUIs count.
@@ -46,14 +49,19 @@ def load_pipeline(
     if not path.exists():
         raise FileNotFoundError(f"no model at {path}: expected a diffusers folder or a .safetensors file")
     device = device or _best_device()
-    dtype = dtype or (torch.float16 if device.startswith("cuda") else torch.float32)
+    if dtype is None:
+        transformer = path.is_dir() and inspection.denoiser(path) == "transformer"
+        half = torch.bfloat16 if transformer else torch.float16
+        dtype = half if device.startswith("cuda") else torch.float32
     with warnings.catch_warnings():
         # diffusers 0.42 renames `torch_dtype`; its old name is the one that all supported versions know.
         warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
         pipe = _load_folder(path, dtype) if path.is_dir() else _load_single_file(path, dtype)
-    if not isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline)):
-        raise ModelError(f"{path} holds a {type(pipe).__name__}; expected Stable Diffusion 1.x, 2.x or XL")
     _check_complete(path, pipe)
+    try:
+        family(pipe)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
     additions.tell(pipe, networks.beside(None if model is None else str(path), lora_dir), clip_skip)
     if sampler is not None:
         pipe.scheduler = additions.scheduler(sampler, pipe.scheduler)
@@ -76,9 +84,7 @@ def quiet() -> None:
 
 def default_size(pipe: DiffusionPipeline) -> tuple[int, int]:
     """The size of picture that the model was made for: (height, width) in pixels."""
-    sample = pipe.unet.config.sample_size
-    height, width = (sample, sample) if isinstance(sample, int) else sample
-    return height * pipe.vae_scale_factor, width * pipe.vae_scale_factor
+    return family(pipe).default_size
 
 
 def _load_folder(path: Path, dtype: torch.dtype) -> DiffusionPipeline:

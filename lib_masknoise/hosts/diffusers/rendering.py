@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from torch import Tensor
 
@@ -26,9 +27,9 @@ from lib_masknoise.conditioning import (
 )
 from lib_masknoise.errors import BrokenOutput
 from lib_masknoise.hosts.diffusers import additions
-from lib_masknoise.hosts.diffusers.binding import Binding, bind
-from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS, encode
-from lib_masknoise.hosts.diffusers.loading import default_size
+from lib_masknoise.hosts.diffusers.binding import Binding
+from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS
+from lib_masknoise.hosts.diffusers.families import family
 from lib_masknoise.maps import Maps
 from lib_masknoise.networks import without_tags
 from lib_masknoise.noise.latent import visual
@@ -87,16 +88,19 @@ def render(
     """Render frames of a scene, in order, a batch at a time; every frame is handed out as soon as its batch is done.
 
     prompt, negative_prompt: the base. seed: of the image; also the scene's when `scene.noise.seed` is -1.
-    size: (height, width) in pixels, multiples of 8; the model's own size when None. guidance_scale: 1 or less turns
-    guidance and the negative prompts off. frames: which frames (0-based, fractions too); all of
-    `scene.animation.frames` when None. A LoRA that a prompt names (`<lora:NAME:0.8>`) is in the weights meanwhile. A
-    frame does not depend on the others: any subset, order and batch size gives the same images. on_step: called after
-    every denoising step; an exception it raises ends the render and leaves the
-    pipeline as it was. Raises BrokenOutput where a batch comes out as no pictures: numbers that are not finite, or a
-    picture that the model's safety checker has blackened.
+    size: (height, width) in pixels, multiples of 8, of 16 for most transformers; the model's own size when None.
+    guidance_scale: 1 or less turns guidance and the negative prompts off. frames: which frames (0-based, fractions
+    too); all of `scene.animation.frames` when None. A LoRA that a prompt names (`<lora:NAME:0.8>`) is in the weights
+    meanwhile. A frame does not depend on the others: any subset, order and batch size gives the same images. on_step:
+    called after every denoising step; an exception it raises ends the render and leaves the pipeline as it was. Raises
+    BrokenOutput where a batch comes out as no pictures: numbers that are not finite, or a picture that the model's
+    safety checker has blackened. Warns of what the model cannot do.
     """
-    size = size or default_size(pipe)
-    check_size(size, pipe.vae_scale_factor)
+    kind = family(pipe)
+    size = size or kind.default_size
+    check_size(size, kind.multiple)
+    for remark in kind.left_out(scene, negative_prompt):
+        warnings.warn(remark, stacklevel=2)
     total = scene.animation.frames
     frames = range(total) if frames is None else frames
     with additions.loras_of(pipe, [prompt, negative_prompt, *prompts(scene), *negatives(scene)]):
@@ -132,11 +136,13 @@ class Job:
         encoded: Mapping[str, Encoded] | None = None,
         attention: AttentionPass | None = None,
     ):
+        self.family = family(pipe)
+        scene = self.family.doable(scene)
         self.pipe, self.scene, self.prompts, self.seed = pipe, scene, prompts_of_image, seed
         self.steps, self.size, self.guidance_scale = steps, size, guidance_scale
         self.noise_seed = seed if scene.noise.seed < 0 else scene.noise.seed
-        self.maps = maps or Maps(scene, (size[0] // pipe.vae_scale_factor, size[1] // pipe.vae_scale_factor))
-        self.encoded = encoded or encode(pipe, [*prompts_of_image, *prompts(scene), *negatives(scene)])
+        self.maps = maps or Maps(scene, (size[0] // self.family.factor, size[1] // self.family.factor))
+        self.encoded = encoded or self.family.encode([*prompts_of_image, *prompts(scene), *negatives(scene)])
         self.attention = attention
         self.latents: Tensor | None = None
         """What the last batch was decoded from."""
@@ -148,7 +154,9 @@ class Job:
         # frame, so pinned regions hold still with ancestral samplers too.
         generators = [torch.Generator("cpu").manual_seed(self.seed) for _ in frames]
         if not self.scene.enabled:
-            return self._host_alone(generators, on_step)
+            together = len(generators) if self.family.batches else 1
+            parts = [generators[i : i + together] for i in range(0, len(generators), together)]
+            return [image for part in parts for image in self._host_alone(part, on_step)]
         noise = torch.cat([self.noise(generator) for generator in generators])[0]
         with self.bound(frames) as binding:
 
@@ -161,7 +169,7 @@ class Job:
             return self._sample(
                 generators,
                 step_end,
-                latents=self.initial(noise, frames),
+                latents=self.family.latents(self.initial(noise, frames)),
                 **self.stand_in_embeds(len(frames)),
             )
 
@@ -195,18 +203,19 @@ class Job:
             height=height,
             width=width,
             num_inference_steps=self.steps,
-            guidance_scale=self.guidance_scale,
             generator=generators,
             callback_on_step_end=checked,
             output_type="np",  # in which a number that is not finite can still be told from black
+            **self.family.options(self.guidance_scale),
         )
-        if not np.isfinite(made.images).all():
+        pixels = self.family.pixels(made)
+        if not np.isfinite(pixels).all():
             raise BrokenOutput("the model's VAE gives numbers that are not finite, after the last step")
         if any(getattr(made, "nsfw_content_detected", None) or ()):
             raise BrokenOutput(
                 "the model's safety checker has blackened a picture; a folder without safety_checker/ has none"
             )
-        return self.pipe.image_processor.numpy_to_pil(made.images)
+        return VaeImageProcessor.numpy_to_pil(pixels)
 
     def _positive(self, frames: Sequence[float]) -> LocationConditioning:
         return condition(self.maps, self.base, self._own(prompts), frames, [self.noise_seed] * len(frames))
@@ -217,22 +226,22 @@ class Job:
     @property
     def guided(self) -> bool:
         """Whether the pipeline samples with guidance and so has rows without the prompt."""
-        return self.guidance_scale > 1 and self.pipe.unet.config.time_cond_proj_dim is None
+        return self.family.guided(self.guidance_scale)
 
     def bound(self, frames: Sequence[float]) -> AbstractContextManager[Binding]:
-        """The U-Net attending to some frames' conditioning, in one pass."""
+        """The model attending to some frames' conditioning, in one pass."""
         scene, positive = self.scene, self._positive(frames)
         negative = plain_negative = None
         if self.guided:
             negative = condition_negative(self.maps, self.base_negative, self._own(negatives), frames)
             plain_negative = unblended(self.base_negative)
         outside = (unblended(self.base), plain_negative)
-        return bind(self.pipe.unet, positive, negative, outside, (scene.blend.start, scene.blend.end), self.attention)
+        window = (scene.blend.start, scene.blend.end)
+        return self.family.bind((positive, negative), outside, window, self.attention)
 
     def noise(self, generator: torch.Generator) -> Tensor:
         """The unit-variance noise the pipeline itself would draw for this image, `[1, C, H, W]`."""
-        shape = (1, self.pipe.unet.config.in_channels, *self.maps.size)
-        return randn_tensor(shape, generator, self.pipe._execution_device, self.pipe.unet.dtype)
+        return self.family.noise(self.maps.size, generator)
 
     def initial(self, noise: Tensor, frames: Sequence[float]) -> Tensor:
         """The initial latents of some frames with the visual noise, `[B, C, h, w]`."""
@@ -240,19 +249,9 @@ class Job:
         free = self.maps.amount("visual", frames)
         return visual(noise, free, motion, frames, self.maps.total, self.noise_seed)
 
-    def stand_in_embeds(self, rows: int) -> dict[str, Tensor]:
-        """What the pipeline wants to be given as embeddings. Only their shapes count: the binding has the contexts,
-        each with its own length, so rows of unequal length need no padding and no second U-Net call."""
-
-        def repeated(t: Tensor) -> Tensor:
-            return t.to(self.pipe._execution_device, self.pipe.unet.dtype).expand(rows, *t.shape)
-
-        context = repeated(self.base.context[: CHUNK_TOKENS + 2])
-        embeds = {"prompt_embeds": context, "negative_prompt_embeds": context}
-        if self.base.pooled is not None:
-            pooled = repeated(self.base.pooled)
-            embeds |= {"pooled_prompt_embeds": pooled, "negative_pooled_prompt_embeds": pooled}
-        return embeds
+    def stand_in_embeds(self, rows: int) -> dict[str, Any]:
+        """What the pipeline wants to be given as embeddings, for some rows."""
+        return self.family.stand_ins(self.base, rows)
 
 
 def check_size(size: tuple[int, int], factor: int) -> None:

@@ -1,0 +1,205 @@
+"""Pipelines of diffusers of transformers, reduced and with random weights: they tell that the arithmetic is right."""
+
+import math
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+WORDS = "a an the of and wheat field ocean forest dark marsh lava snow bright blurry sky mountain river".split()
+
+
+def tokenizer(length: int = 512) -> transformers.PreTrainedTokenizerFast:
+    """Words, an end token, padding at the end."""
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=length,
+        padding_side="right",
+    )
+
+
+def strong(model: torch.nn.Module, gain: float = 1.0) -> torch.nn.Module:
+    """With weights of such a size that prompts differ in the picture; norms with weights of their own."""
+    for name, parameter in model.named_parameters():
+        with torch.no_grad():
+            if parameter.ndim > 1:
+                parameter.normal_(0, gain / math.sqrt(parameter[0].numel()))
+            elif "norm" in name and name.endswith("weight"):
+                parameter.uniform_(0.5, 1.5)
+            else:
+                parameter.normal_(0, 0.1)
+    return model.eval()
+
+
+def autoencoder(channels: int = 16) -> diffusers.AutoencoderKL:
+    # A random decoder is almost flat: stretched, so that a difference in the latent is one in the picture.
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=channels,
+        norm_num_groups=4,
+        shift_factor=0.1,
+        scaling_factor=0.4,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    with torch.no_grad():
+        vae.decoder.conv_out.weight *= 20
+    return vae.eval()
+
+
+def wan(width: int = 96, blocks: int = 2, **parts) -> "diffusers.WanPipeline":
+    torch.manual_seed(0)
+    config = transformers.UMT5Config(
+        vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
+    )
+    vae = diffusers.AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1)
+    strong(vae, 1.5)
+    pipe = diffusers.WanPipeline(
+        tokenizer=tokenizer(),
+        text_encoder=strong(transformers.UMT5EncoderModel(config), 2.0),
+        vae=vae,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=strong(
+            diffusers.WanTransformer3DModel(
+                num_attention_heads=width // 24,
+                attention_head_dim=24,
+                text_dim=32,
+                freq_dim=32,
+                ffn_dim=2 * width,
+                num_layers=blocks,
+            )
+        ),
+        **parts,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def prx(width: int = 64, blocks: int = 2) -> "diffusers.PRXPipeline":
+    from transformers.models.t5gemma.configuration_t5gemma import T5GemmaConfig, T5GemmaModuleConfig
+    from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
+
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 8,
+    }
+    config = T5GemmaConfig(encoder=T5GemmaModuleConfig(**sizes), decoder=T5GemmaModuleConfig(**sizes))
+    pipe = diffusers.PRXPipeline(
+        transformer=strong(
+            diffusers.PRXTransformer2DModel(
+                context_in_dim=32, hidden_size=width, num_heads=width // 16, depth=blocks, axes_dim=[8, 8]
+            )
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        text_encoder=strong(T5GemmaEncoder(config.encoder), 2.0),
+        tokenizer=tokenizer(64),
+        vae=autoencoder(),
+        default_sample_size=256,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    pipe.whole_text_config = config
+    return pipe
+
+
+def save(pipe: "diffusers.DiffusionPipeline", folder: Path) -> None:
+    """As published: PRX's text encoder with the configuration of the encoder and decoder that it was part of."""
+    pipe.save_pretrained(folder)
+    if hasattr(pipe, "whole_text_config"):
+        pipe.whole_text_config.save_pretrained(folder / "text_encoder")
+
+
+def clip(width: int, kind: type = transformers.CLIPTextModel) -> torch.nn.Module:
+    config = transformers.CLIPTextConfig(
+        vocab_size=64, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=4,
+        projection_dim=width, bos_token_id=0, eos_token_id=1, max_position_embeddings=77,
+    )  # fmt: skip
+    return strong(kind(config))
+
+
+def t5(width: int = 32) -> torch.nn.Module:
+    config = transformers.T5Config(vocab_size=64, d_model=width, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    return strong(transformers.T5EncoderModel(config), 2.0)
+
+
+def flux_transformer(width: int = 64, blocks: int = 2) -> "diffusers.FluxTransformer2DModel":
+    return strong(
+        diffusers.FluxTransformer2DModel(
+            in_channels=64,
+            num_layers=blocks,
+            num_single_layers=blocks,
+            attention_head_dim=16,
+            num_attention_heads=width // 16,
+            joint_attention_dim=32,
+            pooled_projection_dim=32,
+            guidance_embeds=True,
+            axes_dims_rope=(4, 6, 6),
+        )  # fmt: skip
+    )
+
+
+def flux() -> "diffusers.FluxPipeline":
+    torch.manual_seed(0)
+    pipe = diffusers.FluxPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=autoencoder(),
+        text_encoder=clip(32),
+        tokenizer=tokenizer(77),
+        text_encoder_2=t5(),
+        tokenizer_2=tokenizer(),
+        transformer=flux_transformer(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def sd3_transformer(width: int = 64, blocks: int = 3) -> "diffusers.SD3Transformer2DModel":
+    """Of 3.5: keys and queries under a norm, and the first block's image attends to itself a second time."""
+    return strong(
+        diffusers.SD3Transformer2DModel(
+            sample_size=32,
+            num_layers=blocks,
+            attention_head_dim=16,
+            num_attention_heads=width // 16,
+            joint_attention_dim=32,
+            caption_projection_dim=width,
+            pooled_projection_dim=32,
+            pos_embed_max_size=32,
+            qk_norm="rms_norm",
+            dual_attention_layers=(0,),
+        )  # fmt: skip
+    )
+
+
+def sd3() -> "diffusers.StableDiffusion3Pipeline":
+    torch.manual_seed(0)
+    projected = transformers.CLIPTextModelWithProjection
+    pipe = diffusers.StableDiffusion3Pipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder(),
+        text_encoder=clip(16, projected),
+        tokenizer=tokenizer(77),
+        text_encoder_2=clip(16, projected),
+        tokenizer_2=tokenizer(77),
+        text_encoder_3=t5(),
+        tokenizer_3=tokenizer(),
+        transformer=sd3_transformer(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

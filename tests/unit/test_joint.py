@@ -1,0 +1,137 @@
+"""Texts side by side in models whose text and image change together."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib_masknoise.conditioning import LocationConditioning
+from lib_masknoise.joint import joint_attention, level_sets, log_weights, texts
+from lib_masknoise.noise import SeparableNoise
+
+
+def shares(seed: int, count: int, size=(5, 4), rows: int = 1, sharp: float = 3.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (sharp * torch.randn(rows, count, *size, generator=generator, dtype=torch.float64)).softmax(1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31), count=st.integers(1, 5), knots=st.integers(0, 3), rows=st.integers(1, 3),
+    holes=st.booleans(), sharp=st.sampled_from([0.1, 3.0, 40.0]),
+)  # fmt: skip
+def test_the_texts_make_up_the_blend_at_every_place(seed, count, knots, rows, holes, sharp):
+    a = shares(seed, count, rows=rows, sharp=sharp)
+    if holes and count > 1:
+        a = torch.where(a > 0.3, a, 0.0)
+        a = a / a.sum(1, keepdim=True).clamp_min(1e-9) if bool((a.sum(1) > 0).all()) else shares(seed, count, rows=rows)
+    mixes, weights = level_sets(a, knots)
+    assert bool((weights >= 0).all())
+    assert torch.allclose(weights.sum(1), torch.ones(()).double())
+    assert torch.allclose(mixes.sum(1), torch.ones(()).double())
+    assert torch.allclose(torch.einsum("kj,bkhw->bjhw", mixes, weights), a, atol=1e-5)
+
+
+@pytest.mark.parametrize("knots", [1, 2, 3])
+def test_between_two_contexts_a_place_mixes_neighbours_only(knots):
+    share = torch.linspace(0, 1, 101, dtype=torch.float64)
+    a = torch.stack([1 - share, share]).view(1, 2, 1, 101)
+    mixes, weights = level_sets(a, knots)
+    order = mixes[:, 1].argsort()
+    assert torch.allclose(mixes[order, 1], torch.linspace(0, 1, knots + 2).double())
+    assert int((weights > 1e-12).sum(1).max()) <= 2
+    assert float(((mixes[:, 1] - share[:, None]).abs() * weights[0, :, 0].T).max()) <= 1 / (4 * (knots + 1)) * 1.01
+    at_knot = weights[0, order[1], 0, round(100 / (knots + 1))]
+    assert float(at_knot) == pytest.approx(1, abs=0.03)
+
+
+def test_a_constant_map_at_a_knot_is_one_text():
+    a = torch.full((1, 2, 3, 3), 0.5, dtype=torch.float64)
+    mixes, weights = level_sets(a, 1)
+    assert mixes.tolist() == [[0.5, 0.5]] and bool((weights == 1).all())
+
+
+def test_contexts_that_nowhere_meet_have_no_text_between_them():
+    a = torch.zeros(1, 3, 1, 4, dtype=torch.float64)
+    a[0, 0, 0, 0] = a[0, 1, 0, 1] = a[0, 2, 0, 3] = 1
+    a[0, :2, 0, 2] = 0.5
+    assert len(level_sets(a, 2)[0]) == 3 + 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_weights_change_smoothly_with_the_maps(seed):
+    a = shares(seed, 4, (1, 1))
+    other = a + 1e-6 * torch.tensor([1.0, -1, 1, -1]).double().view(1, 4, 1, 1)
+    first, second = (level_sets(one, 2)[1] for one in (a, other))
+    assert float((first - second).abs().max()) < 1e-4
+
+
+def conditioning(seed: int = 0, noise: bool = False, **options) -> LocationConditioning:
+    generator = torch.Generator().manual_seed(seed)
+    contexts = torch.randn(2, 6, 8, generator=generator)
+    a = torch.zeros(1, 2, 2, 4)
+    a[:, 0], a[:, 1] = torch.tensor([1.0, 0.7, 0.4, 0]), torch.tensor([0, 0.3, 0.6, 1.0])
+    fields = torch.zeros(2, 3, 2, 4)
+    fields[:, :, :, 1:3] = torch.randn(2, 3, 2, 2, generator=generator)
+    of = SeparableNoise(torch.randn(1, 3, 6, generator=generator), torch.randn(1, 3, 8, generator=generator), fields)
+    return LocationConditioning(contexts, (6, 6), a, of if noise else None, **options)
+
+
+def test_concept_noise_moves_the_texts_that_are_free():
+    still, moved = texts(conditioning(), 1), texts(conditioning(noise=True), 1)
+    assert moved.contexts.shape == (2, *still.contexts.shape[1:])
+    assert not torch.allclose(moved.contexts[0], moved.contexts[1])
+    pinned = still.weights.new_tensor([[1.0, 0, 0, 0]] * 2)
+    c = conditioning(noise=True)
+    fully = LocationConditioning(c.contexts, c.lengths, torch.stack([pinned, 1 - pinned])[None], c.noise)
+    assert torch.allclose(texts(fully, 1).contexts[:, 0], c.contexts[0].expand(2, -1, -1))
+
+
+@pytest.mark.parametrize("weight", [1.3, -0.5])
+def test_a_weight_outside_0_and_1_is_a_text_of_its_own(weight):
+    c = conditioning()
+    extrapolated = torch.cat([1 - weight * c.coefficients[:, 1:], weight * c.coefficients[:, 1:]], dim=1)
+    found = texts(LocationConditioning(c.contexts, c.lengths, extrapolated), 1)
+    blend = torch.einsum("kjd,khw->jdhw", found.contexts[0], found.weights[0])
+    assert torch.allclose(blend, torch.einsum("jtd,jhw->tdhw", c.contexts, extrapolated[0]), atol=1e-5)
+    assert any(torch.allclose(one, torch.lerp(*c.contexts, weight), atol=1e-6) for one in found.contexts[0])
+
+
+def test_what_the_texts_cannot_reach_is_refused():
+    c = conditioning()
+    both = torch.cat([c.coefficients + 0.9, -0.9 * torch.ones(1, 1, 2, 4), -0.9 * torch.ones(1, 1, 2, 4)], dim=1)
+    four = LocationConditioning(torch.cat([c.contexts, c.contexts]), (6,) * 4, both)
+    with pytest.raises(ValueError, match="weights that lead away from the base together"):
+        texts(four)
+    with pytest.raises(ValueError, match=r"contexts of \[3, 6\] tokens: expected one length"):
+        texts(LocationConditioning(c.contexts, (6, 3), c.coefficients))
+
+
+def dense(text, image, weights, scale):
+    """The definition, with a mask of tokens × tokens."""
+    count, places = weights.shape[1:]
+    length = text[0].shape[2]
+    each = length // count
+    q, k, v = (torch.cat([a, b], dim=2) for a, b in zip(text, image, strict=True))
+    mask = torch.zeros(len(weights), 1, length + places, length + places, dtype=q.dtype)
+    of = torch.arange(length) // each
+    mask[:, 0, :length, :length] = torch.where(of[:, None] == of, 0.0, -torch.inf)
+    mask[:, 0, length:, :length] = weights[:, of].transpose(1, 2)
+    out = ((q @ k.transpose(2, 3)) * scale + mask).softmax(-1) @ v
+    return out.split([length, places], dim=2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31), count=st.integers(1, 4), rows=st.integers(1, 2), grad=st.booleans())
+def test_without_a_mask_the_attention_is_the_masked_one(seed, count, rows, grad):
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(tokens):
+        return tuple(torch.randn(rows, 2, tokens, 8, generator=generator, dtype=torch.float64) for _ in range(3))
+
+    text, image = normal(3 * count), normal(20)
+    weights = log_weights(torch.where(shares(seed, count, rows=rows) > 0.1, shares(seed, count, rows=rows), 0), (5, 4))
+    with torch.set_grad_enabled(grad):  # without the kernel that gives the sums
+        ours = joint_attention(text, image, weights, 0.3)
+    for part, expected in zip(ours, dense(text, image, weights, 0.3), strict=True):
+        assert torch.allclose(part, expected, rtol=1e-10, atol=1e-12)
