@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,6 +40,7 @@ def bind(
     outside: tuple[LocationConditioning, LocationConditioning | None] | None = None,
     window: tuple[float, float] = (0.0, 1.0),
     attention: AttentionPass | None = None,
+    later: Sequence[tuple[float, LocationConditioning, LocationConditioning | None]] = (),
 ) -> Iterator[Binding]:
     """Make a U-Net attend to a location conditioning until the block ends, however it ends.
 
@@ -47,9 +48,10 @@ def bind(
     when guidance is off and there are none. outside: both sides for the steps outside `window`, which is given in
     fractions of the steps. Report the steps with `callback_on_step_end=binding.on_step_end`. attention: one that is
     kept from pass to pass, so that contexts known to it are not projected again; forgotten with the block when None.
+    later: what takes the place of both sides from a fraction of the steps on, in the order of these.
     Raises ValueError when a cross-attention layer is not a plain one (an IP-Adapter, say).
     """
-    binding = Binding(unet, positive, negative, outside, window, attention)
+    binding = Binding(unet, positive, negative, outside, window, attention, later)
     try:
         binding.install()
         yield binding
@@ -68,16 +70,18 @@ class Binding:
         outside: tuple[LocationConditioning, LocationConditioning | None] | None,
         window: tuple[float, float],
         attention: AttentionPass | None = None,
+        later: Sequence[tuple[float, LocationConditioning, LocationConditioning | None]] = (),
     ):
         self.unet = unet
         self.window = window
         self.inside = _in_row_order(positive, negative)
         self.outside = _in_row_order(*outside) if outside else self.inside
+        self.later = [(start, _in_row_order(*sides)) for start, *sides in later]
         self.fraction = 0.0
         self.size = (0, 0)
         self._keeps = attention is not None
         self._attention = AttentionPass() if attention is None else attention
-        self._attention.plan({*self.inside, *self.outside})
+        self._attention.plan({*self.inside, *self.outside, *(side for _, sides in self.later for side in sides)})
         self._shares: tuple[Share, ...] = ()
         self._processors: dict[str, Any] = {}
         self._hook: Any = None
@@ -122,11 +126,18 @@ class Binding:
         size = level_with(self.size, x.shape[1])
         return self._attention.attend(attn, wide, self._shares, size, attn.scale).to(q.dtype)
 
+    def _sides(self) -> tuple[LocationConditioning, ...]:
+        """What both sides see at the coming call."""
+        start, end = self.window
+        if not start <= self.fraction < end:
+            return self.outside
+        begun = [sides for first, sides in self.later if first <= self.fraction]
+        return begun[-1] if begun else self.inside
+
     def _before_unet(self, unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         sample = args[0] if args else kwargs["sample"]
         self.size = extent(sample)
-        start, end = self.window
-        sides = self.inside if start <= self.fraction < end else self.outside
+        sides = self._sides()
         if len(sample) % len(sides):
             raise ValueError(f"the U-Net got {len(sample)} rows; expected as many negative as positive ones")
         rows = range(len(sample) // len(sides))
