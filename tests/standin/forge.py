@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.standin.conditions import compile_conditions
-from tests.standin.model import DIM, POOLED, Checkpoint
+from tests.standin.model import DIM, POOLED, SIZES, Checkpoint
 
 COND, UNCOND = 0, 1
 FULL = 16
@@ -36,6 +36,9 @@ class ForgeCheckpoint(Checkpoint):
             self.model.diffusion_model = classes.get(kind, Transformer)(seed, dtype)
         else:
             name_blocks(self.model.diffusion_model)
+        if xl:  # the host knows its vector's sizes by other names than A1111
+            del self.conditioner
+            self.embedder, self.text_processing_engine_l = SimpleNamespace(dim=SIZES // 6), object()
         self.patcher = Patcher(Model(self.model.diffusion_model))
         self.forge_objects = SimpleNamespace(unet=self.patcher)
 

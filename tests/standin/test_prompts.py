@@ -162,6 +162,10 @@ def test_the_width_of_sdxl_s_sizes(host):
         embedder, type(embedder)("aesthetic_score"),
     ]))  # fmt: skip
     assert host.prompts.size_embedding_width(refiner) == 6
+    host.start(xl=True, forge="unet")
+    assert host.prompts.size_embedding_width(host.model) == 12
+    refiner = SimpleNamespace(embedder=SimpleNamespace(dim=2))
+    assert host.prompts.size_embedding_width(refiner) == 10
 
 
 @pytest.mark.parametrize("lengths", [(5, 5), (5, 15), (15, 5), (3, 8)])

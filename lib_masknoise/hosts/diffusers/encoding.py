@@ -10,6 +10,8 @@ from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
 from lib_masknoise.conditioning import Encoded
+from lib_masknoise.hosts.diffusers.additions import clip_skip
+from lib_masknoise.networks import without_tags
 from lib_masknoise.prompt_syntax import Piece, pieces, without_comments
 
 CHUNK_TOKENS = 75  # a text encoder's 77 positions less the begin and end tokens
@@ -24,9 +26,9 @@ def encode(pipe: DiffusionPipeline, prompts: Iterable[str]) -> dict[str, Encoded
     Each 75 tokens, or what is left of them behind a comma near their end, become a chunk with its own begin and end
     token, encoded alone and joined, so that a prompt of n chunks gives a context of 77·n tokens. Prompts of one chunk
     without emphasis give what the pipeline's own `encode_prompt` gives. The pooled embedding is that of the first
-    chunk. Raises ValueError for what only the WebUIs can do.
+    chunk. `<lora:…>` is no part of the text. Raises ValueError for what only the WebUIs can do.
     """
-    return {prompt: _encode(pipe, prompt) for prompt in dict.fromkeys(prompts)}
+    return {prompt: _encode(pipe, without_tags(prompt)) for prompt in dict.fromkeys(prompts)}
 
 
 def _encode(pipe: DiffusionPipeline, prompt: str) -> Encoded:
@@ -50,7 +52,9 @@ def _encode(pipe: DiffusionPipeline, prompt: str) -> Encoded:
                 out = encoder(ids, output_hidden_states=True)
                 context, pooled = out.hidden_states[-2], out[0][0].float().cpu()
             else:
-                context = encoder(ids, attention_mask=_attention_mask(tokenizer, encoder, ids))[0]
+                mask, skip = _attention_mask(tokenizer, encoder, ids), clip_skip(pipe)
+                out = encoder(ids, attention_mask=mask, output_hidden_states=skip > 1)
+                context = out[0] if skip == 1 else _final_norm(encoder)(out.hidden_states[-skip])
         contexts.append(_emphasised(context.float().cpu(), weights).flatten(0, 1))
     return Encoded(torch.cat(contexts, dim=-1), pooled)
 
@@ -64,6 +68,11 @@ def _emphasised(contexts: Tensor, weights: Tensor) -> Tensor:
     contexts = contexts.clone()
     contexts[changed] = weighed * (means[0] / means[1])
     return contexts
+
+
+def _final_norm(encoder: Any) -> torch.nn.Module:
+    """Of the whole text encoder: with clip skip it is what follows the layer that is read."""
+    return getattr(encoder, "text_model", encoder).final_layer_norm
 
 
 def _chunks(pipe: DiffusionPipeline, tokenizer: Any, found: Sequence[Piece]) -> tuple[Tensor, Tensor]:

@@ -222,6 +222,9 @@ def token_count(text: str) -> str:
 
 def size_embedding_width(sd_model: Any) -> int:
     """How many numbers at the end of SDXL's vector say the image's size and not its prompt: they are not blended."""
+    embedder: Any = getattr(sd_model, "embedder", None)
+    if hasattr(embedder, "dim"):  # Forge and Neo: three pairs, of the refiner two and the aesthetic score
+        return embedder.dim * (6 if hasattr(sd_model, "text_processing_engine_l") else 5)
     embedders = getattr(getattr(sd_model, "conditioner", None), "embedders", ())
     numbers = {"aesthetic_score": 1}  # the others (original size, crop, target size) are pairs
     sizes = (e for e in embedders if type(e).__name__ == "ConcatTimestepEmbedderND")
