@@ -38,6 +38,10 @@
                 step,
                 oninput: (value) => editor.setField(now(), "weight", value),
             });
+            this.steps = [
+                ["start", "Sets in", 0],
+                ["end", "Stops", 1],
+            ].map(([name, label, usual]) => [name, usual, this.share(name, label, usual, now)]);
             this.on = checkbox("On", "Whether this concept acts on the image", (on) =>
                 editor.setField(now(), "enabled", on ? undefined : false),
             );
@@ -73,9 +77,31 @@
                 this.prompt,
                 this.negative,
                 element("div", {className: "mn-sliders"}, this.weight.node, this.opacity.node),
+                element("div", {className: "mn-sliders"}, ...this.steps.map(([, , one]) => one.node)),
                 this.notes,
             );
             this.node.addEventListener("pointerdown", () => editor.activeId !== this.id && editor.select(this.id));
+        }
+
+        /** A slider for one end of the sampling steps in which the concept acts; the other end gives way. */
+        share(name, label, usual, now) {
+            const {editor} = this.panel;
+            const made = slider(label, {
+                min: 0,
+                max: 1,
+                step: 0.01,
+                typed: PERCENT,
+                oninput: (value) => {
+                    editor.setField(now(), name, value === usual ? undefined : value);
+                    const {start = 0, end = 1} = now().fields;
+                    if (start <= end) return;
+                    const [other, otherUsual] = name === "start" ? ["end", 1] : ["start", 0];
+                    editor.setField(now(), other, value === otherUsual ? undefined : value);
+                },
+            });
+            made.node.title =
+                "The part of the sampling steps in which the concept acts: early steps decide where things are, late ones details";
+            return made;
         }
 
         text(label, placeholder, rows, oninput) {
@@ -109,6 +135,7 @@
             this.prompt.setAttribute("aria-label", `Prompt of concept ${i + 1}`);
             this.negative.setAttribute("aria-label", `Negative prompt of concept ${i + 1}`);
             this.weight.set(fields.weight ?? this.panel.weight.usual);
+            for (const [name, usual, one] of this.steps) one.set(fields[name] ?? usual);
             this.opacity.set(view.opacity);
             setIcon(this.eye, view.visible ? "eye" : "hidden", view.visible ? HIDE : SHOW);
             this.eye.setAttribute("aria-pressed", String(!view.visible));

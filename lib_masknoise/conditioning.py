@@ -241,10 +241,10 @@ def condition(
         raise ValueError(f"these prompts have not been encoded: {missing}")
     known = _contexts(scene, "prompt", encoded)
     parts = _blend(scene, _coefficients(maps, "prompt", encoded, frames), [base, *known])
-    # The noise is scaled by the contexts' spread. A context that these frames can do without counts, or the noise would
-    # differ from batch to batch.
+    # The noise is scaled by the contexts' spread. A context that these frames or steps can do without counts, or the
+    # noise would differ from batch to batch, and jump where a concept sets in.
     contexts, lengths = parts.contexts, parts.lengths
-    if maps.moving or base.filler is not None:  # without what a model adds to every text
+    if maps.moving or maps.windowed or base.filler is not None:  # without what a model adds to every text
         contexts, lengths = _side_by_side([one.context for one in (base, *known)])
     noise, feature = scene.noise.concept, scene.noise.feature
     return replace(

@@ -116,6 +116,24 @@ CONTROLS: tuple[Control, ...] = (
     _switch(
         "concepts[].enabled", True, "Concept enabled", "Whether the concept acts; off, it is as if it were not there."
     ),
+    _number(
+        "concepts[].start",
+        0.0,
+        0.0,
+        1.0,
+        0.01,
+        "Concept start",
+        "The fraction of the sampling steps at which the concept sets in: early steps decide where things are.",
+    ),
+    _number(
+        "concepts[].end",
+        1.0,
+        0.0,
+        1.0,
+        0.01,
+        "Concept end",
+        "The fraction of the sampling steps after which the concept stops: late steps decide details.",
+    ),
     _choice(
         "concepts[].interpolation",
         "linear",

@@ -74,7 +74,8 @@ def imprint(wish: Wish, maps: Maps, frame: float) -> Imprint:
 def _texts(passage: Passage) -> Hashable:
     """Everything of where a concept is, but its weight and its masks, which its coefficient holds."""
     before, after = passage.before, passage.after
-    first, second = (before.prompt, before.negative), (after.prompt, after.negative)
+    steps = () if (before.start, before.end) == (0, 1) else (before.start, before.end)
+    first, second = ((one.prompt, one.negative, *steps) for one in (before, after))
     return first if first == second or not passage.way else (first, second, passage.way, before.interpolation)
 
 

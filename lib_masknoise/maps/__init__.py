@@ -6,6 +6,7 @@ noise, previews), so that a mask that does not move is drawn once.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -60,8 +61,27 @@ class Maps:
         self.moving = any(concept.keyframes for concept in self.scene.concepts)
         self._still: dict[int, Tensor] = {}  # by the id of a mask of the scene, which keeps it alive
         self._rows: OrderedDict[float, Tensor] = OrderedDict()
+        self.windowed = any(not concept.acts_at(0.0) or concept.end < 1 for concept in self.scene.concepts)
+        self._whole: Maps | None = None  # of those at a part of the steps
+        self._acting = (True,) * len(self.scene.concepts)
+        self._parts: dict[tuple[bool, ...], Maps] = {}
         self._own = {id(mask) for concept in self.scene.concepts for mask in _masks(concept)}
         self._lock = threading.Lock()
+
+    def at(self, position: float | None) -> Maps:
+        """These maps at a fraction of the sampling steps, the same object for as long as the same concepts act: those
+        that do not have weight maps of 0, and cover nothing. What is held and what is free is as in the whole. None:
+        the whole."""
+        if position is None or not self.windowed:
+            return self
+        acting = tuple(concept.acts_at(position) for concept in self.scene.concepts)
+        if all(acting):
+            return self
+        if acting not in self._parts:
+            part = copy.copy(self)
+            part._whole, part._acting, part._rows = self, acting, OrderedDict()
+            self._parts[acting] = part
+        return self._parts[acting]
 
     def passages(self, frames: Sequence[float]) -> list[list[Passage]]:
         """Where each of the N concepts is."""
@@ -80,7 +100,7 @@ class Maps:
 
     def pins(self, frames: Sequence[float] = (0,)) -> Tensor:
         """How firmly each location is held, ``[B, h, w]`` in [0, 1]."""
-        return torch.stack([pin(row) for row in self.weights(frames)])
+        return torch.stack([pin(row) for row in (self._whole or self).weights(frames)])
 
     def amount(self, name: str, frames: Sequence[float] = (0,)) -> Tensor:
         """How much of a noise ("visual", "concept" or "feature") there is, ``[B, h, w]``."""
@@ -100,7 +120,8 @@ class Maps:
                 self._rows.move_to_end(frame)
                 return self._rows[frame]
             (row,) = self.passages([frame])
-            maps = [self._combined(one.masks) for one in row]
+            nothing = torch.zeros(self.size)
+            maps = [self._combined(one.masks) if acts else nothing for one, acts in zip(row, self._acting, strict=True)]
             drawn = torch.stack(maps) if maps else torch.zeros(0, *self.size)
             self._rows[frame] = covered(drawn) if self.scene.blend.overlap == "top" else drawn
             if len(self._rows) > REMEMBERED_FRAMES:

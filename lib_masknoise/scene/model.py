@@ -83,6 +83,8 @@ class Concept(Part):
     negative: str = setting("concepts[].negative")
     weight: float = setting("concepts[].weight")
     enabled: bool = setting("concepts[].enabled")
+    start: float = setting("concepts[].start")
+    end: float = setting("concepts[].end")
     mask: AnyMask = pydantic.Field(
         default_factory=RectMask,
         discriminator="kind",
@@ -92,6 +94,8 @@ class Concept(Part):
     keyframes: tuple[ConceptKeyframe, ...] = _keyframes(
         "What the concept becomes at some frames, in their order; in between it moves from one to the next."
     )
+
+    _end = not_below("start", "end")
 
     @pydantic.validator("mask", pre=True)
     def _by_kind(cls, value: Any) -> Mask:
@@ -115,6 +119,12 @@ class Concept(Part):
             wrong += error.problems
         if wrong:
             raise SceneError(wrong)
+
+    def acts_at(self, position: float) -> bool:
+        """Whether it acts in the step at that fraction of them."""
+        if position >= 1:  # a sampler that makes more steps than it announces
+            return self.start < self.end == 1
+        return self.start <= position < self.end
 
     def after(self, common: str) -> "Concept":
         """The concept with its prompts after a common beginning, at its keyframes too."""

@@ -57,6 +57,8 @@ def _of_concepts(scene: Scene, weights: Any) -> Iterator[Problem]:
         if all(_at(concept, key).weight == 0 for key in _keys(concept)):
             covers = ", though its mask covers the concepts below it" if scene.blend.overlap == "top" else ""
             yield Problem(f"{path}.weight", f"0: the concept adds nothing{covers}")
+        if concept.start >= concept.end:
+            yield Problem(f"{path}.end", f"as early as the start ({concept.start:g}): the concept acts in no step")
         if weights is not None and float(weights[:, row].max()) < SEEN:
             yield Problem(f"{path}.mask", _empty(scene, row, weights))
         yield from _of_pictures(f"{path}.mask", concept.mask)

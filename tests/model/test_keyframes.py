@@ -105,3 +105,16 @@ def test_a_moving_mask_moves_the_region(pipe):
     assert first[:4].mean() > 0.8 and first[6:].mean() < 0.1, figures
     assert middle[4:8].mean() > 0.7 and middle[[0, 1, 10, 11]].mean() < 0.1, figures
     assert last[8:].mean() > 0.8 and last[:6].mean() < 0.1, figures
+
+
+@pytest.mark.parametrize("start, end", [(0.0, 0.5), (0.5, 1.0)])
+def test_a_concept_in_a_part_of_the_steps(pipe, start, end):
+    """Is the whole scene's window, where it is the only concept."""
+    options = {"seed": 3, "steps": 4, "size": (64, 64)}
+    own = {"concepts": [{"prompt": "an ocean", "negative": "lava", "start": start, "end": end}]}
+    all_of_them = {"concepts": [{"prompt": "an ocean", "negative": "lava"}], "blend": {"start": start, "end": end}}
+    one, other, whole = (
+        np.asarray(next(render(pipe, Scene.parse(scene), "a marsh", **options)).image).astype(int)
+        for scene in (own, all_of_them, {"concepts": [{"prompt": "an ocean", "negative": "lava"}]})
+    )
+    assert abs(one - other).max() <= 1 < abs(one - whole).max()

@@ -402,3 +402,22 @@ def test_upcast_attention_computes_in_float32(host, monkeypatch):
     host.start(torch.float16, upcast_attn=True)
     host.latents(scene("green tree"))
     assert dtypes == {torch.float32}
+
+
+@pytest.mark.parametrize("start, end, first, last", [(0.0, 0.5, 1, 0), (0.5, 1.0, 0, 1), (0.25, 0.75, 0, 0)])
+def test_a_concept_in_a_part_of_the_steps(host, start, end, first, last):
+    """Is the prompt that changes at these steps; whatever another concept does meanwhile."""
+    host.start(torch.float64)
+    steps = 4
+    inside = [start <= step / steps < end for step in range(steps)]
+    assert (inside[0], inside[-1]) == (bool(first), bool(last))
+    edited = "red house"
+    if end < 1:
+        edited = f"[green tree:{edited}:{int(end * steps)}]"
+    if start > 0:
+        edited = f"[red house:{'green tree' if end == 1 else edited}:{int(start * steps)}]"
+    plain = host.latents(prompt=edited, steps=steps)
+    window = {"prompt": "green tree", "mask": FULL, "start": start, "end": end}
+    nowhere = {"prompt": LONG, "mask": {"kind": "strokes", "strokes": []}, "start": 0.25}
+    for concepts in ([window], [window, nowhere]):
+        assert error(host.latents({"concepts": concepts}, prompt="red house", steps=steps), plain) < 1e-12

@@ -699,3 +699,40 @@ def test_beyond_the_picture_masks_go_on_as_they_end(factor):
     mask = {"kind": "split", "axis": "y", "to": 0.25}
     maps = Maps(Scene.parse({"concepts": [{"prompt": "a", "mask": mask}]}), (8, 4), factor, (-0.5, 0.0, 1.5, 1.0))
     assert maps.weights()[0, 0].mean(1).tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+
+
+# --- Concepts in a part of the steps
+
+
+def _windowed(overlap="mix"):
+    concepts = [
+        {"prompt": "a", "mask": {"kind": "rect"}, "end": 0.5},
+        {"prompt": "b", "mask": {"kind": "split", "to": 0.5}, "start": 0.25},
+    ]
+    return Maps(Scene.parse({"concepts": concepts, "blend": {"overlap": overlap}}), (4, 8))
+
+
+def test_concepts_that_do_not_act_weigh_nothing():
+    maps = _windowed()
+    whole = maps.weights()
+    early, both, late = (maps.at(position).weights() for position in (0.0, 0.3, 0.5))
+    assert torch.equal(both, whole)
+    assert torch.equal(early[:, 0], whole[:, 0]) and not early[:, 1].any()
+    assert torch.equal(late[:, 1], whole[:, 1]) and not late[:, 0].any()
+    assert maps.at(None) is maps and maps.at(0.3) is maps and maps.at(0.6) is maps.at(0.9)
+
+
+def test_concepts_that_do_not_act_cover_nothing():
+    maps = _windowed("top")
+    assert maps.at(0.0).weights()[0, 0].min() == 1
+    assert maps.at(0.3).weights()[0, 0].min() == 0
+
+
+def test_what_is_held_does_not_depend_on_the_step():
+    maps = _windowed()
+    assert all(torch.equal(maps.at(position).pins(), maps.pins()) for position in (0.0, 0.3, 0.7))
+
+
+def test_a_concept_that_acts_to_the_end_acts_in_steps_beyond_it():
+    scene = Scene.parse({"concepts": [{"prompt": "a", "start": 0.5}, {"prompt": "b", "end": 0.9}]})
+    assert [concept.acts_at(1.2) for concept in scene.concepts] == [True, False]

@@ -147,3 +147,10 @@ def test_of_a_picture_with_several_frames_the_first_is_the_mask_and_that_is_said
     scene = {"concepts": [{"prompt": "x", "mask": {"kind": "image", "data": data}}]}
     assert remarks(scene) == {"concepts[0].mask.data": "a picture of 3 frames: the first is the mask"}
     assert Maps(Scene.parse(scene), (8, 8)).weights().min() > 0.99
+
+
+def test_a_concept_that_acts_in_no_step():
+    scene = Scene.parse({"concepts": [{"prompt": "an ocean", "start": 0.5, "end": 0.5}]})
+    assert ("concepts[0].end", "as early as the start (0.5): the concept acts in no step") in [
+        (one.path, one.message) for one in scene.remarks()
+    ]

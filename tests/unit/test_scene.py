@@ -136,9 +136,10 @@ def scenes(draw) -> dict:
         for place in places:
             if draw(st.booleans()):
                 place[field] = draw(value_of(entry))
-    blend, motion = scene["blend"], scene["motion"]
-    if blend.get("start", 0) > blend.get("end", 1):
-        blend["start"], blend["end"] = blend.get("end", 1), blend["start"]
+    motion = scene["motion"]
+    for part in (scene["blend"], *scene["concepts"]):
+        if part.get("start", 0) > part.get("end", 1):
+            part["start"], part["end"] = part.get("end", 1), part["start"]
     frames = draw(st.lists(st.integers(0, 10_000), min_size=motion.get("kind") == "keyframes", unique=True))
     motion["keyframes"] = [{"frame": frame, "value": draw(st.floats(-1, 1))} for frame in sorted(frames)]
     for concept in scene["concepts"]:

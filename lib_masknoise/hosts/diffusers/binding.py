@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,9 @@ PLAIN_PROCESSORS = (
     "XFormersAttnProcessor",
 )
 
+Later = Sequence[tuple[float, LocationConditioning, LocationConditioning | None]]
+"""What takes the place of both sides, each from a fraction of the steps on."""
+
 
 @contextmanager
 def bind(
@@ -33,6 +36,7 @@ def bind(
     outside: tuple[LocationConditioning, LocationConditioning | None] | None = None,
     window: tuple[float, float] = (0.0, 1.0),
     attention: AttentionPass | None = None,
+    later: Later = (),
 ) -> Iterator[Binding]:
     """Make a U-Net attend to a location conditioning until the block ends, however it ends.
 
@@ -40,9 +44,10 @@ def bind(
     when guidance is off and there are none. outside: both sides for the steps outside `window`, which is given in
     fractions of the steps. Report the steps with `callback_on_step_end=binding.on_step_end`. attention: one that is
     kept from pass to pass, so that contexts known to it are not projected again; forgotten with the block when None.
+    later: what takes the place of both sides from a fraction of the steps on, in the order of these.
     Raises ValueError when a cross-attention layer is not a plain one (an IP-Adapter, say).
     """
-    binding = Binding(unet, positive, negative, outside, window, attention)
+    binding = Binding(unet, positive, negative, outside, window, attention, later)
     try:
         binding.install()
         yield binding
@@ -68,19 +73,26 @@ class Binding:
         outside: tuple[LocationConditioning, LocationConditioning | None] | None,
         window: tuple[float, float],
         attention: AttentionPass | None = None,
+        later: Later = (),
     ):
         self.model = model
         self.window = window
         self.inside = _in_row_order(positive, negative)
         self.outside = _in_row_order(*outside) if outside else self.inside
+        self.later = [(start, _in_row_order(plus, minus)) for start, plus, minus in later]
         self.fraction = 0.0
         self.size = (0, 0)
         self._keeps = attention is not None
         self._attention = AttentionPass() if attention is None else attention
-        self._attention.plan({*self.inside, *self.outside})
+        self._attention.plan(self.all_sides)
         self._shares: tuple[Share, ...] = ()
         self._processors: dict[str, Any] = {}
         self._hook: Any = None
+
+    @property
+    def all_sides(self) -> set[LocationConditioning]:
+        """Whatever some step sees."""
+        return {*self.inside, *self.outside, *(side for _, sides in self.later for side in sides)}
 
     def install(self) -> None:
         processors = dict(self.model.attn_processors)
@@ -143,7 +155,10 @@ class Binding:
     def _sides(self) -> tuple[LocationConditioning, ...]:
         """What the steps now see, in the order of the rows."""
         start, end = self.window
-        return self.inside if start <= self.fraction < end else self.outside
+        if not start <= self.fraction < end:
+            return self.outside
+        begun = [sides for first, sides in self.later if first <= self.fraction]
+        return begun[-1] if begun else self.inside
 
     def _share(self, sample: Tensor, size: Size) -> tuple[tuple[LocationConditioning, ...], int]:
         """Which rows of a call see what, at a latent of some size (h, w); the sides, and the rows of each."""

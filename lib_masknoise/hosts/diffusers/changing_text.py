@@ -32,7 +32,7 @@ class JointBinding(Binding):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._texts = {id(one): texts(one, self.knots) for one in {*self.inside, *self.outside}}
+        self._texts = {id(one): texts(one, self.knots) for one in self.all_sides}
         self._placed: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
         self.weights: Tensor = torch.zeros(1, 1, 1)
 

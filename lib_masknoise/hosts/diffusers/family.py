@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lib_masknoise.attention import AttentionPass
 from lib_masknoise.conditioning import Encoded, LocationConditioning
-from lib_masknoise.hosts.diffusers.binding import Binding, bind
+from lib_masknoise.hosts.diffusers.binding import Binding, Later, bind
 from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS, encode
 from lib_masknoise.maps import Size
 from lib_masknoise.scene import Scene
@@ -81,10 +81,15 @@ class Family:
         return x
 
     def bind(
-        self, inside: Sides, outside: Sides, window: tuple[float, float], attention: AttentionPass | None
+        self,
+        inside: Sides,
+        outside: Sides,
+        window: tuple[float, float],
+        attention: AttentionPass | None,
+        later: Later = (),
     ) -> AbstractContextManager[Binding]:
         """The model attending to a conditioning until the block ends; see `binding.bind`."""
-        return bind(self.model, *inside, outside, window, attention)
+        return bind(self.model, *inside, outside, window, attention, later)
 
     def stand_ins(self, base: Encoded, rows: int) -> dict[str, Any]:
         """What the pipeline wants to be given as embeddings. Only their shapes count: the binding has the contexts,

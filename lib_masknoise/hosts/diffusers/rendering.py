@@ -217,8 +217,15 @@ class Job:
             )
         return VaeImageProcessor.numpy_to_pil(pixels)
 
-    def _positive(self, frames: Sequence[float]) -> LocationConditioning:
-        return condition(self.maps, self.base, self._own(prompts), frames, [self.noise_seed] * len(frames))
+    def _sides(
+        self, frames: Sequence[float], position: float
+    ) -> tuple[LocationConditioning, LocationConditioning | None]:
+        """What both sides see at a fraction of the steps."""
+        maps, seeds = self.maps.at(position), [self.noise_seed] * len(frames)
+        positive = condition(maps, self.base, self._own(prompts), frames, seeds)
+        if not self.guided:
+            return positive, None
+        return positive, condition_negative(maps, self.base_negative, self._own(negatives), frames)
 
     def _own(self, texts: Callable[[Scene], list[str]]) -> dict[str, Encoded]:
         return {text: self.encoded[text] for text in texts(self.scene)}
@@ -230,14 +237,13 @@ class Job:
 
     def bound(self, frames: Sequence[float]) -> AbstractContextManager[Binding]:
         """The model attending to some frames' conditioning, in one pass."""
-        scene, positive = self.scene, self._positive(frames)
-        negative = plain_negative = None
-        if self.guided:
-            negative = condition_negative(self.maps, self.base_negative, self._own(negatives), frames)
-            plain_negative = unblended(self.base_negative)
-        outside = (unblended(self.base), plain_negative)
-        window = (scene.blend.start, scene.blend.end)
-        return self.family.bind((positive, negative), outside, window, self.attention)
+        blend, first = self.scene.blend, self._sides(frames, 0.0)
+        outside = unblended(self.base), unblended(self.base_negative) if self.guided else None
+        starts = sorted(
+            {at for concept in self.maps.scene.concepts for at in (concept.start, concept.end) if 0 < at < 1}
+        )
+        later = [(at, *self._sides(frames, at)) for at in starts]
+        return self.family.bind(first, outside, (blend.start, blend.end), self.attention, later)
 
     def noise(self, generator: torch.Generator) -> Tensor:
         """The unit-variance noise the pipeline itself would draw for this image, `[1, C, H, W]`."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from lib_masknoise.attention import AttentionPass, KeyNorm, Share
 from lib_masknoise.conditioning import Encoded
 from lib_masknoise.errors import ModelError
-from lib_masknoise.hosts.diffusers.binding import Binding
+from lib_masknoise.hosts.diffusers.binding import Binding, Later
 from lib_masknoise.hosts.diffusers.family import Family, Sides
 from lib_masknoise.maps import Size, extent
 
@@ -63,9 +63,14 @@ class Transformer(Family):
 
     @contextmanager
     def bind(
-        self, inside: Sides, outside: Sides, window: tuple[float, float], attention: AttentionPass | None
+        self,
+        inside: Sides,
+        outside: Sides,
+        window: tuple[float, float],
+        attention: AttentionPass | None,
+        later: Later = (),
     ) -> Iterator[Binding]:
-        binding = self.binding(self.model, *inside, outside, window, attention)
+        binding = self.binding(self.model, *inside, outside, window, attention, later)
         try:
             binding.install()
             yield binding

@@ -114,7 +114,7 @@ class Denoising:
         self.planned = None
         denoiser = params.denoiser
         bases, negatives = self._bases_at(params, denoiser.step)
-        if self.inside(denoiser):
+        if self.arrives(denoiser):
             concepts, concept_negatives = self.prompts.at(denoiser.step)
             positive = self.rows.positive(bases, concepts)
             negative = self.rows.negative(negatives, concept_negatives)
@@ -159,10 +159,10 @@ class Denoising:
             return max(len(one.context) for one in prompts)
         return max(length for row in rows for length in row.conditioning.lengths)
 
-    def inside(self, denoiser: Any) -> bool:
-        """Whether a call of the denoiser is one of those that the scene is for."""
+    def arrives(self, denoiser: Any) -> bool:
+        """Go on to a call of the denoiser. Whether it is one of those that the scene is for."""
         start, end = self.rows.scene.blend.start, self.rows.scene.blend.end
-        position = denoiser.step / max(denoiser.total_steps, 1)
+        position = self.rows.position = denoiser.step / max(denoiser.total_steps, 1)
         if position >= 1:  # DPM adaptive calls it more often than announced: that belongs to the end
             return start < end == 1
         return start <= position < end

@@ -72,7 +72,7 @@ class Predictions:
         self.rows, self.conds, self.prompts = denoising.rows, denoising.conds, denoising.prompts
         self._step: int | None = None  # None outside the window: the host does as it does without us
         self._total: Tensor | None = None
-        self._known: dict[str, tuple[list[Encoded], Tensor]] = {}
+        self._known: dict[str, tuple[list[Any], Tensor]] = {}
         self._combination = combine(denoising)
         self._say()
 
@@ -101,7 +101,7 @@ class Predictions:
         """Nothing was."""
 
     def plan(self, params: Any) -> None:
-        self._step = params.denoiser.step if self.denoising.inside(params.denoiser) else None
+        self._step = params.denoiser.step if self.denoising.arrives(params.denoiser) else None
 
     def changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
         self._total = None
@@ -162,14 +162,14 @@ class Predictions:
         return widened
 
     def _weights_of(self, name: str, encoded: dict[str, Encoded]) -> Tensor:
-        """`prediction_weights` of the batch, `[B, 1 + J, h, w]`, for as long as the prompts stay the same."""
+        """`prediction_weights` of the batch, `[B, 1 + J, h, w]`, for as long as prompts and acting concepts stay the
+        same."""
         known, weights = self._known.get(name, ([], None))
-        given = list(encoded.values())
+        frames = self.rows.frames
+        maps = [self.rows.maps_of(i) for i in range(len(frames))]
+        given = [*encoded.values(), *maps]
         if weights is None or any(a is not b for a, b in zip(known, given, strict=True)):
-            of_each = [
-                prediction_weights(self.rows.maps_of(i), name, encoded, [frame])
-                for i, frame in enumerate(self.rows.frames)
-            ]
+            of_each = [prediction_weights(own, name, encoded, [frame]) for own, frame in zip(maps, frames, strict=True)]
             weights = torch.cat(of_each)
             self._known[name] = given, weights
         return weights

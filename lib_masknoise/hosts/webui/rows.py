@@ -49,9 +49,12 @@ class Rows:
         self.scene, self.size = maps.scene, maps.size
         self._known: dict[Hashable, tuple[LocationConditioning, tuple[Encoded, ...]]] = {}
         self._silent: dict[int, tuple[Encoded, Encoded]] = {}
+        self.position: float | None = None
+        """The fraction of the steps that are made at the coming call of the denoiser; None before the first."""
 
     def maps_of(self, image: int) -> Maps:
-        return self.pictures[image].maps or self.maps
+        """What holds at `position`."""
+        return (self.pictures[image].maps or self.maps).at(self.position)
 
     @property
     def frames(self) -> list[float]:
@@ -118,16 +121,17 @@ class Rows:
     ) -> LocationConditioning:
         """The conditioning of some images, of which each is a row."""
         prompts = (base, *concepts.values())
-        key = (*key, *images, *map(id, prompts))
+        maps = self.maps_of(images[0])
+        key = (*key, id(maps), *images, *map(id, prompts))
         if key not in self._known:
             if len(self._known) >= CACHED:
                 self._known.pop(next(iter(self._known)))
             frames = [self.pictures[image].frame for image in images]
             if key[0] == "negative":
-                made = condition_negative(self.maps_of(images[0]), base, concepts, frames)
+                made = condition_negative(maps, base, concepts, frames)
             else:
                 own = [self.pictures[image] for image in images]
                 seeds = [picture.seed if picture.fields is None else picture.fields for picture in own]
-                made = condition(self.maps_of(images[0]), base, concepts, frames, seeds)
+                made = condition(maps, base, concepts, frames, seeds)
             self._known[key] = made, prompts  # the prompts stay alive, so that no other object gets their id
         return self._known[key][0]
