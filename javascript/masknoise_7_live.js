@@ -109,7 +109,8 @@
                 this.parts.push({draw, denoise, decode, transport: whole - draw - denoise - decode, whole});
                 this.parts.splice(0, this.parts.length - KEPT);
             }
-            const speed = denoise > 0 ? `${(event.steps / (denoise / 1000)).toFixed(0)} steps/s · ` : "";
+            const rate = event.steps / (denoise / 1000);
+            const speed = denoise > 0 ? `${rate.toFixed(rate < 10 ? 1 : 0)} steps/s · ` : "";
             this.figures.textContent = `${speed}${Math.round(event.kind === "sketch" ? whole : denoise)} ms`;
             this.update();
         }

@@ -62,14 +62,16 @@
 
     class Panel {
         /** `root` is filled. config: colours, weight {low, high, step, usual}, limits, defaults; `lastImage()` gives the
-         *  last generated picture's address or null; `convert(base64)` a picture as a PNG's, by the library. */
-        constructor(root, {config, onEdit, onViewChange, lastImage, convert}) {
+         *  last generated picture's address or null; `convert(base64)` a picture as a PNG's, by the library; `setCommon`
+         *  takes what all prompts begin with. */
+        constructor(root, {config, onEdit, onViewChange, lastImage, convert, setCommon}) {
             MaskNoise.raster.useDefaults(config.defaults);
             this.root = root;
             this.colours = config.colours;
             this.weight = config.weight;
             this.lastImage = lastImage;
             this.convert = convert;
+            this.setCommon = setCommon;
             this.onViewChange = onViewChange;
             this.following = false;
             this.tokens = {};

@@ -46,6 +46,7 @@
                 onViewChange: () => this.storeView(),
                 lastImage: () => this.lastImage(),
                 convert: (data) => this.convert(data),
+                setCommon: (text) => fill(byId(config.common).querySelector("textarea, input"), text),
             });
             this.text = null;
             this.asked = 0;
@@ -173,6 +174,7 @@
             }
             this.panel.lookForImage();
             this.live?.look();
+            MaskNoise.page.foldMasks(app());
             this.advance(); // the last answer may have been lost
         }
 

@@ -82,6 +82,7 @@ def _add_routes(demo: Any, app: Any) -> None:
 
 
 script_callbacks.on_app_started(_add_routes)
+script_callbacks.on_ui_settings(containers.add_setting)
 script_callbacks.on_script_unloaded(ENGINE.close)
 script_callbacks.on_before_image_saved(containers.before_image_saved)
 script_callbacks.on_before_ui(lambda: xyz.register(PRESETS))

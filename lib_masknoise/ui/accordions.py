@@ -136,6 +136,7 @@ def _place(elem_id: ElemId, tab: str, live_route: str | None) -> str:
         "accordion": elem_id("enabled"),
         "presets": elem_id("preset_refresh"),
         "live": live_route and {"route": live_route, "session": elem_id("live_session"), "keep": elem_id("live_keep")},
+        "common": elem_id(_name(control("blend.common"))),
         "colours": preview.COLOURS,
         "weight": {"low": weight.low, "high": weight.high, "step": weight.step, "usual": weight.default},
         "defaults": mask_defaults(),
@@ -233,9 +234,10 @@ def _without_motion(frames: float, kind: str) -> Any:
 
 def _blend(parts: _Parts) -> None:
     with _part("More: blending", parts.elem_id("blend")):
-        parts.row("blend.overlap", "blend.feather")
-        parts.row("blend.mode", "blend.scale")
-        parts.row("blend.start", "blend.end", "blend.preserve_norm")
+        parts.row("blend.scale", "blend.overlap", "blend.feather")
+        parts.row("blend.common")
+        parts.row("blend.mode", "blend.start", "blend.end")
+        parts.row("blend.preserve_norm", "blend.hires")
     mode, scale = parts.made["blend.mode"], parts.made["blend.scale"]
     mode.input(default_scale, [mode], [scale], **QUIET)
 

@@ -914,3 +914,43 @@ def test_typing_a_prompt_is_one_step_back(painter):
     painter.page.locator(".mn-canvas").focus()
     painter.page.keyboard.press("Control+z")
     assert painter.concepts[0]["prompt"] == ""
+
+
+# --- Concepts as lines
+
+
+def test_concepts_come_from_lines(painter):
+    lines = painter.page.get_by_label("Concepts as lines")
+    painter.page.get_by_text("From lines…").click()
+    lines.fill("an ocean\n\ncommon: oil on canvas\na forest\n")
+    painter.button("Use these lines").click()
+    painter.page.wait_for_function(f"{EDITOR}.layers.length === 2")
+    concepts = painter.concepts
+    assert [concept["prompt"] for concept in concepts] == ["an ocean", "a forest"]
+    assert [concept["mask"]["to"] for concept in concepts] == [0.5, 1]
+    common = painter.page.locator("#masknoise_blend_common").locator("textarea, input")
+    assert common.input_value() == "oil on canvas"
+    lines.fill("lava\na forest\nsnow")
+    painter.button("Use these lines").click()
+    painter.page.wait_for_function(f"{EDITOR}.layers.length === 3")
+    assert [concept["prompt"] for concept in painter.concepts] == ["lava", "a forest", "snow"]
+    assert painter.concepts[0]["mask"] == concepts[0]["mask"], "masks that are there stay"
+    assert common.input_value() == "oil on canvas"
+
+
+# --- A WebUI's infotext
+
+
+def test_the_masks_in_a_shown_infotext_are_folded(painter):
+    text = "a marsh\nSteps: 3, MaskNoise: 1, MaskNoise masks: " + "eN_-" * 200 + "=, Version: 1"
+    painter.page.evaluate(
+        "(text) => document.body.append(Object.assign(document.createElement('div'), "
+        "{id: 'html_info_txt2img', innerHTML: `<p>${text}</p>`}))",
+        text,
+    )
+    painter.page.wait_for_selector("#html_info_txt2img .mn-folded:not([open])")
+    assert painter.js("document.querySelector('#html_info_txt2img').textContent") == text.replace(
+        "eN_-", "801 characterseN_-", 1
+    )
+    seen = painter.page.locator("#html_info_txt2img").inner_text()
+    assert "801 characters" in seen and "Version: 1" in seen and "eN_-" not in seen

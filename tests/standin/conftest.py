@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -21,6 +22,7 @@ ADAPTER = (
     "forge",
     "job",
     "joint",
+    "live",
     "parts",
     "predictions",
     "prompts",
@@ -44,15 +46,15 @@ def _take_away(before: set[str]) -> None:
 
 def _script() -> ModuleType:
     """The extension's own script, without its user interface."""
-    accordions = ModuleType("lib_masknoise.ui.accordions")  # which needs gradio
+    parts = {name: ModuleType(f"lib_masknoise.ui.{name}") for name in ("accordions", "keeping")}  # which need gradio
     spec = importlib.util.spec_from_file_location("masknoise_script", HERE.parents[1] / "scripts" / "masknoise.py")
     module = importlib.util.module_from_spec(spec)
     import lib_masknoise.ui
 
-    with (
-        mock.patch.dict(sys.modules, {accordions.__name__: accordions}),
-        mock.patch.object(lib_masknoise.ui, "accordions", accordions, create=True),
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(sys.modules, {part.__name__: part for part in parts.values()}))
+        for name, part in parts.items():
+            stack.enter_context(mock.patch.object(lib_masknoise.ui, name, part, create=True))
         spec.loader.exec_module(module)
     return module
 

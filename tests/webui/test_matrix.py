@@ -32,6 +32,7 @@ PROMPTS: dict[str, dict[str, str]] = {
     "edited part of AND": {"prompt": "[an ocean:lava:0.4] AND a forest :0.6", "base": "red bricks"},
     "edited negative": {"negative": "[lava:snow:0.5]", "base_negative": "[desert|sand]"},
     "emphasis": {"prompt": "(an ocean:1.3) [waves]", "base": "(red:0.7) bricks"},
+    "comments": {"prompt": "an ocean # lava\n, waves", "negative": "# nothing\nlava", "base": "red # blue\nbricks"},
     "BREAK": {"prompt": "an ocean BREAK a forest", "base": "red bricks"},
     "BREAK in the base": {"base": "red bricks BREAK snow BREAK lava"},
     "long concept": {"prompt": LONG},

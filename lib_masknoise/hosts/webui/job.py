@@ -182,7 +182,7 @@ def process(p: Any, job: Job) -> None:
     """The host has made its lists of prompts and seeds: one entry for each frame, and the infotext."""
     # A new mapping: the cells of an X/Y/Z plot share theirs, and this one may lack a key that the last one had.
     others = {key: value for key, value in p.extra_generation_params.items() if not key.startswith(infotext.KEY)}
-    p.extra_generation_params = {**others, **infotext.write(job.scene)}
+    p.extra_generation_params = {**others, **containers.described(p, job.scene)}
     if job.animated:
         p.extra_generation_params[infotext.FRAME] = lambda p, index, **_: str(p.iteration * p.batch_size + index)
         _share_between_frames(p, job.total)
@@ -252,6 +252,9 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
     """A pass begins: visual noise into its noise `[B, C, h, w]`, in place, and the conditioning onto its sampler."""
     if job.scene.neutral:
         return
+    if getattr(p, "is_hr_pass", False) and not job.scene.blend.hires:
+        vars(p.sampler).pop("launch_sampling", None)
+        return
     pictures = _pictures(p, job, extent(noise))
     if len(pictures) > len(noise):  # Neo with Wan: the batch is a video's frames, and has one seed and prompt
         if job.animated:
@@ -297,8 +300,10 @@ def _pictures(p: Any, job: Job, size: Size) -> list[Picture]:
         return pictures
     tiles = p.masknoise_tiles
     tiles.seed = pictures[0].seed if tiles.seed is None else tiles.seed
-    windows = zip(pictures, job.tiles, strict=False)
-    return [picture._replace(maps=job.maps(size, window), fields=tiles.seed) for picture, window in windows]
+    # Of a last tile alone the host makes a whole batch.
+    windows = [*job.tiles, *[job.tiles[-1]] * (len(pictures) - len(job.tiles))]
+    of_each = zip(pictures, windows, strict=False)
+    return [picture._replace(maps=job.maps(size, window), fields=tiles.seed) for picture, window in of_each]
 
 
 def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:

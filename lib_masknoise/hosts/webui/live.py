@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -38,6 +39,7 @@ STEPS = 4
 """Of a sketch; the first is left out where there is a last sketch to go on from (docs/live.md says why)."""
 REMEMBERED_PROMPTS = 8
 """Sets of concepts whose encoded prompts are kept from sketch to sketch."""
+LET_BY = 0.2  # seconds in which a job that waited takes its turn
 MOST_KEPT = 48  # pictures of a page
 USUAL_SAMPLER = "Euler"  # that of the host's API
 CHEAP, TAESD = 2, 3
@@ -137,6 +139,13 @@ class _OursAlone:
         return lambda *args, **kwargs: None
 
 
+def _let_by(lock: Any) -> None:
+    """Whoever waits for the lock has been woken, and is to have it before this thread asks again."""
+    end = time.monotonic() + LET_BY
+    while not lock._lock.locked() and time.monotonic() < end:
+        time.sleep(0.001)
+
+
 class LiveHost:
     """The WebUI as the host of an `Engine`. app: the application that its API is in, once it has one."""
 
@@ -155,12 +164,17 @@ class LiveHost:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        with call_queue.queue_lock:
-            self._mine = True
-            try:
-                yield
-            finally:
-                self._mine = False
+        lock, waiting = call_queue.queue_lock, False
+        try:
+            with lock:
+                self._mine = True
+                try:
+                    yield
+                finally:
+                    waiting, self._mine = self.busy(), False
+        finally:
+            if waiting:
+                _let_by(lock)
 
     def busy(self) -> bool:
         lock = call_queue.queue_lock

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from modules import extra_networks, prompt_parser, sd_samplers, shared
+from modules import extra_networks, prompt_parser, script_loading, sd_samplers, shared
 from torch import Tensor
 
 from lib_masknoise.conditioning import Encoded, negatives, prompts
@@ -26,14 +26,28 @@ Schedule = Sequence[Any]
 
 
 def without_networks(texts: Iterable[str], networks: dict[str, list[Any]]) -> dict[str, str]:
-    """Prompts and what is left of each without `<lora:…>` and the like, which are added to `networks`, parsed by the
-    host."""
+    """Prompts and what is left of each without comments, and without `<lora:…>` and the like, which are added to
+    `networks`, parsed by the host."""
     plain = {}
     for text in texts:
-        plain[text], found = extra_networks.parse_prompt(text)
+        plain[text], found = extra_networks.parse_prompt(without_comments(text))
         for kind, entries in found.items():
             networks.setdefault(kind, []).extend(entries)
     return plain
+
+
+def without_comments(text: str) -> str:
+    """Without what stands behind a `#` (in Neo a `//` too), where the host takes that away from its own prompts."""
+    if not getattr(shared.opts, "enable_prompt_comments", False):
+        return text
+    # The host loads its scripts as modules that cannot be imported by name; importing would run this one again.
+    for path, module in script_loading.loaded_scripts.items():
+        if path.replace("\\", "/").endswith(COMMENTS):
+            return module.strip_comments(text)
+    return text
+
+
+COMMENTS = "modules/processing_scripts/comments.py"
 
 
 def network_tags(networks: Mapping[str, list[Any]], present: Mapping[str, list[Any]]) -> str:
@@ -208,7 +222,7 @@ def token_count(text: str) -> str:
 
 def size_embedding_width(sd_model: Any) -> int:
     """How many numbers at the end of SDXL's vector say the image's size and not its prompt: they are not blended."""
-    embedder = getattr(sd_model, "embedder", None)
+    embedder: Any = getattr(sd_model, "embedder", None)
     if hasattr(embedder, "dim"):  # Forge and Neo: three pairs, of the refiner two and the aesthetic score
         return embedder.dim * (6 if hasattr(sd_model, "text_processing_engine_l") else 5)
     embedders = getattr(getattr(sd_model, "conditioner", None), "embedders", ())

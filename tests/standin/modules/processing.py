@@ -27,6 +27,7 @@ def seeded_noise(shape: tuple[int, ...], seeds: list[int], like: torch.dtype) ->
 
 @dataclass(repr=False, eq=False)
 class StableDiffusionProcessing:
+    sd_model: Any = None
     scripts: Any = None
     prompt: str = ""
     negative_prompt: str = ""
@@ -38,6 +39,7 @@ class StableDiffusionProcessing:
     cfg_scale: float = 5.0
     distilled_cfg_scale: float = 3.5
     sampler_name: str = "Euler"
+    scheduler: str | None = None
     width: int = 48
     height: int = 32
     s_min_uncond: float = 0.0
@@ -60,6 +62,9 @@ class StableDiffusionProcessing:
     def __post_init__(self) -> None:
         self.comments: dict[str, int] = {}
         self.cached_c, self.cached_uc, self.cached_hr_c, self.cached_hr_uc = ([None, None] for _ in range(4))
+
+    def close(self) -> None:
+        self.sampler = self.c = self.uc = None
 
     def comment(self, text: str) -> None:
         self.comments[text] = 1
@@ -160,7 +165,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     def sample(self, c: Any, uc: Any) -> Tensor:
         self.sampler = sd_samplers.create_sampler(self.sampler_name, shared.sd_model)
         x = self.rng
-        self.scripts.run("process_before_every_sampling", self, x=x, noise=x, c=c, uc=uc)
+        self.scripts.process_before_every_sampling(self, x=x, noise=x, c=c, uc=uc)
         samples = self.sampler.sample(self, x, c, uc)
         if not self.enable_hr or shared.state.interrupted:
             return samples
@@ -175,7 +180,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             extra_networks.activate(self, self.hr_extra_network_data)
         self._setup_hr_conds()
         for _ in range(2 if hasattr(shared.sd_model, "forge_objects") else 1):
-            self.scripts.run("process_before_every_sampling", self, x=samples, noise=noise, c=self.hr_c, uc=self.hr_uc)
+            self.scripts.process_before_every_sampling(self, x=samples, noise=noise, c=self.hr_c, uc=self.hr_uc)
         steps = self.hr_second_pass_steps or self.steps
         samples = self.sampler.sample_img2img(self, samples, noise, self.hr_c, self.hr_uc, steps)
         self.sampler = None
@@ -207,7 +212,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
     def sample(self, c: Any, uc: Any) -> Tensor:
         self.sampler = sd_samplers.create_sampler(self.sampler_name, shared.sd_model)
         x = self.rng * self.initial_noise_multiplier
-        self.scripts.run("process_before_every_sampling", self, x=self.init_latent, noise=x, c=c, uc=uc)
+        self.scripts.process_before_every_sampling(self, x=self.init_latent, noise=x, c=c, uc=uc)
         assert len(self.init_latent) == len(self.image_conditioning) == len(x)
         samples = self.sampler.sample_img2img(self, self.init_latent, x, c, uc, self.steps)
         return samples if self.nmask is None else samples * self.nmask + self.init_latent * (1 - self.nmask)
@@ -223,7 +228,7 @@ class Processed:
 
 
 def process_images(p: StableDiffusionProcessing) -> Processed:
-    p.scripts.run("before_process", p)
+    p.scripts.before_process(p)
     before = {name: getattr(shared.opts, name) for name in p.override_settings}
     model = shared.sd_model
     try:
@@ -238,7 +243,7 @@ def _process(p: StableDiffusionProcessing, model: Any) -> Processed:
     p.setup_prompts()
     p.all_seeds = [p.seed + i for i in range(len(p.all_prompts))]
     p.all_subseeds = [p.subseed + i for i in range(len(p.all_prompts))]
-    p.scripts.run("process", p)
+    p.scripts.process(p)
     p.init()
     pictures, infotexts, latents = [], [], []
     for iteration in range(p.n_iter):
@@ -252,36 +257,48 @@ def _process(p: StableDiffusionProcessing, model: Any) -> Processed:
         p.seeds, p.subseeds = p.all_seeds[own], p.all_subseeds[own]
         p.rng = seeded_noise(latent_shape(p.height, p.width), p.seeds, model.dtype)
         batch = {"batch_number": p.iteration, "prompts": p.prompts, "seeds": p.seeds, "subseeds": p.subseeds}
-        p.scripts.run("before_process_batch", p, **batch)
+        p.scripts.before_process_batch(p, **batch)
         p.parse_extra_network_prompts()
         if not p.disable_extra_networks:
             extra_networks.activate(p, p.extra_network_data)
-        p.scripts.run("process_batch", p, **{**batch, "prompts": p.prompts})
+        p.scripts.process_batch(p, **{**batch, "prompts": p.prompts})
         p.setup_conds()
         samples = p.sample(p.c, p.uc)
         latents.append(samples)
         p.prompts = p.all_prompts[own]
-        for index, latent in enumerate(samples):
-            picture = _decoded(latent)
-            p.scripts.run("postprocess_image", p, picture)
+        decode = _picture if getattr(samples, "already_decoded", False) else _decoded
+        for index, picture in enumerate(map(decode, samples)):
+            p.scripts.postprocess_image(p, picture)
             infotexts.append(_infotext(p, index))
             if p.save_samples():
                 images.save_image(picture, p, p.seeds[index], p.prompts[index], infotexts[-1])
             picture.info["parameters"] = infotexts[-1]
             pictures.append(picture)
     first = 0
+    if not shared.cmd_opts.no_prompt_history:
+        shared.prompt_history.append(p.prompt)
     if shared.opts.return_grid and not p.do_not_save_grid and len(pictures) > 1:
         pictures.insert(0, Image.new("RGB", (8, 8)))
         infotexts.insert(0, infotexts[0])
         first = 1
     processed = Processed(p, pictures, infotexts or [""], first, latents)
-    p.scripts.run("postprocess", p, processed)
+    p.scripts.postprocess(p, processed)
     return processed
 
 
+class DecodedSamples(list):
+    """Pictures `[3, H, W]` from -1 to 1, where a job's own way of sampling has decoded them."""
+
+    already_decoded = True
+
+
 def _decoded(latent: Tensor) -> Image.Image:
-    values = (latent[:3].reshape(3, *latent.shape[-2:]).float().clamp(-1, 1) + 1) * 127.5
-    return Image.fromarray(values.round().to(torch.uint8).permute(1, 2, 0).numpy()).resize((16, 16))
+    return _picture(latent[:3].reshape(3, *latent.shape[-2:])).resize((16, 16))
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    values = (pixels.float().clamp(-1, 1) + 1) * 127.5
+    return Image.fromarray(values.round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 def _infotext(p: StableDiffusionProcessing, index: int) -> str:

@@ -11,7 +11,16 @@ from modules import errors
 
 callback_map: dict[str, list[Any]] = {
     name: []
-    for name in ("cfg_denoiser", "cfg_denoised", "app_started", "before_ui", "infotext_pasted", "before_image_saved")
+    for name in (
+        "cfg_denoiser",
+        "cfg_denoised",
+        "app_started",
+        "before_ui",
+        "infotext_pasted",
+        "before_image_saved",
+        "script_unloaded",
+        "ui_settings",
+    )
 }
 
 
@@ -39,6 +48,8 @@ on_cfg_denoised = _registration("cfg_denoised")
 on_app_started = _registration("app_started")
 on_before_ui = _registration("before_ui")
 on_before_image_saved = _registration("before_image_saved")
+on_script_unloaded = _registration("script_unloaded")
+on_ui_settings = _registration("ui_settings")
 on_infotext_pasted = _registration("infotext_pasted")
 
 
