@@ -174,6 +174,18 @@ def test_conditions_of_others_are_refused(neo):
     neo.model.forge_objects.unet = p.before
 
 
+def test_tiles_of_a_wrapper_are_refused(neo):
+    def tiled(apply, args):
+        parts = [apply(part, args["timestep"], **args["c"]) for part in args["input"].split([2, 4], dim=-1)]
+        return torch.cat(parts, dim=-1)
+
+    other = patching(lambda unet: unet.model_options.update(model_function_wrapper=tiled))
+    p = neo.job(scene("green tree"), others=[other])
+    with pytest.raises(neo.jobs.Refused, match="tiles"):
+        neo.processing.process_images(p)
+    neo.model.forge_objects.unet = p.before
+
+
 def test_a_batch_that_is_a_video_has_no_frames_of_ours(host):
     """Neo's Wan: the batch size counts the frames of one latent."""
     host.start(torch.float64, forge="frames transformer")

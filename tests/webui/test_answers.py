@@ -120,7 +120,8 @@ def test_the_accordions_values_make_the_same_image(webui):
     values = {argument["label"]: argument["value"] for argument in ours["args"]}
     args = [*values.values()]
     labels = list(values)
-    scene = {**halves("an ocean", "a forest", 0.3), "blend": {"scale": 0.8}, "noise": {"concept": {"strength": 0.5}}}
+    scene = {**halves("an ocean", "a forest", 0.3), "blend": {"scale": 0.8, "overlap": "top"}}
+    scene["noise"] = {"concept": {"strength": 0.5}}
     args[1] = True
     args[2] = json.dumps({"concepts": scene["concepts"]})
     args[labels.index("Blend scale")] = 0.8

@@ -75,6 +75,11 @@ class StaticText(CrossAttention):
             keys, values = layer.k_proj(wanted.stacked), layer.v_proj(wanted.stacked)
             attention.take(layer, keys, values, layer.n_heads, norm=_key_norm(layer, keys))
         height, width = (-(-side // self._patch) for side in self.denoising.rows.size)
+        if x.shape[1] % (height * width):
+            raise Conflict(
+                f"the model was given {x.shape[1]} places of a picture of {height}×{width}: another extension samples "
+                "in tiles (MultiDiffusion?), and masks know the whole image only; switch it off or MaskNoise"
+            )
         frames = [
             attention.attend(layer, of_frame, self._shares, (height, width))
             for of_frame in q.split(height * width, dim=1)
