@@ -138,8 +138,9 @@ def spoken(scene: Scene, settings: Settings) -> list[str]:
     """Every prompt of a render, the picture's first: those that may name LoRAs."""
     texts = [settings.prompt, settings.negative_prompt]
     for concept in scene.acting.concepts:
-        for one in (concept, *concept.keyframes):
-            texts += [text for text in (one.prompt, one.negative) if text]
+        said = [concept.prompt, concept.negative]
+        said += [text for key in concept.keyframes for text in (key.prompt, key.negative) if text]
+        texts += said
     return texts
 
 
