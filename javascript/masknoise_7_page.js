@@ -32,7 +32,7 @@
     }
 
     const INFOTEXTS = "#html_info_txt2img, #html_info_img2img, #html_info_extras, #tab_pnginfo";
-    const MASKS = /(MaskNoise masks: )([\w=-]{200,})/;
+    const MASKS = /(MaskNoise masks: )([\w=-]{100,})/;
 
     /** In an infotext that the page shows, the masks are folded: they are as long as everything painted. */
     function foldMasks(root) {

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.webui import hosts
 from tests.webui.client import Images, difference
-from tests.webui.compare import assert_near
+from tests.webui.compare import NEAR
 from tests.webui.scenes import animated, concept, everywhere, halves, painted, split
 
 
@@ -20,19 +20,35 @@ def grey() -> str:
     return _png(Image.new("RGB", (hosts.SIZE, hosts.SIZE), (128, 128, 128)))
 
 
+@pytest.fixture(scope="module")
+def same(webui, grey):
+    """Raises where two pictures are further apart than the host's own img2img is from itself: some encode the input
+    picture with a draw that no seed decides."""
+    own = [webui.img2img(grey) for _ in range(4)]
+    most = max(difference(one, other) for one in own for other in own)
+
+    def assert_same(one: Images, other: Images, what: str) -> None:
+        measured = difference(one, other)
+        NEAR.append((measured, what, hosts.SAMPLER))
+        assert measured <= 2 * most + hosts.tolerance(hosts.SAMPLER, "Latent"), f"{what}: {measured}, itself: {most}"
+
+    return assert_same
+
+
 def _png(image: Image.Image) -> str:
     file = io.BytesIO()
     image.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _mask(left: float, right: float) -> str:
+def _middle() -> str:
     pixels = np.zeros((hosts.SIZE, hosts.SIZE), np.uint8)
-    pixels[:, round(left * hosts.SIZE) : round(right * hosts.SIZE)] = 255
+    pixels[MIDDLE, MIDDLE] = 255
     return _png(Image.fromarray(pixels))
 
 
-INPAINTING = {"mask": _mask(0.25, 0.75), "mask_blur": 0, "inpainting_fill": 1}
+MIDDLE = slice(hosts.SIZE // 4, hosts.SIZE * 3 // 4)
+INPAINTING = {"mask": _middle(), "mask_blur": 0, "inpainting_fill": 1}
 KINDS = {
     "img2img": {},
     "inpainting": {**INPAINTING, "inpaint_full_res": False},
@@ -41,16 +57,16 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_switched_off_it_is_the_host_s_own_picture(webui, grey, kind):
+def test_switched_off_it_is_the_host_s_own_picture(webui, grey, same, kind):
     plain = webui.img2img(grey, **KINDS[kind])
     off = webui.img2img(grey, scene={**everywhere("lava"), "enabled": False}, **KINDS[kind])
-    assert difference(off, plain) == 0
+    same(off, plain, f"{kind}, off")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_full_mask_is_the_host_with_that_prompt(webui, grey, kind):
+def test_a_full_mask_is_the_host_with_that_prompt(webui, grey, same, kind):
     plain = webui.img2img(grey, prompt="lava", **KINDS[kind])
-    assert_near(webui.img2img(grey, scene=everywhere("lava"), **KINDS[kind]), plain, kind, hosts.SAMPLER)
+    same(webui.img2img(grey, scene=everywhere("lava"), **KINDS[kind]), plain, kind)
 
 
 def test_two_concepts_are_two_places(webui, grey):
@@ -59,14 +75,14 @@ def test_two_concepts_are_two_places(webui, grey):
     _assert_halves(both, *own)
 
 
-def test_with_only_masked_masks_lie_over_the_picture(webui, grey):
+def test_with_only_masked_masks_lie_over_the_picture(webui, grey, same):
     """The middle is painted anew: its left half is the scene's left half."""
     own = [webui.img2img(grey, prompt=prompt, **KINDS["only masked"]) for prompt in ("an ocean", "lava")]
     both = webui.img2img(grey, scene=halves("an ocean", "lava"), **KINDS["only masked"])
-    _assert_halves(both, *own, np.s_[:, hosts.SIZE * 5 // 16 : hosts.SIZE * 7 // 16])
+    _assert_halves(both, *own, np.s_[MIDDLE, hosts.SIZE * 5 // 16 : hosts.SIZE * 7 // 16])
     # A mask over what is not painted anew has no say.
     beside = webui.img2img(grey, scene={"concepts": [concept("lava", mask=split(0.0, 0.2))]}, **KINDS["only masked"])
-    assert_near(beside, webui.img2img(grey, **KINDS["only masked"]), "a mask beside the part", hosts.SAMPLER)
+    same(beside, webui.img2img(grey, **KINDS["only masked"]), "a mask beside the part")
 
 
 def _assert_halves(both: Images, left: Images, right: Images, part=np.s_[:, : hosts.SIZE // 4]) -> None:
@@ -79,12 +95,12 @@ def _assert_halves(both: Images, left: Images, right: Images, part=np.s_[:, : ho
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_frames_are_the_same_in_every_batch(webui, grey, kind):
+def test_frames_are_the_same_in_every_batch(webui, grey, same, kind):
     scene = animated(3)
     together = webui.img2img(grey, scene=scene, batch_size=3, **KINDS[kind])
     alone = webui.img2img(grey, scene=scene, batch_size=1, **KINDS[kind])
     assert len(together.pixels) == 3 and list(together.files) == ["gif"]
-    assert_near(together, alone, f"{kind}, batches", hosts.SAMPLER)
+    same(together, alone, f"{kind}, batches")
 
 
 def test_a_painted_mask_acts(webui, grey):

@@ -38,11 +38,10 @@ class Tiles:
 
 def tiles_of(p: Any) -> Tiles | None:
     """The tiles of a job that is about to be given to *SD upscale*; None of any other."""
-    scripts, values = getattr(p, "scripts", None), getattr(p, "script_args", None)
-    chosen = values[0] if values else 0
-    if scripts is None or values is None or not (isinstance(chosen, int) and chosen > 0):
+    values = getattr(p, "script_args", None) or [0]
+    if not (isinstance(values[0], int) and values[0] > 0):
         return None
-    script = scripts.selectable_scripts[chosen - 1]
+    script = p.scripts.selectable_scripts[values[0] - 1]
     if script.title().lower() != SD_UPSCALE:
         return None
     labels = [str(getattr(control, "label", "")).lower() for control in script.controls]
