@@ -95,6 +95,14 @@ def lighter(text: str, keep: Callable[[str, bytes], bool]) -> str:
     return text[: found.start(1)] + value + text[found.end(1) :]
 
 
+def beside(params: Mapping[str, str], keep: Callable[[str, bytes], bool]) -> dict[str, str]:
+    """What `write` gave, with its masks in a file beside (`lighter`); as it was where that cannot be written."""
+    if MASKS not in params:
+        return dict(params)
+    name = lighter(f"{MASKS}: {params[MASKS]}", keep).removeprefix(f"{MASKS}: ")
+    return {**params, MASKS: params[MASKS] if name == LEFT_OUT else name}
+
+
 def _kept(text: str, find: Callable[[str], bytes | None] | None) -> dict[str, Any]:
     """The masks that an infotext has, or names. Raises SceneError."""
     name = text.strip().removeprefix(_FILE)

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,8 @@ class Studio:
     def __init__(self, pipe: Any, folder: Path, model: str | None = None) -> None:
         self.pipe = pipe
         self.model = model
+        self.additions: dict[str, str] = {}
+        """What has been added to the model, in an infotext's words."""
         self.folder = folder
         self.turns = Turns()
         self.live = Engine(LiveHost(pipe, self.turns))
@@ -124,7 +126,7 @@ class Studio:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{next(self._kept):05}.png"
         text = PngImagePlugin.PngInfo()
-        text.add_text("parameters", _infotext(picture))
+        text.add_text("parameters", _infotext(picture, self.additions))
         picture.image.save(path, pnginfo=text)
         return path
 
@@ -153,11 +155,12 @@ def create(studio: Studio, presets: Presets | None = None) -> gr.Blocks:
     return page
 
 
-def run(port: int | None, model: str | None = None) -> None:
-    """Serve the page until it is interrupted."""
-    pipe = host.load_pipeline(model)
+def run(port: int | None, model: str | None = None, additions: Mapping[str, Any] | None = None) -> None:
+    """Serve the page until it is interrupted. additions: to the model, as `load_pipeline` takes them."""
+    pipe = host.load_pipeline(model, **(additions or {}))
     with tempfile.TemporaryDirectory(prefix="masknoise-") as folder:
         studio = Studio(pipe, Path(folder), model)
+        studio.additions = _named(additions or {})
         page, _ = serve(studio, port, Presets(Path.home() / ".masknoise" / "presets"))
         try:
             page.block_thread()
@@ -320,10 +323,22 @@ def _finished(words: str, scene: Scene, paths: list[Path], folder: Path) -> list
     return [bar, film, shown, gr.update(value=[str(path) for path in files], visible=True)]
 
 
-def _infotext(picture: Picture) -> str:
+def _named(additions: Mapping[str, Any]) -> dict[str, str]:
+    """What is added to a model as the WebUIs write it, under their keys where they have one."""
+    words = {
+        "Sampler": additions.get("sampler") or "",
+        "Clip skip": str(additions["clip_skip"]) if additions.get("clip_skip", 1) > 1 else "",
+        "VAE": Path(additions["vae"]).name if additions.get("vae") else "",
+        "Lora": ", ".join(f"{Path(one.file).stem}: {one.weight:g}" for one in additions.get("loras", ())),
+        "TI": ", ".join(Path(file).stem for file in additions.get("embeddings", ())),
+    }
+    return {key: value for key, value in words.items() if value}
+
+
+def _infotext(picture: Picture, additions: Mapping[str, str]) -> str:
     """A live picture's, as the WebUIs write it."""
     made = picture.wish.settings
-    return infotext.text(made.prompt, made.negative_prompt, described(picture))
+    return infotext.text(made.prompt, made.negative_prompt, {**additions, **described(picture)})
 
 
 def _save(frame: host.Frame, folder: Path) -> Path:

@@ -40,6 +40,9 @@ class Script(scripts.Script):
         self.paste_field_names = webui.paste_names()
         return built.inputs
 
+    def setup(self, p: Any, *values: Any) -> None:
+        webui.setup(p)
+
     def after_component(self, component: Any, elem_id: str | None = None, **kwargs: Any) -> None:
         if self.is_img2img or elem_id not in SHOWN:
             return
@@ -79,6 +82,7 @@ def _add_routes(demo: Any, app: Any) -> None:
 
 
 script_callbacks.on_app_started(_add_routes)
+script_callbacks.on_ui_settings(containers.add_setting)
 script_callbacks.on_script_unloaded(ENGINE.close)
 script_callbacks.on_before_image_saved(containers.before_image_saved)
 script_callbacks.on_before_ui(lambda: xyz.register(PRESETS))

@@ -48,7 +48,8 @@ class Host(Protocol):
     factor: pixels of the picture for each element of the latent, along an axis.
     """
 
-    factor: int
+    @property
+    def factor(self) -> int: ...
 
     def turn(self) -> AbstractContextManager[None]:
         """The model, for one pass; waits until no job of the user has it."""

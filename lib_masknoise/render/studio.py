@@ -28,7 +28,7 @@ class Studio(NamedTuple):
 def this_process(settings: Settings) -> Iterator[Studio]:
     """Make images here, on one pipeline. Raises what `load_pipeline` raises."""
     load_pipeline, render = host()
-    pipe = load_pipeline(settings.model)
+    pipe = load_pipeline(settings.model, **settings.additions)
 
     def images(
         scene: Scene, settings: Settings, batches: Sequence[Sequence[float]], advance: Advance

@@ -17,16 +17,21 @@ ADAPTER = (
     "a1111",
     "containers",
     "denoising",
+    "facts",
     "files",
     "forge",
     "job",
     "joint",
     "live",
+    "parts",
     "predictions",
     "prompts",
     "refusal",
+    "static_text",
     "xyz",
 )
+
+HOSTS_OWN = ("modules", "backend", "ldm_patched", "modules_forge")
 
 
 def _take_away(before: set[str]) -> None:
@@ -34,7 +39,7 @@ def _take_away(before: set[str]) -> None:
     import lib_masknoise.hosts
 
     for name in set(sys.modules) - before:
-        if name.partition(".")[0] in ("modules", "backend") or name.startswith("lib_masknoise.hosts.webui"):
+        if name.partition(".")[0] in HOSTS_OWN or name.startswith("lib_masknoise.hosts.webui"):
             del sys.modules[name]
     vars(lib_masknoise.hosts).pop("webui", None)
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from lib_masknoise import infotext
 from lib_masknoise.conditioning import negatives, prompts
+from lib_masknoise.hosts.webui import facts
 from lib_masknoise.hosts.webui import job as jobs
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts
 from lib_masknoise.live import Engine, Picture, Step, Wish, described
@@ -148,14 +149,16 @@ def _let_by(lock: Any) -> None:
 class LiveHost:
     """The WebUI as the host of an `Engine`. app: the application that its API is in, once it has one."""
 
-    factor = jobs.LATENT_PIXELS
-
     def __init__(self) -> None:
         self.app: Any = None
         self._mine = False
         self._prompts: OrderedDict[Hashable, ConceptPrompts] = OrderedDict()
         self._conds: tuple[list[Any], list[Any]] = [None, None], [None, None]
         self._tiny: tuple[Hashable, TinyDecoder | None] = None, None
+
+    @property
+    def factor(self) -> int:
+        return facts.pixels_of_latent()
 
     # --- Whose turn it is
 

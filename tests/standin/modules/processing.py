@@ -15,6 +15,12 @@ SCALE = 8
 """Pixels of an image for each location of its latent, along each side."""
 
 
+def latent_shape(height: int, width: int) -> tuple[int, ...]:
+    """Some models' latents have an axis of frames."""
+    frames = (1,) if getattr(shared.sd_model, "is_wan", False) else ()
+    return 4, *frames, height // SCALE, width // SCALE
+
+
 def seeded_noise(shape: tuple[int, ...], seeds: list[int], like: torch.dtype) -> Tensor:
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(like)
 
@@ -165,7 +171,9 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             return samples
         self.is_hr_pass = True
         size = self.hr_upscale_to_y // SCALE, self.hr_upscale_to_x // SCALE
-        samples = torch.nn.functional.interpolate(samples, size, mode="nearest")
+        of_frame = samples.squeeze(2) if samples.dim() == 5 else samples
+        larger = torch.nn.functional.interpolate(of_frame, size, mode="nearest")
+        samples = larger.unflatten(1, (4, -1)) if samples.dim() == 5 else larger
         self.sampler = sd_samplers.create_sampler(self.hr_sampler_name or self.sampler_name, shared.sd_model)
         noise = seeded_noise(tuple(samples.shape[1:]), self.seeds, samples.dtype)
         if not self.disable_extra_networks:
@@ -194,9 +202,9 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
 
     def init(self) -> None:
         """The picture, encoded once for each image of a whole batch."""
-        shape = 4, self.height // SCALE, self.width // SCALE
+        shape = latent_shape(self.height, self.width)
         picture = 0.1 * seeded_noise(shape, [77], shared.sd_model.dtype)
-        self.init_latent = picture.repeat(self.batch_size, 1, 1, 1)
+        self.init_latent = picture.repeat(self.batch_size, *[1] * len(shape))
         self.image_conditioning = picture.new_zeros(self.batch_size, 5, 1, 1)
         if self.image_mask is not None:
             self.nmask = torch.from_numpy(self.image_mask).to(picture)
@@ -247,7 +255,7 @@ def _process(p: StableDiffusionProcessing, model: Any) -> Processed:
         own = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
         p.prompts, p.negative_prompts = p.all_prompts[own], p.all_negative_prompts[own]
         p.seeds, p.subseeds = p.all_seeds[own], p.all_subseeds[own]
-        p.rng = seeded_noise((4, p.height // SCALE, p.width // SCALE), p.seeds, model.dtype)
+        p.rng = seeded_noise(latent_shape(p.height, p.width), p.seeds, model.dtype)
         batch = {"batch_number": p.iteration, "prompts": p.prompts, "seeds": p.seeds, "subseeds": p.subseeds}
         p.scripts.before_process_batch(p, **batch)
         p.parse_extra_network_prompts()
@@ -285,7 +293,7 @@ class DecodedSamples(list):
 
 
 def _decoded(latent: Tensor) -> Image.Image:
-    return _picture(latent[:3]).resize((16, 16))
+    return _picture(latent[:3].reshape(3, *latent.shape[-2:])).resize((16, 16))
 
 
 def _picture(pixels: Tensor) -> Image.Image:

@@ -57,6 +57,11 @@ class Options(SimpleNamespace):
     def data(self) -> dict[str, Any]:
         return dict(vars(self))
 
+    @property
+    def data_labels(self) -> dict[str, Any]:
+        """The settings there are."""
+        return vars(self)
+
 
 opts = Options(**_DEFAULTS)
 cmd_opts = SimpleNamespace(no_prompt_history=False)
