@@ -9,6 +9,7 @@ import torch
 from lib_masknoise.hosts.diffusers import render
 from lib_masknoise.hosts.diffusers.live import LiveHost, decoder
 from lib_masknoise.live import Engine, Settings, Wish
+from lib_masknoise.maps import Maps
 from lib_masknoise.scene import Scene
 
 SETTINGS = Settings(size=(64, 96), prompt="a wheat field", negative_prompt="snow", seed=5, steps=3)
@@ -98,6 +99,93 @@ def test_any_scheduler_sketches(pipe, engine, clock, name, monkeypatch):
     assert sketch.kind == "sketch" and 1 <= sketch.steps <= 8
     *_, last = show(engine, clock, painted(0.9), rest=True)
     assert last.image.tobytes() == rendered(pipe, painted(0.9))
+
+
+SCHEDULERS = {
+    "Euler": ("EulerDiscreteScheduler", {}),
+    "Euler, trailing": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
+    "Euler, v": ("EulerDiscreteScheduler", {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}),
+    "DDIM": ("DDIMScheduler", {"clip_sample": False, "timestep_spacing": "trailing"}),
+    "DDIM, v": (
+        "DDIMScheduler",
+        {"clip_sample": False, "timestep_spacing": "trailing", "prediction_type": "v_prediction"},
+    ),
+    "DPM++": ("DPMSolverMultistepScheduler", {}),
+    "Heun": ("HeunDiscreteScheduler", {}),
+    "Euler a": ("EulerAncestralDiscreteScheduler", {}),
+    "LCM": ("LCMScheduler", {}),
+    "TCD": ("TCDScheduler", {}),
+}
+NOISE_OF_THEIR_OWN = ("Euler a", "LCM")
+
+
+class Oracle:
+    """A U-Net that finds the same picture under any noise. inputs: the noise that it was given beside the picture that
+    was expected there, in units of its standard deviation, and the timesteps."""
+
+    def __init__(self, pipe, target):
+        self.target, self.expected = target, target
+        self.alphas, self.kind = pipe.scheduler.alphas_cumprod, pipe.scheduler.config.prediction_type
+        self.noises, self.times = [], []
+
+    def __call__(self, x, t, **others):
+        a = self.alphas[int(t)].float()
+        self.noises.append(((x - a.sqrt() * self.expected) / (1 - a).sqrt())[-1:])
+        self.times.append(int(t))
+        noise = (x - a.sqrt() * self.target) / (1 - a).sqrt()
+        return (noise if self.kind == "epsilon" else a.sqrt() * noise - (1 - a).sqrt() * self.target,)
+
+
+@pytest.fixture(params=SCHEDULERS)
+def few_steps(request, pipe, monkeypatch):
+    """A pipeline with a scheduler and an oracle: (name, oracle, how to sketch)."""
+    import diffusers
+
+    kind, options = SCHEDULERS[request.param]
+    scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
+    monkeypatch.setattr(pipe, "scheduler", scheduler)
+    oracle = Oracle(pipe, torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(7)))
+    monkeypatch.setattr(pipe.unet, "forward", oracle)
+    host = LiveHost(pipe)
+    wish = Wish(painted(0.5), Settings(size=(64, 96), prompt="a wheat field", seed=5, steps=8))
+
+    def sketch(last):
+        oracle.noises.clear(), oracle.times.clear()
+        return host.sketch(wish, Maps(wish.scene, (8, 12)), 0, last, lambda: None)
+
+    return request.param, oracle, sketch
+
+
+def test_few_steps_lead_to_what_the_unet_finds(few_steps):
+    """Every scheduler ends with the picture that its U-Net has seen all the time, from noise and from a last sketch."""
+    name, oracle, sketch = few_steps
+    for last in (None, torch.randn(1, 4, 8, 12)):
+        # Those two families end at their first timestep, at which there is a little noise.
+        left = 0.15 if name.startswith(("TCD", "DDIM")) else 0.05
+        assert torch.allclose(sketch(last), oracle.target, atol=left), name
+
+
+def test_a_sketch_goes_on_from_the_last_with_the_noise_that_belongs_there(few_steps):
+    """The first call of the U-Net sees the last sketch under noise of exactly the timestep's strength: the first noise,
+    or what a scheduler draws between its steps, the same that it draws where it begins with noise."""
+    name, oracle, sketch = few_steps
+    last = torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(9))
+    oracle.expected = oracle.target = last  # as if the first step of all had found it
+    sketch(None)
+    order = 2 if name == "Heun" else 1
+    first, there, times = oracle.noises[0], oracle.noises[order], oracle.times[order:]
+    sketch(last)
+    assert oracle.times == times, "the steps that are left, and no others"
+    given = oracle.noises[0]
+    assert abs(float(given.std()) - 1) < 0.1 and abs(float(given.mean())) < 0.1
+    assert torch.allclose(given, there, atol=0.3), "as from noise, but for the picture in the first noise"
+    if name in NOISE_OF_THEIR_OWN:
+        assert not torch.allclose(given, first, atol=1.0)
+    else:
+        assert torch.allclose(given, first, atol=0.3)
+    again = oracle.noises[0]
+    sketch(last)
+    assert torch.equal(oracle.noises[0], again), "the same noise every time: nothing flickers"
 
 
 def test_a_sketch_shows_what_the_picture_will_be(pipe, engine, clock):

@@ -84,15 +84,14 @@ class LiveHost:
         if total == 1:
             last = None
         scheduler.set_timesteps(total, device=device)
-        first = 0 if last is None else getattr(scheduler, "order", 1)
-        times = scheduler.timesteps[first:]
         if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(first)
-        if last is None:
-            x = noise * scheduler.init_noise_sigma
-        else:
-            x = scheduler.add_noise(last, noise, times[:1])
+            scheduler.set_begin_index(0)
         options = pipe.prepare_extra_step_kwargs(generator, 0.0)
+        if last is None:
+            first, x = 0, noise * scheduler.init_noise_sigma
+        else:
+            first, x = stepped(scheduler, last, noise, options)
+        times = scheduler.timesteps[first:]
         with job.bound([frame]) as binding:
             added = self._added(job)
             for i, t in enumerate(times):
@@ -163,6 +162,37 @@ class LiveHost:
             rows = ids.to(pooled.device).repeat(len(pooled), 1)
             given["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": rows}
         return given
+
+
+def stepped(scheduler: Any, last: Tensor, noise: Tensor, options: dict[str, Any]) -> tuple[int, Tensor]:
+    """The first step without its U-Net call: as if that had found `last` under the noise. All are ``[1, C, h, w]``.
+
+    The scheduler itself makes the step, so one that draws noise of its own (LCM, TCD, ancestral ones) draws what it
+    would have drawn, and one that remembers predictions remembers this one. Returns how many of its timesteps that
+    were, and where they lead.
+    """
+    count = getattr(scheduler, "order", 1)
+    x = scheduler.add_noise(last, noise, scheduler.timesteps[:1])
+    for t in scheduler.timesteps[:count]:
+        scheduler.scale_model_input(x, t)  # some want to have been asked
+        x = scheduler.step(_prediction(scheduler, last, noise, t), t, x, **options, return_dict=False)[0]
+    return count, x
+
+
+def _prediction(scheduler: Any, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """What a perfect U-Net says of `x0` with that noise on it, in the terms that the scheduler expects."""
+    kind = scheduler.config.prediction_type
+    if kind == "v_prediction":
+        signal = 1 / (1 + float(_relative_sigma(scheduler, x0, t)) ** 2) ** 0.5
+        return signal * noise - (1 - signal**2) ** 0.5 * x0
+    return x0 if kind == "sample" else noise
+
+
+def _relative_sigma(scheduler: Any, like: Tensor, t: Tensor) -> Tensor:
+    """How strong the noise is at a timestep, relative to the picture, whatever the scheduler scales both by."""
+    one, none = torch.ones_like(like[:, :1, :1, :1]), torch.zeros_like(like[:, :1, :1, :1])
+    signal, noise = scheduler.add_noise(one, none, t[None]), scheduler.add_noise(none, one, t[None])
+    return (noise / signal).flatten()[0]
 
 
 def decoder(pipe: DiffusionPipeline) -> Callable[[Tensor], Image.Image]:
