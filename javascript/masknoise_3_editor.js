@@ -226,6 +226,23 @@
             this.edit({...this.document, layers: [...layers, ...this.layers.slice(masks.length)]});
         }
 
+        /** A concept for each prompt, in their order: those that are there keep all else, and those too many go. Where
+         *  nothing is painted yet they stand side by side. */
+        setPrompts(prompts) {
+            const most = this.limits.concepts;
+            if (prompts.length > most) return this.onError(`There can be ${most} concepts at most, not ${prompts.length}.`);
+            const blank = this.layers.every(({chain}) => !chain);
+            const layers = prompts.map((prompt, i) => {
+                const split = {kind: "split", axis: "x", from: i / prompts.length, to: (i + 1) / prompts.length};
+                const {chain} = layerOf({mask: blank ? {...split, feather: 0.2} : {kind: "strokes", strokes: []}});
+                const old = this.layers[i];
+                const fields = {...old?.fields, prompt};
+                return {id: old?.id ?? newId(), fields, chain: old && !blank ? old.chain : chain};
+            });
+            if (!layers.some(({id}) => id === this.activeId)) this.activeId = layers.at(-1)?.id ?? null;
+            this.edit({...this.document, layers});
+        }
+
         duplicate(layer) {
             if (this.full) return this.onStatus(`There can be ${this.limits.concepts} concepts at most.`);
             const copy = {...layer, id: newId()};

@@ -102,6 +102,7 @@
             this.tints = new Map();
             this.flat = null;
             this.backdrop = null;
+            this.backdropFit = "fill"; // as CSS's object-fit
             this.backdropOpacity = 0.5;
             this.live = null; // the picture under the masks while they are painted
             this.shade = 1; // how strongly the masks are shown over it
@@ -210,7 +211,7 @@
             context.fillStyle = getComputedStyle(this.canvas).getPropertyValue("--mn-paper") || "#2c2c30";
             context.fillRect(x, y, width, height);
             context.imageSmoothingEnabled = true;
-            this.drawPicture(this.backdrop, this.backdropOpacity);
+            this.drawBackdrop();
             this.drawPicture(this.live, 1);
             this.drawPicture(this.flat.below, this.shade);
             const layer = this.editor.active;
@@ -228,6 +229,24 @@
             context.restore();
             this.handles.draw(context);
             this.drawCursor();
+        }
+
+        /** The backdrop as large as `backdropFit` says, cut off at the picture's edges. */
+        drawBackdrop() {
+            const {backdrop, context, frame} = this;
+            if (!backdrop) return;
+            const [x, y] = [frame.width / backdrop.naturalWidth, frame.height / backdrop.naturalHeight];
+            const scale = {cover: Math.max(x, y), contain: Math.min(x, y)}[this.backdropFit];
+            const width = scale ? backdrop.naturalWidth * scale : frame.width;
+            const height = scale ? backdrop.naturalHeight * scale : frame.height;
+            context.save();
+            context.beginPath();
+            context.rect(frame.x, frame.y, frame.width, frame.height);
+            context.clip();
+            context.globalAlpha = this.backdropOpacity;
+            const [left, top] = [frame.x + (frame.width - width) / 2, frame.y + (frame.height - height) / 2];
+            context.drawImage(backdrop, left, top, width, height);
+            context.restore();
         }
 
         drawPicture(picture, opacity) {

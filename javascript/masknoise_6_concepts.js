@@ -132,6 +132,16 @@
         return notes;
     }
 
+    /** A prompt for each line, and what comes after "common:", null without such a line. */
+    function linesOf(text) {
+        const lines = text.split("\n").map((line) => line.trim());
+        const common = lines.map((line) => /^common\s*:(.*)$/i.exec(line)).find(Boolean);
+        return {
+            common: common ? common[1].trim() : null,
+            prompts: lines.filter((line) => line && !/^common\s*:/i.test(line)),
+        };
+    }
+
     const strip = (axis, i, n, feather) => ({kind: "split", axis, from: i / n, to: (i + 1) / n, feather});
 
     /** Splits as starting points: names and their masks. */
@@ -181,8 +191,29 @@
                 {className: "mn-empty"},
                 "No concepts yet: the whole picture follows the image's own prompt. Add a concept, say what it should show, and paint where.",
             );
-            this.start = element("div", {className: "mn-group mn-start"}, this.add, this.splits);
+            this.lines = this.asLines();
+            this.start = element("div", {className: "mn-group mn-start"}, this.add, this.splits, this.lines);
             this.node = element("div", {className: "mn-concepts"}, this.empty, this.list);
+        }
+
+        /** All prompts at once, a line each: to write them, or to paste the lines of another extension's prompt. */
+        asLines() {
+            const text = element("textarea", {
+                className: "mn-text",
+                rows: 4,
+                placeholder: "one concept a line\ncommon: what all of them begin with",
+                "aria-label": "Concepts as lines",
+            });
+            const use = textButton("Use these lines", "A concept for each line; masks that are there stay", () => {
+                const {common, prompts} = linesOf(text.value);
+                this.panel.editor.setPrompts(prompts);
+                if (common !== null) this.panel.setCommon(common);
+            });
+            const box = element("details", {className: "mn-lines"}, element("summary", {}, "From lines…"), text, use);
+            box.addEventListener("toggle", () => {
+                if (box.open) text.value = this.panel.editor.layers.map(({fields}) => fields.prompt ?? "").join("\n");
+            });
+            return box;
         }
 
         addConcept() {

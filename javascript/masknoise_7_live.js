@@ -12,13 +12,17 @@
     const FADE = 0.04; // of a shade, a frame
     const KEPT = 1000; // measurements
     const SIDES = [64, 2048];
+    const SWITCHING = 1000; // milliseconds until a host has taken note of another model
+    const MODEL = "#setting_sd_model_checkpoint input, .model_selection input"; // where a WebUI shows it
 
     const app = () => (typeof gradioApp === "function" ? gradioApp() : document);
     const byId = (id) => app().querySelector(`#${CSS.escape(id)}`);
 
     /** A field of the page by its id: a text, a number, or what a list shows. */
     function valueOf(id, otherwise) {
-        const field = byId(id)?.querySelector("textarea, input[type=number], input:not([type=checkbox]), select");
+        const place = byId(id);
+        const choices = place?.querySelector("input[type=radio]") ? "input[type=radio]:checked" : null;
+        const field = place?.querySelector(choices ?? "textarea, input[type=number], input:not([type=checkbox]), select");
         return field && field.value !== "" ? field.value : otherwise;
     }
 
@@ -105,7 +109,8 @@
                 this.parts.push({draw, denoise, decode, transport: whole - draw - denoise - decode, whole});
                 this.parts.splice(0, this.parts.length - KEPT);
             }
-            const speed = denoise > 0 ? `${(event.steps / (denoise / 1000)).toFixed(0)} steps/s · ` : "";
+            const rate = event.steps / (denoise / 1000);
+            const speed = denoise > 0 ? `${rate.toFixed(rate < 10 ? 1 : 0)} steps/s · ` : "";
             this.figures.textContent = `${speed}${Math.round(event.kind === "sketch" ? whole : denoise)} ms`;
             this.update();
         }
@@ -138,6 +143,8 @@
             this.edited = performance.now();
             if (on) {
                 this.last = null;
+                this.seen = JSON.stringify(this.settings());
+                this.model = app().querySelector(MODEL)?.value;
                 this.changed();
             } else {
                 this.breathing = false;
@@ -225,24 +232,48 @@
 
         /** The request's body, null while the controls' values are not known yet. */
         state() {
-            const {tab} = this.mounted.config;
             const {values} = this.mounted;
             if (!values) return null;
             const side = (n) => Math.min(Math.max(Math.floor(n / 8) * 8, SIDES[0]), SIDES[1]);
             const {width, height} = this.panel.editor;
-            const seed = Math.floor(Number(valueOf(`${tab}_seed`, 0)));
             return JSON.stringify({
                 session: this.session,
                 args: ["", values[0], this.painting(), ...values.slice(1)],
-                prompt: valueOf(`${tab}_prompt`, ""),
-                negative_prompt: valueOf(`${tab}_neg_prompt`, ""),
+                ...this.settings(),
                 width: side(width),
                 height: side(height),
+                breathe: this.breathing,
+            });
+        }
+
+        /** The picture's own settings, as the page's fields have them. */
+        settings() {
+            const {tab} = this.mounted.config;
+            const seed = Math.floor(Number(valueOf(`${tab}_seed`, 0)));
+            return {
+                prompt: valueOf(`${tab}_prompt`, ""),
+                negative_prompt: valueOf(`${tab}_neg_prompt`, ""),
                 steps: Number(valueOf(`${tab}_steps`, 20)),
                 guidance_scale: Number(valueOf(`${tab}_cfg_scale`, 4)),
                 seed: seed < 0 ? this.seed : seed,
-                breathe: this.breathing,
-            });
+                sampler: valueOf(`${tab}_sampling`, ""),
+                scheduler: valueOf(`${tab}_scheduler`, ""),
+            };
+        }
+
+        /** Notice what the host has changed without an event: pasted settings, another model. */
+        look() {
+            if (!this.on) return;
+            const settings = JSON.stringify(this.settings());
+            const model = app().querySelector(MODEL)?.value;
+            if (settings !== this.seen) this.changed();
+            if (model !== this.model) {
+                setTimeout(() => {
+                    this.last = null;
+                    this.changed();
+                }, SWITCHING);
+            }
+            [this.seen, this.model] = [settings, model];
         }
 
         async send(text) {

@@ -31,7 +31,33 @@
         });
     }
 
+    const INFOTEXTS = "#html_info_txt2img, #html_info_img2img, #html_info_extras, #tab_pnginfo";
+    const MASKS = /(MaskNoise masks: )([\w=-]{200,})/;
+
+    /** In an infotext that the page shows, the masks are folded: they are as long as everything painted. */
+    function foldMasks(root) {
+        for (const shown of root.querySelectorAll(INFOTEXTS)) {
+            if (shown.querySelector(".mn-folded")) continue;
+            const texts = document.createTreeWalker(shown, NodeFilter.SHOW_TEXT);
+            while (texts.nextNode()) {
+                const text = texts.currentNode;
+                const found = MASKS.exec(text.data);
+                if (!found) continue;
+                const masks = text.splitText(found.index + found[1].length);
+                masks.splitText(found[2].length);
+                const words = `${found[2].length.toLocaleString("en")} characters`;
+                const box = document.createElement("details");
+                box.className = "mn-folded";
+                box.append(Object.assign(document.createElement("summary"), {textContent: words}));
+                masks.replaceWith(box);
+                box.append(masks);
+                return foldMasks(root);
+            }
+        }
+    }
+
     MaskNoise.page = {
+        foldMasks,
         openWhenTicked,
         listen(root) {
             root.addEventListener("click", toggleHelp);

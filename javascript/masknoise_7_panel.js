@@ -16,8 +16,10 @@
         "Painting canvas. Arrow keys move the brush, Enter paints a dab, Shift+Enter a line. With the tool that moves shapes, " +
         "arrow keys move the shape, with Ctrl they resize it, Enter takes the next one, Delete removes it.";
 
-    const ACCEPT = "image/png,image/jpeg,image/webp";
+    const KEPT = ["image/png", "image/jpeg", "image/webp"]; // as they are; others become PNG
+    const ACCEPT = [...KEPT, "image/gif", "image/bmp", "image/tiff", "image/avif", ".bmp,.tif,.tiff,.avif"].join();
     const LARGEST_FILE = 2 * 2 ** 20; // bytes kept as they are; larger pictures become grey and smaller
+    const LARGEST_SENT = 16 * 2 ** 20; // bytes that the library takes of a picture
     const LARGEST_SIDE = 1024;
     const STEPS = {near: 0.02, far: 0.1}; // of the picture: what an arrow key goes, without and with Shift
 
@@ -60,13 +62,16 @@
 
     class Panel {
         /** `root` is filled. config: colours, weight {low, high, step, usual}, limits, defaults; `lastImage()` gives the
-         *  last generated picture's address or null. */
-        constructor(root, {config, onEdit, onViewChange, lastImage}) {
+         *  last generated picture's address or null; `convert(base64)` a picture as a PNG's, by the library; `setCommon`
+         *  takes what all prompts begin with. */
+        constructor(root, {config, onEdit, onViewChange, lastImage, convert, setCommon}) {
             MaskNoise.raster.useDefaults(config.defaults);
             this.root = root;
             this.colours = config.colours;
             this.weight = config.weight;
             this.lastImage = lastImage;
+            this.convert = convert;
+            this.setCommon = setCommon;
             this.onViewChange = onViewChange;
             this.following = false;
             this.tokens = {};
@@ -242,25 +247,22 @@
             this.editor.ensureConcept();
             if (!this.editor.allowed()) return;
             try {
-                (await createImageBitmap(file)).close(); // refuses what is no picture, whatever its name says
-                const small = file.size <= LARGEST_FILE && ACCEPT.includes(file.type);
-                this.editor.setPicture(small ? await dataUrl(file) : await this.shrunk(file));
-                this.say(small ? "Mask imported." : "Mask imported, made smaller to fit.");
-            } catch {
-                this.fail(`${file.name || "That"} is not a picture this browser can read.`);
+                const source = (await shown(file)) ? file : await this.converted(file);
+                const kept = source.size <= LARGEST_FILE && KEPT.includes(source.type);
+                const {data, smaller} = kept ? {data: await dataUrl(source)} : await pngOf(source);
+                this.editor.setPicture(data);
+                const first = (await frameCount(file)) > 1 ? " Of its frames the first is taken." : "";
+                this.say(`Mask imported${smaller ? ", made smaller to fit" : ""}.${first}`);
+            } catch (error) {
+                this.fail(`${file.name || "That"} cannot be a mask: ${error.message}.`);
             }
         }
 
-        /** A large picture, or one of another format, as a grey PNG of at most LARGEST_SIDE pixels. */
-        async shrunk(file) {
-            const bitmap = await createImageBitmap(file);
-            const scale = Math.min(1, LARGEST_SIDE / Math.max(bitmap.width, bitmap.height));
-            const canvas = element("canvas", {
-                width: Math.max(1, Math.round(bitmap.width * scale)),
-                height: Math.max(1, Math.round(bitmap.height * scale)),
-            });
-            canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-            return canvas.toDataURL("image/png");
+        /** What the browser cannot show (TIFF, mostly), as the library reads it: a PNG. */
+        async converted(file) {
+            if (file.size > LARGEST_SENT) throw new Error("it is larger than 16 MB");
+            const png = await this.convert((await dataUrl(file)).split(",")[1] ?? "");
+            return (await fetch(png)).blob();
         }
 
         exportMask() {
@@ -274,13 +276,13 @@
         }
 
         /** Show the picture at an address, or none; of several asked for, the last. */
-        async setBackdrop(url) {
+        async setBackdrop(url, fit = "fill") {
             this.wanted = url;
             const image = url ? Object.assign(new Image(), {src: url}) : null;
             try {
                 await image?.decode();
                 if (this.wanted !== url) return;
-                this.stage.backdrop = image;
+                Object.assign(this.stage, {backdrop: image, backdropFit: fit});
                 this.stage.update();
             } catch {
                 if (this.wanted === url) this.fail("That picture cannot be shown.");
@@ -438,6 +440,36 @@
             reader.onerror = reject;
             reader.readAsDataURL(file);
         });
+
+    /** Whether the browser can show a file as a picture. */
+    const shown = (file) =>
+        createImageBitmap(file).then(
+            (bitmap) => (bitmap.close(), true),
+            () => false,
+        );
+
+    /** A picture as a PNG of at most LARGEST_SIDE pixels, the first frame of an animated one. */
+    async function pngOf(file) {
+        const bitmap = await createImageBitmap(file);
+        const scale = Math.min(1, LARGEST_SIDE / Math.max(bitmap.width, bitmap.height));
+        const canvas = element("canvas", {
+            width: Math.max(1, Math.round(bitmap.width * scale)),
+            height: Math.max(1, Math.round(bitmap.height * scale)),
+        });
+        canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+        return {data: canvas.toDataURL("image/png"), smaller: scale < 1};
+    }
+
+    /** How many frames a picture has, 1 where the browser does not tell. */
+    async function frameCount(file) {
+        try {
+            const {tracks} = new ImageDecoder({data: file.stream(), type: file.type});
+            await tracks.ready;
+            return tracks.selectedTrack.frameCount;
+        } catch {
+            return 1;
+        }
+    }
 
     Object.assign(MaskNoise, {Panel});
 })();

@@ -45,6 +45,8 @@
                 onEdit: (typing) => this.edited(typing),
                 onViewChange: () => this.storeView(),
                 lastImage: () => this.lastImage(),
+                convert: (data) => this.convert(data),
+                setCommon: (text) => fill(byId(config.common).querySelector("textarea, input"), text),
             });
             this.text = null;
             this.asked = 0;
@@ -52,6 +54,7 @@
             this.stale = true;
             this.mountedAt = performance.now();
             this.live = config.live ? new MaskNoise.Live(this) : null;
+            this.input = config.input ? new MaskNoise.InputPicture(config.input, this.panel, byId, app) : null;
             this.restore();
             this.restoreSettings();
             MaskNoise.page.openWhenTicked(byId(config.accordion));
@@ -160,7 +163,9 @@
         check() {
             if (!this.root.isConnected) return this.unmount();
             this.read();
-            const size = this.config.size.map((id) => Number(byId(id)?.querySelector("input[type=number]")?.value));
+            this.input?.look();
+            const set = this.config.size.map((id) => Number(byId(id)?.querySelector("input[type=number]")?.value));
+            const size = this.input?.size() ?? set;
             if (size.every((n) => n >= 8)) this.panel.setSize(...size);
             const settings = `${size} ${this.settings()}`;
             if (settings !== this.seen) {
@@ -168,6 +173,8 @@
                 this.ask();
             }
             this.panel.lookForImage();
+            this.live?.look();
+            MaskNoise.page.foldMasks(app());
             this.advance(); // the last answer may have been lost
         }
 
@@ -185,6 +192,15 @@
         lastImage() {
             const images = app().querySelectorAll(this.config.gallery);
             return images[0]?.src ?? null;
+        }
+
+        /** A picture that the browser cannot show, as a PNG by the library; it goes along with the next preview. */
+        convert(data) {
+            this.converting?.reject(new Error("another picture came after it"));
+            return new Promise((resolve, reject) => {
+                this.converting = {data, resolve, reject};
+                this.ask();
+            });
         }
 
         // --- Previews: one at a time, always of the latest state
@@ -206,7 +222,7 @@
             const prompts = [...new Set(layers.map((layer) => layer.fields.prompt ?? ""))];
             fill(
                 byId(this.config.request).querySelector("textarea"),
-                JSON.stringify({tick: this.asked, width, height, prompts}),
+                JSON.stringify({tick: this.asked, width, height, prompts, picture: this.converting?.data}),
             );
             soon(() => button.click());
             this.listen();
@@ -222,7 +238,10 @@
             });
         }
 
-        take({tick, tokens, settings}) {
+        take({tick, tokens, settings, picture, refused}) {
+            if (picture) this.converting?.resolve(picture);
+            if (refused) this.converting?.reject(new Error(refused));
+            if (picture || refused) this.converting = null;
             this.store("settings", JSON.stringify(settings));
             this.values = settings;
             this.live?.changed();

@@ -11,6 +11,7 @@ from typing import Any
 
 from lib_masknoise import ASSETS, __version__, arguments
 from lib_masknoise import explore_command as explore
+from lib_masknoise.disk import check_folder
 from lib_masknoise.errors import BrokenOutput
 from lib_masknoise.render import PlanChanged, Settings, write
 from lib_masknoise.scene import Scene, SceneError
@@ -120,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="M",
         help="a diffusers folder or a .safetensors file (default: the built-in miniature model)",
     )
+    _add_additions(ui)
     ui.set_defaults(run=_ui)
     return parser
 
@@ -170,7 +172,42 @@ def _add_render_options(render: argparse.ArgumentParser) -> None:
         help="of a running Ray cluster that this machine belongs to: HOST, HOST:PORT (default port: 6379), `auto` "
         "for the one running here, or ray://HOST:PORT from outside (default workers: one a GPU, else one a machine)",
     )
+    _add_additions(render)
     render.add_argument("--out", type=Path, metavar="DIR", help="where to (default: out/ and the scene's name)")
+
+
+def _add_additions(parser: argparse.ArgumentParser) -> None:
+    """What is added to a model, as the WebUIs have it in folders and menus."""
+    add = parser.add_argument
+    add("--lora", type=arguments.lora, action="append", default=[], metavar="FILE[:WEIGHT]",
+        help="a LoRA to add to the model; may be given several times")  # fmt: skip
+    add(
+        "--lora-dir",
+        metavar="DIR",
+        help="where the LoRAs lie that prompts name as <lora:NAME:0.8>, besides the model's folder",
+    )
+    add("--embedding", action="append", default=[], metavar="FILE",
+        help="a textual inversion, whose word in prompts is the file's name; may be given several times")  # fmt: skip
+    add("--sampler", metavar="NAME", help="by the WebUIs' name: Euler a, DPM++ 2M Karras, … (default: the model's own)")
+    add(
+        "--clip-skip",
+        type=arguments.positive,
+        default=1,
+        metavar="N",
+        help="layers from the text encoder's end, as the WebUIs count (default: %(default)s)",
+    )
+    add("--vae", metavar="FILE|FOLDER", help="instead of the model's own")
+
+
+def additions_of(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "loras": tuple(options.lora),
+        "lora_dir": options.lora_dir,
+        "embeddings": tuple(options.embedding),
+        "sampler": options.sampler,
+        "clip_skip": options.clip_skip,
+        "vae": options.vae,
+    }
 
 
 def _scene(path: Path) -> Scene:
@@ -203,7 +240,7 @@ def _ui(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         return _refuse(f"{error}: the page needs gradio and diffusers: pip install 'masknoise[cli,ui]'")
     try:
-        page.run(options.port, options.model)
+        page.run(options.port, options.model, additions_of(options))
     except (FileNotFoundError, ValueError) as error:
         return _refuse(error)
     except OSError as error:  # the port is taken
@@ -232,6 +269,7 @@ def _render(options: argparse.Namespace) -> int:
         batch_size=options.batch,
         even=options.even,
         threads=options.threads,
+        **additions_of(options),
     )
     cluster = {"workers": options.workers, "address": options.address}
     name = "scene" if str(options.scene) == STDIN else options.scene.stem
@@ -239,9 +277,8 @@ def _render(options: argparse.Namespace) -> int:
 
 
 def _write(scene: Scene, settings: Settings, folder: Path, **how: Any) -> int:
-    if folder.exists() and not folder.is_dir():
-        return _refuse(f"{folder}: a file; expected a folder to write to, or a name that is free")
     try:
+        check_folder(folder)
         summary = write(scene, settings, folder, announce=lambda path: print(path, flush=True), **how)
     except SceneError:
         raise

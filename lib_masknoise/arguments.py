@@ -6,6 +6,8 @@ import argparse
 import math
 import re
 
+from lib_masknoise import networks
+
 
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
     """What every command that makes pictures takes, but for what they are of."""
@@ -68,6 +70,13 @@ def size(text: str) -> tuple[int, int]:
     if not match or any(int(n) < 8 or int(n) % 8 for n in match.groups()):
         raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT in pixels, multiples of 8, got {text!r}")
     return int(match[2]), int(match[1])
+
+
+def lora(text: str) -> networks.Lora:
+    try:
+        return networks.lora(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def whole(text: str) -> int:

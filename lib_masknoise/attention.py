@@ -11,6 +11,14 @@ against keys `[K_1[t], …, K_J[t], s_1[t], …]`. A concept costs `d` columns, 
 all logits of a location alike and so drops out of the softmax; the same is true of a bias of the projections, which
 only passes through to the output. The oracle in the tests builds `E_ℓ`; both agree to rounding.
 
+Transformers put an RMS norm on their keys, which is not linear. With the unnormalised keys `k_c` of everything that is
+blended (contexts, noise, offset, bias) and what a location takes of each, `c_ℓ`, the norm's divisor is a quadratic form
+in the Gram matrix of a token, and the norm's weight is folded into the keys:
+
+    n_ℓ[t] = Σ_c c_ℓ k_c[t],   logits_ℓ[t] = (q_ℓ · w∘n_ℓ[t]) / √(‖n_ℓ[t]‖²/d + ε),   ‖n_ℓ[t]‖² = c_ℓᵀ G_t c_ℓ
+
+An offset and a bias then no longer drop out; they become columns as the noise contexts are.
+
 `blended_attention` is the computation; `AttentionPass` is one sampling pass over all layers of a network, with what is
 projected once in it. Knows no host.
 """
@@ -40,6 +48,34 @@ WIDTH_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
+class KeyNorm:
+    """The RMS norm that a layer puts on its keys: `k ↦ weight ∘ k / √(mean(k²) + eps)`.
+
+    width: elements that are normalised together: those of a head, or of all heads. weight: of as many, None for 1.
+    """
+
+    width: int
+    eps: float
+    weight: Tensor | None = None
+
+
+class Grams(NamedTuple):
+    """The Gram matrices of a layer's unnormalised keys, over the norm's width, for each token; H is 1 for a norm over
+    all heads. As features of products of coefficients, those of a pair twice: `contexts` `[1, H, J(J+1)/2, T]`,
+    `between` `[U, H, J·R, T]`, `free` `[U, H, R(R+1)/2, T]`, the last two None where there is nothing but contexts."""
+
+    eps: float
+    contexts: Tensor
+    between: Tensor | None = None
+    free: Tensor | None = None
+
+    def of(self, rows: slice | list[int]) -> Grams:
+        """Of some rows, where each has its own."""
+        between, free = (t if t is None or len(t) == 1 else t[rows] for t in (self.between, self.free))
+        return self._replace(between=between, free=free)
+
+
+@dataclass(frozen=True)
 class Basis:
     """The contexts of a LocationConditioning, projected by one attention layer.
 
@@ -49,6 +85,8 @@ class Basis:
     their noise contexts, else the number of rows: the profiles then are `profiles` `[U, T, R]`, joined to the keys and
     values of a row when it is computed, so that the contexts are there once however many rows there are.
     `bias` `[heads·d]`: what the value projection adds to anything, None for nothing.
+    `grams`: of keys under a norm, None without one. The noise then takes in the offset and, with `constant`, the biases
+    of the projections. `alone` `[1, heads, T, d]`: the normalised keys of a single context, to which `bias` belongs.
     """
 
     heads: int
@@ -60,6 +98,9 @@ class Basis:
     offset_values: Tensor | None = None
     bias: Tensor | None = None
     profiles: Tensor | None = None
+    grams: Grams | None = None
+    constant: bool = False
+    alone: Tensor | None = None
 
     @property
     def units(self) -> int:
@@ -67,7 +108,7 @@ class Basis:
         return 1 if self.profiles is None else len(self.profiles)
 
     def to(self, dtype: torch.dtype) -> Basis:
-        """In another dtype; itself where that is its own."""
+        """In another dtype, but for the Gram matrices; itself where that is its own."""
         if dtype == self.keys.dtype:
             return self
         cast: dict[str, Any] = {name: t.to(dtype) for name, t in vars(self).items() if isinstance(t, Tensor)}
@@ -83,7 +124,7 @@ class Basis:
         if not per_row or list(rows) == list(range(len(next(iter(per_row.values()))))):
             return self
         picked: dict[str, Any] = {name: t[list(rows)] for name, t in per_row.items()}
-        return replace(self, **picked)
+        return replace(self, **picked, grams=self.grams and self.grams.of(list(rows)))
 
     def joined(self, rows: slice) -> Basis:
         """Of some rows, their token profiles joined to the keys and values, `[rows, heads, T, J·d + R]`."""
@@ -92,7 +133,8 @@ class Basis:
         profiles = self.profiles[rows]
         keys, values = (_with_columns(t, profiles) for t in (self.keys, self.values))
         noise_keys, noise_values = (t if t is None else t[rows] for t in (self.noise_keys, self.noise_values))
-        return Basis(self.heads, self.count, keys, values, noise_keys, noise_values)
+        grams = self.grams and self.grams.of(rows)
+        return Basis(self.heads, self.count, keys, values, noise_keys, noise_values, grams=grams)
 
 
 class Wanted(NamedTuple):
@@ -115,11 +157,16 @@ def wanted(conditioning: LocationConditioning, like: Tensor) -> Wanted:
     return Wanted(contexts[None].to(like), directions[None].to(like))
 
 
-def projected(conditioning: LocationConditioning, keys: Tensor, values: Tensor, heads: int) -> Basis:
+def projected(
+    conditioning: LocationConditioning, keys: Tensor, values: Tensor, heads: int, norm: KeyNorm | None = None
+) -> Basis:
     """The basis from what a layer has made of `wanted(conditioning).stacked`: keys and values `[1, M + N, heads·d]`.
 
-    The projections must be affine; an adapter may be on them, as long as it is that too.
+    The projections must be affine; an adapter may be on them, as long as it is that too. norm: what the layer does to
+    its keys afterwards; the keys here are those before it. Raises ValueError when it is of another width.
     """
+    if norm is not None:
+        return _projected_under_norm(conditioning, keys, values, heads, norm)
     count, tokens = conditioning.contexts.shape[:2]
     noise, offset = conditioning.noise, conditioning.offset
     units = [torch.Size((0, 0)) if part is None else part.directions.shape[:2] for part in (noise, offset)]
@@ -141,6 +188,127 @@ def projected(conditioning: LocationConditioning, keys: Tensor, values: Tensor, 
     return replace(basis, keys=_with_columns(keys, profiles), values=_with_columns(values, profiles))
 
 
+def _projected_under_norm(
+    conditioning: LocationConditioning, keys: Tensor, values: Tensor, heads: int, norm: KeyNorm
+) -> Basis:
+    inner = keys.shape[2]
+    if norm.width not in (inner, inner // heads):
+        raise ValueError(f"the norm is over {norm.width} elements; expected {inner // heads} or {inner}")
+    count, tokens = conditioning.contexts.shape[:2]
+    parts = [part for part in (conditioning.noise, conditioning.offset) if part is not None]
+    units = [part.directions.shape[:2] for part in parts]
+    sizes = [count * tokens, *(unit.numel() for unit in units), 1]
+    (keys, *free_keys), key_bias = _unbiased(keys[0], sizes)
+    (values, *free_values), value_bias = _unbiased(values[0], sizes)
+    contexts, values = (t.unflatten(0, (count, tokens)) for t in (keys, values))
+    weight = keys.new_ones(norm.width) if norm.weight is None else norm.weight.to(keys)
+    weight = weight.repeat(inner // norm.width)
+    own_keys, own_values = (_side_by_side(t, heads) for t in (contexts * weight, values))
+    alone = None
+    if count == 1 and not parts:
+        alone = _normalised(contexts if key_bias is None else contexts + key_bias, norm, weight, heads)
+
+    # What is no context, `[U, R, heads·d]`, and its share of each token, `[U, T, R]`.
+    of_keys = [t.unflatten(0, unit) for t, unit in zip(free_keys, units, strict=True)]
+    of_values = [t.unflatten(0, unit) for t, unit in zip(free_values, units, strict=True)]
+    profiles = [part.tokens.transpose(1, 2).to(keys) for part in parts]
+    if conditioning.offset is not None:  # the same for every token, also for those that the noise spares
+        profiles[-1] = torch.ones_like(profiles[-1])
+    constant = key_bias is not None or value_bias is not None
+    if constant:
+        nothing = keys.new_zeros(inner)
+        of_keys.append((nothing if key_bias is None else key_bias)[None, None])
+        of_values.append((nothing if value_bias is None else value_bias)[None, None])
+        profiles.append(keys.new_ones(1, tokens, 1))
+    if not profiles:
+        none = keys.new_zeros(1, tokens, 0)
+        own_keys, own_values = (_with_columns(t, none) for t in (own_keys, own_values))
+        return Basis(heads, count, own_keys, own_values, grams=_grams(contexts, None, norm), alone=alone)
+    free, profile = _beside(of_keys, 1), _beside(profiles, 2)
+    several = len(profile) > 1
+    if not several:
+        own_keys, own_values = (_with_columns(t, profile) for t in (own_keys, own_values))
+    return Basis(
+        heads,
+        count,
+        own_keys,
+        own_values,
+        noise_keys=_heads_first(free * weight, heads),
+        noise_values=_heads_first(_beside(of_values, 1), heads),
+        bias=value_bias,
+        profiles=profile if several else None,
+        grams=_grams(contexts, (free, profile), norm),
+        constant=constant,
+        alone=alone,
+    )
+
+
+def _beside(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """Side by side along an axis, those of one unit for every unit of the others."""
+    units = max(map(len, parts))
+    return torch.cat([part.expand(units, -1, -1) for part in parts], dim=dim)
+
+
+def _normalised(contexts: Tensor, norm: KeyNorm, weight: Tensor, heads: int) -> Tensor:
+    """The keys of one context `[1, T, heads·d]` as the layer makes them, `[1, heads, T, d]`."""
+    exact = contexts.to(torch.promote_types(contexts.dtype, torch.float32)).unflatten(-1, (-1, norm.width))
+    divided = exact * (exact.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
+    return _heads_first(divided.flatten(-2).to(contexts.dtype) * weight, heads)
+
+
+def _grams(contexts: Tensor, free: tuple[Tensor, Tensor] | None, norm: KeyNorm) -> Grams:
+    """From unnormalised keys: contexts `[J, T, heads·d]`, free `[U, R, heads·d]` with profiles `[U, T, R]`."""
+    dtype = torch.promote_types(contexts.dtype, torch.float32)
+    k = contexts.to(dtype).unflatten(-1, (-1, norm.width)).permute(2, 1, 0, 3)  # [H, T, J, width]
+    gram = _pairs_of(k @ k.transpose(-1, -2) / norm.width).transpose(1, 2)[None]
+    if free is None:
+        return Grams(norm.eps, gram)
+    directions, profiles = free
+    n = directions.to(dtype).unflatten(-1, (-1, norm.width)).transpose(1, 2)  # [U, H, R, width]
+    s = profiles.to(dtype)[:, None]  # [U, 1, T, R]
+    between = torch.einsum("htjd,uhrd->uhtjr", k, n).mul_(2 / norm.width) * s.unsqueeze(3)
+    of_free = _pairs_of(n @ n.transpose(-1, -2) / norm.width).unsqueeze(2) * _pairs(s)
+    return Grams(norm.eps, gram, between.flatten(3).transpose(2, 3), of_free.transpose(2, 3))
+
+
+def _pairs(a: Tensor) -> Tensor:
+    """`[…, J]` → the products of each two, `[…, J(J+1)/2]`."""
+    first, second = torch.triu_indices(a.shape[-1], a.shape[-1], device=a.device)
+    return a[..., first] * a[..., second]
+
+
+def _pairs_of(matrix: Tensor) -> Tensor:
+    """Symmetric `[…, J, J]` → `[…, J(J+1)/2]`, with which `_pairs` gives the quadratic form."""
+    first, second = torch.triu_indices(matrix.shape[-1], matrix.shape[-1], device=matrix.device)
+    return matrix[..., first, second] * torch.where(first == second, 1, 2).to(matrix)
+
+
+def _divisor(grams: Grams, level: Level) -> Tensor:
+    """`1/√(‖n_ℓ[t]‖²/d + ε)` at the places of a grouped level, `[g, H, M, T]`."""
+    factor = None if level.factor is None else level.factor[:, None]
+    squared = torch.matmul(_pairs(level.coefficients)[:, None], grams.contexts)
+    if factor is not None:
+        squared = squared * factor.square()
+    if grams.between is not None and grams.free is not None and level.noise is not None:
+        mixed = (level.coefficients.unsqueeze(-1) * level.noise.unsqueeze(-2)).flatten(-2)
+        between = torch.matmul(mixed[:, None], grams.between)
+        squared = squared + (between if factor is None else between * factor)
+        squared = squared + torch.matmul(_pairs(level.noise)[:, None], grams.free)
+    return squared.clamp_min_(0).add_(grams.eps).rsqrt_()
+
+
+def _with_free_fields(level: Level, constant: bool) -> Level:
+    """The offset's fields and, for the biases, ones beside those of the noise, as the columns of a basis under a norm
+    are."""
+    fields = [field for field in (level.noise, level.offset) if field is not None]
+    if constant:
+        fields.append(level.coefficients.new_ones(1, level.locations, 1))
+    if not fields:
+        return level
+    rows = max(map(len, fields))
+    return replace(level, noise=torch.cat([field.expand(rows, -1, -1) for field in fields], dim=2), offset=None)
+
+
 def _with_columns(keys: Tensor, profiles: Tensor) -> Tensor:
     """`[1, heads, T, J·d]` and `[U, T, R]` → `[U, heads, T, J·d + R]`, filled up with zeros to a multiple of 8."""
     _, heads, tokens, width = keys.shape
@@ -158,43 +326,100 @@ def _unbiased(rows: Tensor, sizes: Sequence[int]) -> tuple[Sequence[Tensor], Ten
     return [part - bias for part in parts], bias
 
 
-def blended_attention(q: Tensor, basis: Basis, level: Level, scale: float | None = None) -> Tensor:
+def blended_attention(
+    q: Tensor, basis: Basis, level: Level, scale: float | None = None, own: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """Attend from every location to its own blend of the basis contexts.
 
     q: projected queries `[B, h·w, heads·d]` of one U-Net level; B rows may carry different coefficient maps (frames)
     and different noise contexts (seeds). basis: this layer's projected contexts. level: the conditioning at this level,
-    `B` rows or one row for all, float32 at least. scale: of the logits; `1/√d` when None.
+    `B` rows or one row for all, float32 at least. scale: of the logits; `1/√d` when None. own: keys and values
+    `[B, heads, M, d]` that every location attends to beside its context, in the same softmax; keys under a norm only.
     Returns `[B, h·w, heads·d]` in the dtype of `q`, before the output layer.
-    Raises ValueError when the level has another number of locations or rows than the queries.
+    Raises ValueError when the level has another number of locations or rows than the queries, and for own keys beside
+    keys without a norm, of which the part that shifts all logits alike is not known here.
     """
     rows, locations, inner = q.shape
+    if own is not None and basis.grams is None:
+        raise ValueError("own keys stand beside keys under a norm only")
     if level.locations != locations:
         raise ValueError(f"the level has {level.locations} locations, the queries have {locations}")
     if level.rows not in (1, rows):
         raise ValueError(f"the level has {level.rows} rows, the queries have {rows}")
     d = inner // basis.heads
     scale = d**-0.5 if scale is None else scale
-    if level.plain:
-        out = _plain(q, basis, scale)
-    else:
-        groups = basis.units
-        level = level.grouped(rows, groups)
-        queries = q.reshape(groups, -1, basis.heads, d)
-        out = torch.empty_like(queries)
-        fused = _fused(q, level)
-        attend = _attend_stacked if fused else _attend_explicit
-        basis = basis.to(q.dtype if fused else torch.promote_types(q.dtype, torch.float32))
-        for of_groups, places in _chunks(groups, queries.shape[1], basis, q.device):
-            own = basis.joined(of_groups)
-            for part in places:
-                out[of_groups, part] = attend(queries[of_groups, part], own, level[of_groups, part], scale)
-        out = out.view(rows, locations, inner)
+    if level.plain and (basis.grams is None or basis.alone is not None):
+        if own is not None and basis.bias is None and basis.offset_values is None and level.bias is None:
+            return _plain(q, basis, level, scale, own)
+        if own is None:
+            return _shifted(_plain(q, basis, level, scale), basis, level)
+    if basis.grams is not None:
+        level = _with_free_fields(level, basis.constant)
+        basis = replace(basis, bias=None)
+    groups = basis.units if own is None else rows
+    grouped = level.grouped(rows, groups)
+    queries = q.reshape(groups, -1, basis.heads, d)
+    out = torch.empty_like(queries)
+    sums = None if own is None else queries.new_empty(queries.shape[:3], dtype=_exact(q))
+    fused = own is None and basis.grams is None and _fused(q, grouped)
+    computed = basis.to(q.dtype if fused else _exact(q))
+    for of_groups, places in _chunks(groups, queries.shape[1], computed, q.device):
+        part_of = computed.joined(of_groups)
+        for part in places:
+            some, here = queries[of_groups, part], grouped[of_groups, part]
+            if fused:
+                out[of_groups, part] = _attend_stacked(some, part_of, here, scale)
+            else:
+                found = None if sums is None else sums[of_groups, part]
+                out[of_groups, part] = _attend_explicit(some, part_of, here, scale, found)
+    whole = _shifted(out.view(rows, locations, inner), basis, level)
+    if own is None or sums is None:
+        return whole
+    return _merged(q, whole, sums.view(rows, locations, basis.heads), *own, scale)
+
+
+def _exact(q: Tensor) -> torch.dtype:
+    """What is computed in that must not be rounded to half precision."""
+    return torch.promote_types(q.dtype, torch.float32)
+
+
+def _shifted(out: Tensor, basis: Basis, level: Level) -> Tensor:
+    """With what the value projection makes of its bias and of the offset."""
     if basis.bias is not None:
         out = out + basis.bias
     if basis.offset_values is not None and level.offset is not None:
         offset = level.offset.to(basis.offset_values.dtype)
         out = out + (offset @ basis.offset_values).to(out.dtype)
     return out
+
+
+def _merged(q: Tensor, out: Tensor, sums: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """One softmax over the texts and the own keys: each part's result by its share of the sum of exponentials.
+
+    out `[B, L, heads·d]` and sums (logarithms) `[B, L, heads]`: of the texts. keys, values `[B, heads, M, d]`.
+    """
+    heads = keys.shape[1]
+    beside, own_sums = _with_sums(_heads_first(q, heads), keys.to(q.dtype), values.to(q.dtype), scale)
+    share = torch.sigmoid(sums - own_sums.transpose(1, 2))[..., None]
+    text, image = out.unflatten(2, (heads, -1)), beside.transpose(1, 2)
+    return torch.lerp(image.to(share.dtype), text.to(share.dtype), share).to(q.dtype).flatten(2)
+
+
+def _with_sums(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention `[B, heads, L, d]` and the logarithm of each location's sum of exponentials, `[B, heads, L]`."""
+    kernel = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+    if kernel is not None and q.device.type == "cpu" and not torch.is_grad_enabled():
+        return kernel(q, k, v, scale=scale)
+    out, sums = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=_exact(q))
+    limit = CHUNK_ELEMENTS.get(q.device.type, CHUNK_ELEMENTS_ACCELERATOR)
+    step = max(64, limit // (q.shape[0] * q.shape[1] * k.shape[2]))
+    keys, values = (t.to(_exact(q)) for t in (k.transpose(2, 3), v))
+    for start in range(0, q.shape[2], step):
+        part = slice(start, start + step)
+        logits = torch.matmul(q[:, :, part].to(_exact(q)), keys).mul_(scale)
+        sums[:, :, part] = logits.logsumexp(-1)
+        out[:, :, part] = torch.matmul(logits.softmax(-1), values)
+    return out, sums
 
 
 def _heads_first(x: Tensor, heads: int) -> Tensor:
@@ -220,16 +445,20 @@ def _chunks(groups: int, locations: int, basis: Basis, device: torch.device) -> 
 def _fused(q: Tensor, level: Level) -> bool:
     """Whether the fused kernel applies and wins: it cannot scale probabilities, and on a CPU two matrix products with a
     softmax between them are as fast (docs/performance.md)."""
-    return q.device.type != "cpu" and level.factor is None
+    return q.device.type != "cpu" and level.factor is None and level.bias is None
 
 
-def _plain(q: Tensor, basis: Basis, scale: float) -> Tensor:
+def _plain(q: Tensor, basis: Basis, level: Level, scale: float, own: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """One context for every location: the host's own attention."""
     rows = q.shape[0]
     d = q.shape[2] // basis.heads
     queries = _heads_first(q.to(basis.keys.dtype), basis.heads)
-    keys, values = (t[..., :d].expand(rows, -1, -1, -1) for t in (basis.keys, basis.values))
-    out = F.scaled_dot_product_attention(queries, keys, values, scale=scale)
+    keys = basis.keys[..., :d] if basis.alone is None else basis.alone
+    keys, values = (t.expand(rows, -1, -1, -1) for t in (keys, basis.values[..., :d]))
+    if own is not None:
+        keys, values = (torch.cat([t, beside.to(t)], dim=2) for t, beside in zip((keys, values), own, strict=True))
+    bias = None if level.bias is None else level.bias[:, None, :1].to(queries.dtype)
+    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=scale)
     return out.transpose(1, 2).flatten(2).to(q.dtype)
 
 
@@ -277,24 +506,34 @@ def _contract(stacked: Tensor, basis: Basis, level: Level, d: int) -> Tensor:
     return out
 
 
-def _attend_explicit(queries: Tensor, basis: Basis, level: Level, scale: float) -> Tensor:
-    """Two matrix products with a softmax between them; carries the token factor `r` and the bias `b`.
+def _attend_explicit(queries: Tensor, basis: Basis, level: Level, scale: float, sums: Tensor | None = None) -> Tensor:
+    """Two matrix products with a softmax between them; carries the token factor `r`, the bias `b` and the keys' norm.
 
     In float32 at least, as the fused kernels are inside: a logit of 20 in half precision is off by a hundredth, and a
-    blend of large queries may be beyond its range.
+    blend of large queries may be beyond its range. sums: `[g, M, heads]`, to be filled with the logarithms of the sums
+    of exponentials.
     """
     stacked = _stack(queries.to(basis.keys.dtype), basis, level)
     keys, values = basis.keys.transpose(2, 3), basis.values
-    if level.factor is None or level.bias is None:
-        out = torch.matmul(torch.softmax(torch.matmul(stacked, keys).mul_(scale), dim=-1), values)
-        return _contract(out, basis, level, queries.shape[3])
-    # The factor belongs to the contexts alone: the noise columns take part without it.
     d = queries.shape[3]
     width = basis.count * d
-    factor = level.factor[:, None]
-    logits = torch.matmul(stacked[..., :width], keys[:, :, :width]).mul_(factor)
-    logits += torch.matmul(stacked[..., width:], keys[:, :, width:])
-    probabilities = torch.softmax(logits.mul_(scale).add_(level.bias[:, None]), dim=-1)
+    factor = None if level.factor is None else level.factor[:, None]
+    if factor is None:
+        logits = torch.matmul(stacked, keys)
+    else:
+        # The factor belongs to the contexts alone: the noise columns take part without it.
+        logits = torch.matmul(stacked[..., :width], keys[:, :, :width]).mul_(factor)
+        logits += torch.matmul(stacked[..., width:], keys[:, :, width:])
+    logits.mul_(scale)
+    if basis.grams is not None:
+        logits.mul_(_divisor(basis.grams, level))
+    if level.bias is not None:
+        logits.add_(level.bias[:, None])
+    if sums is not None:
+        sums.copy_(logits.logsumexp(-1).transpose(1, 2))
+    probabilities = torch.softmax(logits, dim=-1)
+    if factor is None:
+        return _contract(torch.matmul(probabilities, values), basis, level, d)
     contexts = torch.matmul(probabilities * factor, values[..., :width])
     noise = torch.matmul(probabilities, values[..., width:])
     return _contract(torch.cat([contexts, noise], dim=3), basis, level, d)
@@ -403,9 +642,17 @@ class AttentionPass:
         asked = self._asked[layer] = [(one, self._place(one, like)) for one in fresh.values()]
         return Wanted(*(torch.cat(parts, dim=1) for parts in zip(*(placed for _, placed in asked), strict=True)))
 
-    def take(self, layer: Hashable, keys: Tensor, values: Tensor, heads: int, dtype: torch.dtype | None = None) -> None:
+    def take(
+        self,
+        layer: Hashable,
+        keys: Tensor,
+        values: Tensor,
+        heads: int,
+        dtype: torch.dtype | None = None,
+        norm: KeyNorm | None = None,
+    ) -> None:
         """The layer's keys and values `[1, M + N, heads·d]` of what was wanted last. dtype: to keep them in; that of
-        the keys when None."""
+        the keys when None. norm: what the layer does to its keys; they are taken as they are before it."""
         asked = self._asked.pop(layer)
         sizes = [[part.shape[1] for part in parts] for parts in zip(*(placed for _, placed in asked), strict=True)]
         of_contexts, of_directions = sizes
@@ -413,17 +660,25 @@ class AttentionPass:
         of_keys, of_values = keys.split(split, dim=1), values.split(split, dim=1)
         for i, (conditioning, _) in enumerate(asked):
             own_keys, own_values = (torch.cat(parts[i :: len(asked)], dim=1) for parts in (of_keys, of_values))
-            basis = projected(conditioning, own_keys, own_values, heads)
+            basis = projected(conditioning, own_keys, own_values, heads, norm)
             self._bases[conditioning.digest][layer] = basis.to(dtype or keys.dtype)
 
     def attend(
-        self, layer: Hashable, q: Tensor, shares: Sequence[Share], size: Size, scale: float | None = None
+        self,
+        layer: Hashable,
+        q: Tensor,
+        shares: Sequence[Share],
+        size: Size,
+        scale: float | None = None,
+        own: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """`blended_attention` of all rows `[rows, h·w, heads·d]`, at a level of `size` (h, w)."""
+        """`blended_attention` of all rows `[rows, h·w, heads·d]`, at a level of `size` (h, w). own: keys and values of
+        all rows that stand beside the contexts in the softmax, `[rows, heads, M, d]`."""
         out = []
         for share in shares:
             basis = self._bases[share.conditioning.digest][layer].pick(share.picks)
-            out.append(blended_attention(q[share.span], basis, self._level(share, size, q), scale))
+            beside = None if own is None else (own[0][share.span], own[1][share.span])
+            out.append(blended_attention(q[share.span], basis, self._level(share, size, q), scale, beside))
         if len(out) == 1:
             return out[0]
         whole = torch.empty_like(q)

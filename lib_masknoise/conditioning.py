@@ -41,12 +41,15 @@ class Encoded:
     the model has one. Half-precision outputs pass through float32 unchanged.
 
     weight: by how much the guidance of this prompt counts, where a host lets prompts be added up (`a cat AND a dog:0.5`
-    in the WebUIs).
+    in the WebUIs). filler: `[D]`, where a model fills every text up with equal tokens, and sees them: that token; full:
+    up to how many. The context is without them.
     """
 
     context: Tensor
     pooled: Tensor | None = None
     weight: float = 1.0
+    filler: Tensor | None = None
+    full: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class LocationConditioning:
     noise: the concept noise `g, s, d`. offset: the feature noise `u` (its token profile is constant).
     preserve_norm: give every blended token the norm its parts have on average. pooled: `[B, P]`, blended by mask area.
     weight: of the guidance at each location, `[B, H, W]`, blended like the contexts; None where it is 1 everywhere.
+    repeats: for how many equal tokens the last one stands, which a model fills texts up with; 0 where there is none.
     """
 
     contexts: Tensor
@@ -131,6 +135,7 @@ class LocationConditioning:
     preserve_norm: bool = False
     pooled: Tensor | None = None
     weight: Tensor | None = None
+    repeats: int = 0
 
     @property
     def plain(self) -> bool:
@@ -171,8 +176,10 @@ class LocationConditioning:
         if self.preserve_norm and len(self.contexts) > 1:
             restored = norm_factor(a, self.contexts.to(a))
             factor = restored if factor is None else factor * restored
-        if factor is not None and bias is None:
-            bias = torch.zeros_like(factor)
+        if self.repeats > 1:
+            # n equal tokens are one whose exponential counts n times.
+            bias = a.new_zeros(*a.shape[:-1], self.contexts.shape[1]) if bias is None else bias
+            bias[..., -1] += math.log(self.repeats)
         return factor, bias
 
 
@@ -236,19 +243,20 @@ def condition(
     parts = _blend(scene, _coefficients(maps, "prompt", encoded, frames), [base, *known])
     # The noise is scaled by the contexts' spread. A context that these frames can do without counts, or the noise would
     # differ from batch to batch.
-    contexts, lengths = _basis([base, *known]) if maps.moving else (parts.contexts, parts.lengths)
-    tokens = parts.contexts.shape[1]
+    contexts, lengths = parts.contexts, parts.lengths
+    if maps.moving or base.filler is not None:  # without what a model adds to every text
+        contexts, lengths = _side_by_side([one.context for one in (base, *known)])
     noise, feature = scene.noise.concept, scene.noise.feature
     return replace(
         parts,
-        noise=_shortened(concept_noise(
+        noise=_fitted(concept_noise(
             contexts, lengths, maps.amount("concept", frames), noise.rank, noise.size,
-            noise.motion or scene.motion, frames, maps.total, seeds,
-        ), tokens),
-        offset=_shortened(feature_noise(
+            noise.motion or scene.motion, frames, maps.total, seeds, maps.window,
+        ), parts),
+        offset=_fitted(feature_noise(
             contexts, lengths, maps.amount("feature", frames), feature.dimensions, feature.size,
-            feature.motion or scene.motion, frames, maps.total, seeds,
-        ), tokens),
+            feature.motion or scene.motion, frames, maps.total, seeds, maps.window,
+        ), parts),
     )  # fmt: skip
 
 
@@ -297,7 +305,8 @@ def _contexts(scene: Scene, name: str, encoded: Encodings) -> list[Encoded]:
 def unblended(base: Encoded) -> LocationConditioning:
     """One context for the whole image: what the host does without us."""
     pooled = None if base.pooled is None else base.pooled[None]
-    return LocationConditioning(base.context[None], (len(base.context),), torch.ones(1, 1, 1, 1), pooled=pooled)
+    contexts, lengths, repeats = _basis([base])
+    return LocationConditioning(contexts, lengths, torch.ones(1, 1, 1, 1), pooled=pooled, repeats=repeats)
 
 
 def _coefficients(maps: Maps, name: str, encoded: Encodings, frames: Sequence[float], straight: bool = False) -> Tensor:
@@ -384,9 +393,15 @@ def _blend(scene: Scene, a: Tensor, encoded: Sequence[Encoded]) -> LocationCondi
     if known:
         stacked = torch.stack(known)
         pooled = torch.stack([torch.einsum("j,jp->p", area, stacked) for area in a.mean(dim=(2, 3))])
-    contexts, lengths = _basis(encoded)
+    contexts, lengths, repeats = _basis(encoded)
     return LocationConditioning(
-        contexts, lengths, a, preserve_norm=scene.blend.preserve_norm, pooled=pooled, weight=weight
+        contexts,
+        lengths,
+        a,
+        preserve_norm=scene.blend.preserve_norm,
+        pooled=pooled,
+        weight=weight,
+        repeats=repeats,
     )
 
 
@@ -403,14 +418,31 @@ def _guidance_weight(a: Tensor, encoded: Sequence[Encoded]) -> Tensor | None:
     return base + torch.einsum("j,bjhw->bhw", steps, a)
 
 
-def _basis(encoded: Sequence[Encoded]) -> tuple[Tensor, tuple[int, ...]]:
-    """Contexts `[T_j, D]` each → `[J, T, D]`, zero beyond each length (absent tokens add nothing to a blend), and the
-    lengths."""
-    contexts = [one.context for one in encoded]
-    padded = torch.nn.utils.rnn.pad_sequence(contexts, batch_first=True)
-    return padded, tuple(map(len, contexts))
+def _basis(encoded: Sequence[Encoded]) -> tuple[Tensor, tuple[int, ...], int]:
+    """Contexts `[T_j, D]` each → `[J, T, D]`, the lengths, and for how many tokens the last one stands.
+
+    Beyond its length a context is zero (absent tokens add nothing to a blend); where the model fills texts up, it is
+    the filler, which is there once for all that the longest one leaves room for.
+    """
+    contexts, filler = [one.context for one in encoded], encoded[0].filler
+    if filler is None:
+        return *_side_by_side(contexts), 0
+    longest = max(map(len, contexts))
+    repeats = max(encoded[0].full - longest, 0)
+    tokens = longest + min(repeats, 1)
+    filled = [torch.cat([one, filler.expand(tokens - len(one), -1)]) for one in contexts]
+    return torch.stack(filled), (tokens,) * len(filled), repeats
 
 
-def _shortened(noise: SeparableNoise | None, length: int) -> SeparableNoise | None:
-    """The noise on the first tokens only."""
-    return None if noise is None else replace(noise, tokens=noise.tokens[..., :length])
+def _side_by_side(contexts: Sequence[Tensor]) -> tuple[Tensor, tuple[int, ...]]:
+    """`[T_j, D]` each → `[J, T, D]`, zero beyond each length, and the lengths."""
+    return torch.nn.utils.rnn.pad_sequence(list(contexts), batch_first=True), tuple(map(len, contexts))
+
+
+def _fitted(noise: SeparableNoise | None, parts: LocationConditioning) -> SeparableNoise | None:
+    """The noise on the tokens of a blend; none on what the model fills texts up with."""
+    if noise is None:
+        return None
+    filler = min(parts.repeats, 1)
+    tokens = noise.tokens[..., : parts.contexts.shape[1] - filler]
+    return replace(noise, tokens=torch.nn.functional.pad(tokens, (0, filler)))

@@ -136,8 +136,9 @@ CONTROLS: tuple[Control, ...] = (
         0.0,
         2.0,
         0.01,
-        "Blend scale",
+        "Weight of all concepts",
         f"A factor on every concept's weight: 1 is fully the concept; {ADD_SCALE} is usual in add mode.",
+        "Blend scale",
     ),
     _switch(
         "blend.preserve_norm",
@@ -181,6 +182,20 @@ CONTROLS: tuple[Control, ...] = (
         0.01,
         "Blend end",
         "The fraction of the sampling steps after which the concepts stop.",
+    ),
+    _switch(
+        "blend.hires",
+        True,
+        "In the hires pass too",
+        "Whether the scene acts in the hires pass; off, that pass is as if MaskNoise were off.",
+        "Blend hires",
+    ),
+    _text(
+        "blend.common",
+        "",
+        "In every concept",
+        "What every concept's prompt begins with: a style, a light, whatever all of them share.",
+        "Common prompt",
     ),
     _number(
         "noise.exponent",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_masknoise import arguments
+from lib_masknoise.disk import check_folder
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.settings import Settings
 
@@ -237,6 +238,7 @@ def _workplace(options: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     from lib_masknoise.render.progress import progress
     from lib_masknoise.render.studio import host
 
+    check_folder(options.out)
     load_pipeline, _ = host()
     from lib_masknoise.hosts.diffusers.exploring import PipelineModel
 

@@ -95,6 +95,14 @@ def lighter(text: str, keep: Callable[[str, bytes], bool]) -> str:
     return text[: found.start(1)] + value + text[found.end(1) :]
 
 
+def beside(params: Mapping[str, str], keep: Callable[[str, bytes], bool]) -> dict[str, str]:
+    """What `write` gave, with its masks in a file beside (`lighter`); as it was where that cannot be written."""
+    if MASKS not in params:
+        return dict(params)
+    name = lighter(f"{MASKS}: {params[MASKS]}", keep).removeprefix(f"{MASKS}: ")
+    return {**params, MASKS: params[MASKS] if name == LEFT_OUT else name}
+
+
 def _kept(text: str, find: Callable[[str], bytes | None] | None) -> dict[str, Any]:
     """The masks that an infotext has, or names. Raises SceneError."""
     name = text.strip().removeprefix(_FILE)
@@ -109,6 +117,18 @@ def _kept(text: str, find: Callable[[str], bytes | None] | None) -> dict[str, An
     else:
         return json.loads(content)
     raise SceneError([Problem(MASKS, message)])
+
+
+def text(prompt: str, negative_prompt: str, params: Mapping[str, str]) -> str:
+    """A whole infotext, as the WebUIs write it."""
+    listed = ", ".join(f"{key}: {_quoted(value)}" for key, value in params.items())
+    negative = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
+    return f"{prompt}{negative}\n{listed}"
+
+
+def _quoted(value: str) -> str:
+    """A value, whose own commas, colons and line ends would end it."""
+    return json.dumps(value, ensure_ascii=False) if set(value) & set(",:\n") else value
 
 
 def read(params: Mapping[str, Any], find: Callable[[str], bytes | None] | None = None) -> Scene | None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lib_masknoise.api import PREFIX, read_body, refusal, too_large
 from lib_masknoise.live.engine import Engine, Note, Picture
-from lib_masknoise.live.host import Settings, Wish
+from lib_masknoise.live.host import Host, Settings, Wish
 from lib_masknoise.scene import Part, Problem, Scene, SceneError, pydantic
 from lib_masknoise.ui import inputs
 
@@ -57,7 +57,7 @@ def add_live(app: FastAPI, engine: Engine, dependencies: Sequence[Any] = ()) -> 
         if body is None:
             return too_large()
         try:
-            session, wish = await run_in_threadpool(_wish, body)
+            session, wish = await run_in_threadpool(_wish, body, engine.host)
         except SceneError as error:
             engine.stop(_session_of(body))
             return refusal(422, error.problems)
@@ -73,7 +73,7 @@ def add_live(app: FastAPI, engine: Engine, dependencies: Sequence[Any] = ()) -> 
     app.include_router(router)
 
 
-def _wish(body: bytes) -> tuple[str, Wish]:
+def _wish(body: bytes, host: Host) -> tuple[str, Wish]:
     asked = LiveRequest.parse(body)
     sides = {"width": asked.width, "height": asked.height}
     wrong = [Problem(name, f"expected a multiple of 8, got {side}") for name, side in sides.items() if side % 8]
@@ -90,7 +90,9 @@ def _wish(body: bytes) -> tuple[str, Wish]:
         sampler=asked.sampler,
         scheduler=asked.scheduler,
     )
-    return asked.session, Wish(scene or Scene.parse({"enabled": False}), settings, asked.breathe)
+    wish = Wish(scene or Scene.parse({"enabled": False}), settings, asked.breathe)
+    host.check(wish)
+    return asked.session, wish
 
 
 def _session_of(body: bytes) -> str:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,14 +27,14 @@ from lib_masknoise.explore_routes import add_explore
 from lib_masknoise.hosts import diffusers as host
 from lib_masknoise.hosts.diffusers.exploring import PipelineHost
 from lib_masknoise.hosts.diffusers.live import LiveHost
-from lib_masknoise.live import Engine, Picture, Turns
+from lib_masknoise.live import Engine, Picture, Turns, described
 from lib_masknoise.live_routes import PATH as LIVE
 from lib_masknoise.live_routes import add_live
 from lib_masknoise.presets import Presets
 from lib_masknoise.render import Settings
 from lib_masknoise.render.studio import host_options
 from lib_masknoise.scene import Scene, SceneError
-from lib_masknoise.ui import accordions, explore, inputs, live
+from lib_masknoise.ui import accordions, explore, inputs, keeping, live
 
 ROOT = Path(__file__).resolve().parents[1]
 TAB = "txt2img"
@@ -57,6 +57,8 @@ class Studio:
     def __init__(self, pipe: Any, folder: Path, model: str | None = None) -> None:
         self.pipe = pipe
         self.model = model
+        self.additions: dict[str, str] = {}
+        """What has been added to the model, in an infotext's words."""
         self.folder = folder
         self.turns = Turns()
         self.live = Engine(LiveHost(pipe, self.turns))
@@ -128,7 +130,7 @@ class Studio:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{next(self._kept):05}.png"
         text = PngImagePlugin.PngInfo()
-        text.add_text("parameters", _infotext(picture))
+        text.add_text("parameters", _infotext(picture, self.additions))
         picture.image.save(path, pnginfo=text)
         return path
 
@@ -157,11 +159,12 @@ def create(studio: Studio, presets: Presets | None = None) -> gr.Blocks:
     return page
 
 
-def run(port: int | None, model: str | None = None) -> None:
-    """Serve the page until it is interrupted."""
-    pipe = host.load_pipeline(model)
+def run(port: int | None, model: str | None = None, additions: Mapping[str, Any] | None = None) -> None:
+    """Serve the page until it is interrupted. additions: to the model, as `load_pipeline` takes them."""
+    pipe = host.load_pipeline(model, **(additions or {}))
     with tempfile.TemporaryDirectory(prefix="masknoise-") as folder:
         studio = Studio(pipe, Path(folder), model)
+        studio.additions = _named(additions or {})
         page, _ = serve(studio, port, Presets(Path.home() / ".masknoise" / "presets"))
         try:
             page.block_thread()
@@ -242,10 +245,6 @@ def _connect(studio: Studio, settings: list[Any], buttons: tuple[Any, Any], outp
 def _connect_keep(studio: Studio, outputs: list[Any]) -> None:
     """The canvas names its live session and presses the button: the picture goes into the gallery."""
     progress, _, gallery, _ = outputs
-    hidden = [accordions.HIDDEN]
-    session = gr.Textbox(label="Live session", elem_id=_elem_id("live_session"), elem_classes=hidden)
-    button = gr.Button("Keep the live picture", elem_id=_elem_id("live_keep"), elem_classes=hidden)
-    kept = gr.State([])
 
     def keep(name: str, before: list[str]) -> list[Any]:
         try:
@@ -254,7 +253,7 @@ def _connect_keep(studio: Studio, outputs: list[Any]) -> None:
             return [live.failure(error), gr.update(), before]
         return [_bar("Kept.", 1), paths[:SHOWN_FRAMES], paths]
 
-    button.click(keep, [session, kept], [progress, gallery, kept], **accordions.QUIET)
+    keeping.connect(_elem_id, keep, [progress, gallery])
 
 
 def _load_script(page: gr.Blocks) -> None:
@@ -320,27 +319,22 @@ def _finished(words: str, scene: Scene, paths: list[Path], folder: Path) -> list
     return [bar, film, shown, gr.update(value=[str(path) for path in files], visible=True)]
 
 
-def _infotext(picture: Picture) -> str:
+def _named(additions: Mapping[str, Any]) -> dict[str, str]:
+    """What is added to a model as the WebUIs write it, under their keys where they have one."""
+    words = {
+        "Sampler": additions.get("sampler") or "",
+        "Clip skip": str(additions["clip_skip"]) if additions.get("clip_skip", 1) > 1 else "",
+        "VAE": Path(additions["vae"]).name if additions.get("vae") else "",
+        "Lora": ", ".join(f"{Path(one.file).stem}: {one.weight:g}" for one in additions.get("loras", ())),
+        "TI": ", ".join(Path(file).stem for file in additions.get("embeddings", ())),
+    }
+    return {key: value for key, value in words.items() if value}
+
+
+def _infotext(picture: Picture, additions: Mapping[str, str]) -> str:
     """A live picture's, as the WebUIs write it."""
     made = picture.wish.settings
-    height, width = made.size
-    params = {
-        "Steps": str(made.steps),
-        "CFG scale": f"{made.guidance_scale:g}",
-        "Seed": str(made.seed),
-        "Size": f"{width}x{height}",
-        **infotext.write(picture.wish.scene),
-    }
-    if picture.kind != "full":
-        params["Live"] = picture.kind
-    listed = ", ".join(f"{key}: {_quoted(value)}" for key, value in params.items())
-    negative = f"\nNegative prompt: {made.negative_prompt}" if made.negative_prompt else ""
-    return f"{made.prompt}{negative}\n{listed}"
-
-
-def _quoted(value: str) -> str:
-    """A value of an infotext, whose own commas, colons and line ends would end it."""
-    return json.dumps(value, ensure_ascii=False) if set(value) & set(",:\n") else value
+    return infotext.text(made.prompt, made.negative_prompt, {**additions, **described(picture)})
 
 
 def _save(frame: host.Frame, folder: Path) -> Path:

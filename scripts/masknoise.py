@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fastapi import Depends
 from modules import script_callbacks, scripts
 from modules.ui_components import InputAccordion
 
@@ -12,12 +13,18 @@ from lib_masknoise import api
 from lib_masknoise.explore_routes import add_explore
 from lib_masknoise.hosts.webui import containers, exploring, xyz
 from lib_masknoise.hosts.webui import job as webui
+from lib_masknoise.hosts.webui.live import SHOWN, Keeper, LiveHost
 from lib_masknoise.hosts.webui.prompts import token_count
+from lib_masknoise.live import Engine
+from lib_masknoise.live_routes import PATH as LIVE
+from lib_masknoise.live_routes import add_live
 from lib_masknoise.presets import Presets
-from lib_masknoise.ui import accordions, explore
+from lib_masknoise.ui import accordions, explore, keeping
 
 PRESETS = Presets(Path(scripts.basedir()) / "presets")
 WORKSHOP = exploring.workshop(PRESETS)
+HOST = LiveHost()
+ENGINE = Engine(HOST)
 
 
 class Script(scripts.Script):
@@ -29,12 +36,24 @@ class Script(scripts.Script):
 
     def ui(self, is_img2img: bool) -> list[Any]:
         host = {"enable": InputAccordion, "presets": PRESETS, "token_counter": token_count}
-        built = accordions.build(self.elem_id, **host, tab="img2img" if is_img2img else "txt2img")
+        tab, route = ("img2img", None) if is_img2img else ("txt2img", LIVE)
+        built = accordions.build(self.elem_id, **host, tab=tab, live_route=route)
         self.infotext_fields = webui.paste_fields(built.inputs, built.notice)
         self.paste_field_names = webui.paste_names()
         if not is_img2img:
             explore.build(self.elem_id, explore.Explorer(WORKSHOP), built.inputs)
         return built.inputs
+
+    def setup(self, p: Any, *values: Any) -> None:
+        webui.setup(p)
+
+    def after_component(self, component: Any, elem_id: str | None = None, **kwargs: Any) -> None:
+        if self.is_img2img or elem_id not in SHOWN:
+            return
+        self.shown = {**getattr(self, "shown", {}), elem_id: component}
+        if len(self.shown) == len(SHOWN):
+            outputs = [self.shown.pop(name) for name in SHOWN]
+            keeping.connect(self.elem_id, Keeper(ENGINE).keep, outputs)
 
     def before_process(self, p: Any, *values: Any) -> None:
         webui.before_process(p, values, PRESETS, bool(self.is_img2img))
@@ -59,6 +78,8 @@ class Script(scripts.Script):
 
 
 def _add_routes(demo: Any, app: Any) -> None:
+    HOST.app = app
+    add_live(app, ENGINE, [Depends(webui.permission(app))])
     authorisation = webui.authorisation(app)
     if authorisation is not None:  # without --api the host has no API, and neither have we
         api.add_routes(app, PRESETS, authorisation)
@@ -72,5 +93,7 @@ def _show_pictures(demo: Any, app: Any) -> None:
 
 script_callbacks.on_app_started(_add_routes)
 script_callbacks.on_app_started(_show_pictures)
+script_callbacks.on_ui_settings(containers.add_setting)
+script_callbacks.on_script_unloaded(ENGINE.close)
 script_callbacks.on_before_image_saved(containers.before_image_saved)
 script_callbacks.on_before_ui(lambda: xyz.register(PRESETS))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lib_masknoise.attention import KeyNorm
 from lib_masknoise.conditioning import MAX_NORM_FACTOR, LocationConditioning
 from lib_masknoise.maps import resize
 
@@ -29,7 +30,10 @@ def location_embeddings(c: LocationConditioning, row: int, size: tuple[int, int]
             g = _map(noise.fields, row, size, contexts)
             tokens, directions = (t[min(row, len(t) - 1)].to(contexts) for t in (noise.tokens, noise.directions))
             blend = blend + torch.einsum("rl,rt,rd->ltd", g, tokens, directions)
-    return blend, share.log()
+    bias = share.log()
+    if c.repeats:
+        bias[:, -1] += torch.tensor(c.repeats, dtype=bias.dtype).log()
+    return blend, bias
 
 
 def materialised_attention(
@@ -41,14 +45,28 @@ def materialised_attention(
     heads: int,
     b_k: Tensor | float = 0.0,
     b_v: Tensor | float = 0.0,
+    norm: KeyNorm | None = None,
+    own: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """q `[B, L, heads·d]`, weights `[heads·d, D]`, biases `[heads·d]` → `[B, L, heads·d]`."""
+    """q `[B, L, heads·d]`, weights `[heads·d, D]`, biases `[heads·d]` → `[B, L, heads·d]`.
+
+    norm: on the keys. own: keys and values `[B, heads, M, d]` that stand beside every location's own.
+    """
     rows = []
     for row in range(len(q)):
         e, bias = location_embeddings(c, row, size)
-        k = (e @ w_k.T + b_k).unflatten(-1, (heads, -1))  # [L, T, heads, d]
+        k = e @ w_k.T + b_k
+        if norm is not None:
+            parts = k.unflatten(-1, (-1, norm.width))
+            parts = parts / (parts.square().mean(-1, keepdim=True) + norm.eps).sqrt()
+            k = (parts if norm.weight is None else parts * norm.weight.to(k)).flatten(-2)
+        k = k.unflatten(-1, (heads, -1))  # [L, T, heads, d]
         v = (e @ w_v.T + b_v).unflatten(-1, (heads, -1))
         query = q[row].unflatten(-1, (heads, -1))  # [L, heads, d]
+        if own is not None:
+            beside_k, beside_v = (t[row].transpose(0, 1).expand(len(k), -1, -1, -1) for t in own)
+            k, v = torch.cat([k, beside_k], dim=1), torch.cat([v, beside_v], dim=1)
+            bias = torch.nn.functional.pad(bias, (0, beside_k.shape[1]))
         logits = torch.einsum("lhd,lthd->lht", query, k) / query.shape[-1] ** 0.5 + bias[:, None]
         rows.append(torch.einsum("lht,lthd->lhd", logits.softmax(-1), v).flatten(1))
     return torch.stack(rows)

@@ -66,9 +66,14 @@ def read_prompts(path: Path) -> list[Entry]:
     passed over, and so is a prompt that has been there. Raises SceneError where it cannot be read or has too many."""
     try:
         text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SceneError([Problem("", f"cannot read {path}: {error}")]) from None
-    return entries(text.splitlines())
+    except OSError as error:
+        raise SceneError([Problem("", f"cannot read {path}: {error.strerror or error}")]) from None
+    except UnicodeDecodeError as error:
+        raise SceneError([Problem("", f"{path}: not a text file (byte {error.start} is no UTF-8)")]) from None
+    found = entries(text.splitlines())
+    if not found:
+        raise SceneError([Problem("", f"{path}: no prompts in it; expected one a line")])
+    return found
 
 
 def entries(lines: Sequence[str]) -> list[Entry]:

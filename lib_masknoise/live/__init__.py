@@ -7,7 +7,7 @@
 picture is the scene's. The newest request of a session ends the one before, between two steps.
 """
 
-from lib_masknoise.live.engine import Engine, Note, Picture, Request
+from lib_masknoise.live.engine import Engine, Note, Picture, Request, described
 from lib_masknoise.live.host import Host, Settings, Step, Turns, Wish
 from lib_masknoise.live.imprint import Imprint, imprint
 
@@ -22,5 +22,6 @@ __all__ = [
     "Step",
     "Turns",
     "Wish",
+    "described",
     "imprint",
 ]

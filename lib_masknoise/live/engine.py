@@ -11,13 +11,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from lib_masknoise import infotext
 from lib_masknoise.live.host import Host, Wish
 from lib_masknoise.live.imprint import Imprint, imprint
 from lib_masknoise.maps import Maps
@@ -51,6 +52,18 @@ class Picture:
     frame: float
     steps: int
     seconds: dict[str, float]
+
+
+def described(picture: Picture) -> dict[str, str]:
+    """Its settings and scene as parameters of an infotext."""
+    made = picture.wish.settings
+    height, width = made.size
+    params = {"Steps": str(made.steps)}
+    params |= {"Sampler": made.sampler} if made.sampler else {}
+    params |= {"Schedule type": made.scheduler} if made.scheduler else {}
+    params |= {"CFG scale": f"{made.guidance_scale:g}", "Seed": str(made.seed), "Size": f"{width}x{height}"}
+    params |= infotext.write(picture.wish.scene)
+    return params if picture.kind == "full" else {**params, "Live": picture.kind}
 
 
 @dataclass(frozen=True)
@@ -118,6 +131,8 @@ class _Session:
     whole: bool = False
     rested: tuple[Imprint, Tensor, Image.Image] | None = None
     """The last picture itself: its imprint, its latent, and it."""
+    setting: Hashable = None
+    """The host's, of the last pass."""
     frame: int = 0
     served: float = 0.0
     picture: Picture | None = None
@@ -231,6 +246,8 @@ class Engine:
                 for _, _, request in self._waiting():
                     request.say(Note("paused", PAUSED))
         with self.host.turn():
+            if self.host.busy():
+                return True  # a job has come meanwhile
             with self._changed:
                 due = self._due()  # while it waited for its turn, another may have come
                 if due is None:
@@ -252,7 +269,11 @@ class Engine:
         if request.phase == "frame":
             session.frame = frame = (session.frame + 1) % request.wish.scene.animation.frames
         start = time.perf_counter()
+        setting = self.host.setting()
+        if setting != session.setting:  # another model may have another kind of latent
+            session.setting, session.last, session.rested = setting, None, None
         now = imprint(request.wish, request.maps, frame)
+        now = replace(now, rest=(setting, now.rest))
         same = not now.differs(session.shown)
         drawn = time.perf_counter() - start
         if request.phase == "full":

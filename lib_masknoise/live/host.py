@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -48,13 +48,20 @@ class Host(Protocol):
     factor: pixels of the picture for each element of the latent, along an axis.
     """
 
-    factor: int
+    @property
+    def factor(self) -> int: ...
 
     def turn(self) -> AbstractContextManager[None]:
         """The model, for one pass; waits until no job of the user has it."""
 
     def busy(self) -> bool:
         """Whether a job of the user has the model or waits for it."""
+
+    def setting(self) -> Hashable:
+        """What pictures depend on beside the wish: which model is loaded, and the host's own settings."""
+
+    def check(self, wish: Wish) -> None:
+        """Raise SceneError for what the host cannot do."""
 
     def sketch(self, wish: Wish, maps: Maps, frame: float, last: Tensor | None, step: Step) -> Tensor:
         """A latent ``[1, C, h, w]`` without noise, in a few steps: from a middle sigma of the last one with the same

@@ -19,6 +19,7 @@ from lib_masknoise.maps.raster import rasterize, weight_map
 from lib_masknoise.maps.resample import Size, extent, feather, level_size, level_with, resize
 from lib_masknoise.noise import amount
 from lib_masknoise.scene import Concept, Mask, Problem, Scene
+from lib_masknoise.window import WHOLE, Window
 
 __all__ = [
     "Maps",
@@ -47,13 +48,13 @@ class Maps:
     """The maps of a scene at one size.
 
     scene: whose masks, without the concepts that are switched off; its `animation.frames` are the frames. size: (h, w)
-    of the latent. factor: pixels drawn for each element and axis; None for up to 8, the image's own pixels. Frames may
-    be fractions. Every method gives a row for each frame, or one row where no concept has keyframes, so that all frames
-    share it.
+    of the latent. factor: pixels drawn for each element and axis; None for up to 8, the image's own pixels. window: the
+    part of the picture that the latent is of, where a pass makes a part only. Frames may be fractions. Every method
+    gives a row for each frame, or one row where no concept has keyframes, so that all frames share it.
     """
 
-    def __init__(self, scene: Scene, size: Size, factor: int | None = None) -> None:
-        self.scene, self.size, self.factor = scene.acting, size, factor
+    def __init__(self, scene: Scene, size: Size, factor: int | None = None, window: Window = WHOLE) -> None:
+        self.scene, self.size, self.factor, self.window = scene.acting, size, factor, window
         self._given = scene
         self.total = scene.animation.frames
         self.moving = any(concept.keyframes for concept in self.scene.concepts)
@@ -115,7 +116,7 @@ class Maps:
         """A mask of the scene once; one between two of them, which lasts for a frame, each time."""
         if id(mask) in self._still:
             return self._still[id(mask)]
-        drawn = weight_map(mask, self.size, self.scene.blend.feather, self.factor)
+        drawn = weight_map(mask, self.size, self.scene.blend.feather, self.factor, self.window)
         if id(mask) in self._own:
             self._still[id(mask)] = drawn
         return drawn

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lib_masknoise.window import WHOLE, Window
+
 Size = tuple[int, int]
 
 
@@ -29,18 +31,21 @@ def feather(maps: Tensor, amount: float) -> Tensor:
     return (rows @ maps @ columns.T).clamp_(0, 1)
 
 
-def resize(maps: Tensor, size: Size) -> Tensor:
-    """Maps [..., H, W] at another size [..., h, w], same dtype and device; each axis on its own.
+def resize(maps: Tensor, size: Size, window: Window = WHOLE) -> Tensor:
+    """Maps [..., H, W], or a window of them, at another size [..., h, w], same dtype and device; each axis on its own.
 
     A shrinking axis takes exact area averages, whatever the ratio, so the mean is kept; a growing one
     Catmull-Rom splines. Values stay within the range of their own input map. Never nearest: a soft edge must
     stay soft.
     """
-    if tuple(maps.shape[-2:]) == tuple(size):
+    if tuple(maps.shape[-2:]) == tuple(size) and window == WHOLE:
         return maps
     exact = maps if maps.dtype == torch.float64 else maps.float()
     low, high = exact.amin((-2, -1), keepdim=True), exact.amax((-2, -1), keepdim=True)
-    rows, columns = (_resize_matrix(n, m).to(exact) for n, m in zip(maps.shape[-2:], size, strict=True))
+    spans = zip(window[:2], window[2:], strict=True)
+    rows, columns = (
+        _resize_matrix(n, m, span).to(exact) for n, m, span in zip(maps.shape[-2:], size, spans, strict=True)
+    )
     return (rows @ exact @ columns.T).clamp(low, high).to(maps.dtype)
 
 
@@ -65,13 +70,17 @@ def level_with(size: Size, locations: int) -> Size:
 # --- Matrices along one axis
 
 
-def _resize_matrix(n: int, m: int) -> Tensor:
-    """[m, n] float64: area averages where the axis shrinks, Catmull-Rom splines where it grows."""
-    if m <= n:
-        edges = torch.arange(m + 1, dtype=torch.float64)[:, None] * (n / m)
+def _resize_matrix(n: int, m: int, span: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """[m, n] float64: area averages where the axis shrinks, Catmull-Rom splines where it grows. span: the part of the n
+    elements that is wanted, in fractions; beyond the border they go on as they end."""
+    start, step = span[0] * n, (span[1] - span[0]) * n / m
+    if step >= 1:
+        edges = torch.arange(m + 1, dtype=torch.float64)[:, None] * step + start
         covered = (edges - torch.arange(n)).clamp(0, 1)  # of each input element, up to each output edge
-        return covered.diff(dim=0) / (n / m)
-    places = (torch.arange(m, dtype=torch.float64) + 0.5) * (n / m) - 0.5
+        covered[:, :1] += edges.clamp(max=0)
+        covered[:, -1:] += (edges - n).clamp(min=0)
+        return covered.diff(dim=0) / step
+    places = (torch.arange(m, dtype=torch.float64) + 0.5) * step + start - 0.5
     first = places.floor().long()
     t = (places - first)[:, None]
     taps = torch.cat(  # Catmull & Rom 1974, as the cubic convolution of Keys 1981 with a = -1/2

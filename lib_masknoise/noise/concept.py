@@ -10,6 +10,7 @@ import torch
 from lib_masknoise.noise import CHUNK, SeparableNoise, for_rows, sinks, spread
 from lib_masknoise.noise.fields import moving_fields
 from lib_masknoise.seeded import generator
+from lib_masknoise.window import WHOLE, Window
 
 if TYPE_CHECKING:
     from lib_masknoise.scene import Motion
@@ -25,6 +26,7 @@ def concept_noise(
     frames: Sequence[float],
     total: int,
     seeds: Sequence[int],
+    window: Window = WHOLE,
 ) -> SeparableNoise | None:
     """R = ``rank`` noise contexts B_r[t] = s_r[t]·d_r and their fields, or None when no location has any.
 
@@ -46,7 +48,7 @@ def concept_noise(
         return SeparableNoise(
             _profiles(rank, token_count, seed)[None],
             (torch.randn(rank, dimensions, generator=generator(seed, "concept/directions")) * scale)[None],
-            moving_fields(rank, own, feature_size, motion, moments, total, seed, "concept/fields"),
+            moving_fields(rank, own, feature_size, motion, moments, total, seed, "concept/fields", window),
         )
 
     return for_rows(seeds, noise)

@@ -11,6 +11,7 @@ from lib_masknoise.noise import SeparableNoise, for_rows, spread
 from lib_masknoise.noise.fields import moving_fields
 from lib_masknoise.scene.dimensions import canonical, ranges
 from lib_masknoise.seeded import generator
+from lib_masknoise.window import WHOLE, Window
 
 if TYPE_CHECKING:
     from lib_masknoise.scene import Motion
@@ -46,6 +47,7 @@ def feature_noise(
     frames: Sequence[float],
     total: int,
     seeds: Sequence[int],
+    window: Window = WHOLE,
 ) -> SeparableNoise | None:
     """The offset u(ℓ) = Σ_r g_r(ℓ)·d_r as separable noise whose tokens are all 1, or None when it is 0.
 
@@ -69,7 +71,7 @@ def feature_noise(
         directions[:, selected] = drawn[:, selected]
         own = amount if len(amount) == 1 else amount[rows]
         fields = moving_fields(
-            RANK, own, feature_size, motion, [frames[row] for row in rows], total, seed, "feature/fields"
+            RANK, own, feature_size, motion, [frames[row] for row in rows], total, seed, "feature/fields", window
         )
         return SeparableNoise(torch.ones(1, RANK, token_count), directions[None], fields)
 

@@ -15,6 +15,7 @@ from lib_masknoise.motion import envelope, kind, mixtures
 from lib_masknoise.motion.clock import revolution
 from lib_masknoise.motion.opensimplex import SimplexField, missing
 from lib_masknoise.seeded import generator
+from lib_masknoise.window import WHOLE, Window
 
 if TYPE_CHECKING:
     from lib_masknoise.scene import Motion, Scene
@@ -37,6 +38,7 @@ def moving_fields(
     total: int,
     seed: int,
     purpose: str,
+    window: Window = WHOLE,
 ) -> torch.Tensor:
     """Coefficient maps of R noise contexts, ``[B, R, H, W]``: smooth fields · amount · envelope / √R.
 
@@ -45,7 +47,7 @@ def moving_fields(
     """
     height, width = amount.shape[-2:]
     amount = amount.reshape(-1, 1, height, width)
-    fields = smooth_fields(motion, frames, total, rank, (height, width), feature_size, seed, purpose)
+    fields = smooth_fields(motion, frames, total, rank, (height, width), feature_size, seed, purpose, window)
     envelopes = torch.tensor([envelope(motion, frame, total) for frame in frames], dtype=torch.float32)
     return fields * (amount.detach().cpu().float() / math.sqrt(rank)) * envelopes[:, None, None, None]
 
@@ -59,11 +61,13 @@ def smooth_fields(
     feature_size: float,
     seed: int,
     purpose: str,
+    window: Window = WHOLE,
 ) -> torch.Tensor:
     """Smooth independent random fields of mean 0 and variance 1 at every frame, ``[B, count, H, W]`` float32.
 
     frames: the B frames wanted, of ``total``; they may be fractions. feature_size: OpenSimplex's unit, about
-    the distance at which two locations become independent, as a fraction of the shorter side. ``simplex`` moves
+    the distance at which two locations become independent, as a fraction of the shorter side. window: the part of the
+    picture that is (H, W) large; fields go on from one to the next. ``simplex`` moves
     through a further dimension of OpenSimplex (with ``loop`` two, around a circle); all other kinds mix static
     fields by ``mixtures``. The envelope is not included.
 
@@ -72,7 +76,12 @@ def smooth_fields(
     matrix product may round differently in another batch. It is quickest to ask for all frames of a job at
     once: neighbours share evaluations.
     """
-    (y, rows), (x, columns) = (_lattice(n, min(size) * feature_size) for n in size)
+    top, left, bottom, right = window
+    whole = size[0] / (bottom - top), size[1] / (right - left)
+    unit = min(whole) * feature_size
+    (y, rows), (x, columns) = (
+        _lattice(n, unit, start * all_of_it) for n, start, all_of_it in zip(size, (top, left), whole, strict=True)
+    )
     if kind(motion).path(motion, 0, total) is not None:
         y, x = np.meshgrid(y, x, indexing="ij")
         coarse = _travelling(motion, frames, total, count, y, x, generator(seed, purpose))
@@ -144,10 +153,10 @@ def _travelling(
     return np.stack([times.along(0, field.at(y, x, *when)) for field in fields], axis=1)
 
 
-def _lattice(n: int, unit: float) -> tuple[np.ndarray, _Interpolation]:
-    """Where along an axis of n elements to evaluate, in units of so many elements, and how to get from there to the
-    elements' centres: a lattice, or the centres themselves if they are fewer."""
-    places = (np.arange(n) + 0.5) / unit
+def _lattice(n: int, unit: float, start: float = 0.0) -> tuple[np.ndarray, _Interpolation]:
+    """Where along an axis of n elements, the first at ``start``, to evaluate, in units of so many elements, and how to
+    get from there to the elements' centres: a lattice, or the centres themselves if they are fewer."""
+    places = (np.arange(n) + 0.5 + start) / unit
     interpolation = _Interpolation.between(places / PITCH)
     if len(interpolation.knots) < len(places):
         return interpolation.knots * PITCH, interpolation

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from lib_masknoise import __version__
+from lib_masknoise.conditioning import negatives, prompts
 from lib_masknoise.disk import replace_file
 from lib_masknoise.render.weights import Weights, digests, weights
 from lib_masknoise.scene import Scene
@@ -55,7 +56,8 @@ class Plan:
         """known: files of the model that need not be read again."""
         settings = replace(settings, threads=settings.threads or torch.get_num_threads())
         times = None if settings.even else tuple(range(scene.animation.frames))
-        return cls(scene, settings, times, versions(), weights(settings.model, known))
+        added = settings.files(spoken(scene, settings))
+        return cls(scene, settings, times, versions(), weights(settings.model, known, added))
 
     def on(self, machine: Mapping[str, str]) -> Plan:
         """The plan for a machine. Raises PlanChanged with every difference where it was begun on another kind."""
@@ -96,7 +98,7 @@ class Plan:
     @cached_property
     def metadata(self) -> dict[str, Any]:
         """What every file of the render carries."""
-        return {"scene": self.scene.to_dict(), "settings": asdict(self.settings)}
+        return {"scene": self.scene.to_dict(), "settings": self.settings.record()}
 
     def text(self, frame: int) -> str:
         """What a frame's file carries: JSON."""
@@ -131,6 +133,11 @@ class Plan:
     def _record(self) -> dict[str, Any]:
         made = {"versions": self.versions, "machine": self.machine, "model": self.weights}
         return {**made, **self.metadata, "times": self.times}
+
+
+def spoken(scene: Scene, settings: Settings) -> list[str]:
+    """Every prompt of a render, the picture's first: those that may name LoRAs."""
+    return [settings.prompt, settings.negative_prompt, *prompts(scene), *negatives(scene)]
 
 
 def _comparable(record: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,8 +135,11 @@ class Worker:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         load_pipeline, self._render = host()
-        self._pipe = load_pipeline(settings.model)
-        model = digests(weights(settings.model, known))
+        self._pipe = load_pipeline(settings.model, **settings.additions)
+        named = [f"<lora:{Path(name).stem}>" for name in known if name.startswith("lora/")]  # the scene's, too
+        own = {Path(one.file).stem for one in settings.loras}
+        added = settings.files(tag for tag in named if tag[6:-1] not in own)
+        model = digests(weights(settings.model, known, added))
         return {"versions": versions(), "model": model, "machine": machine(self._pipe)}
 
     def render(self, scene: Mapping[str, Any], settings: Settings, times: Sequence[float]) -> list[np.ndarray]:

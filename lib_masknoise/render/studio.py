@@ -30,7 +30,7 @@ def this_process(settings: Settings) -> Iterator[Studio]:
     load_pipeline, render = host()
     from lib_masknoise.hosts.diffusers.rendering import advancing
 
-    pipe = load_pipeline(settings.model)
+    pipe = load_pipeline(settings.model, **settings.additions)
 
     def images(
         scene: Scene, settings: Settings, batches: Sequence[Sequence[float]], advance: Advance

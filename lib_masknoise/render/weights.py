@@ -20,11 +20,20 @@ Weights = Mapping[str, Mapping[str, Any]]
 """Each file's path below the model's folder (a single file's name) → its sha256, and the size and time it had."""
 
 
-def weights(model: str | None, known: Weights | None = None) -> Weights:
+def weights(model: str | None, known: Weights | None = None, added: Mapping[str, str] | None = None) -> Weights:
     """The files of a model, None for the built-in one; empty where nothing is there. What is `known` and has kept its
-    size and its time of change is not read again."""
+    size and its time of change is not read again. added: further files and folders, by names for them."""
     known = known or {}
-    return {name: _file(path, known.get(name, {})) for name, path in sorted(_files(model))}
+    files = [*sorted(_files(model)), *(one for name, path in (added or {}).items() for one in _added(name, Path(path)))]
+    return {name: _file(path, known.get(name, {})) for name, path in files}
+
+
+def _added(name: str, path: Path) -> Iterator[tuple[str, Path]]:
+    if path.is_file():
+        yield name, path
+    for file in sorted(path.rglob("*")) if path.is_dir() else ():
+        if file.is_file():
+            yield f"{name}/{file.relative_to(path).as_posix()}", file
 
 
 def digests(weights: Weights) -> dict[str, str]:

@@ -116,10 +116,25 @@ class Concept(Part):
         if wrong:
             raise SceneError(wrong)
 
+    def after(self, common: str) -> "Concept":
+        """The concept with its prompts after a common beginning, at its keyframes too."""
+        if not common:
+            return self
+        keys = tuple(
+            key if key.prompt is None else key.copy(update={"prompt": _joined(common, key.prompt)})
+            for key in self.keyframes
+        )
+        return self.copy(update={"prompt": _joined(common, self.prompt), "keyframes": keys})
+
     def at_key(self, key: ConceptKeyframe) -> "Concept":
         """The concept as it is at one of its keyframes: a still one."""
         given = {name: getattr(key, name) for name in ("prompt", "negative", "weight", "mask")}
         return self.copy(update={"keyframes": (), **{name: v for name, v in given.items() if v is not None}})
+
+
+def _joined(common: str, prompt: str) -> str:
+    """A beginning that ends in a comma or a line's end of its own gets no further one."""
+    return f"{common}{' ' if common.endswith(',') else ', '}{prompt}" if prompt.strip() else common
 
 
 _MISSING = 'missing; expected a text, be it "" for an empty prompt'
@@ -139,6 +154,8 @@ class Blend(Part):
     feather: float = setting("blend.feather")
     start: float = setting("blend.start")
     end: float = setting("blend.end")
+    hires: bool = setting("blend.hires")
+    common: str = setting("blend.common")
 
     _end = not_below("start", "end")
 
@@ -272,13 +289,33 @@ class Scene(Part):
         return value
 
     @classmethod
+    def from_lines(cls, text: str, axis: str = "x", feather: float = 0.2) -> "Scene":
+        """A scene whose concepts are the lines of a text, side by side (axis "x") or above each other ("y").
+
+        Empty lines are passed over. A line that begins with ``common:`` is what all prompts begin with
+        (`blend.common`). Raises SceneError for more lines than there may be concepts.
+        """
+        common, prompts = lines(text)
+        strips = [(i / len(prompts), (i + 1) / len(prompts)) for i in range(len(prompts))]
+        concepts = [
+            {"prompt": prompt, "mask": {"kind": "split", "axis": axis, "from": start, "to": end, "feather": feather}}
+            for prompt, (start, end) in zip(prompts, strips, strict=True)
+        ]
+        return cls.parse({"concepts": concepts, "blend": {"common": common}})
+
+    @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "Scene":
         """The scene in a JSON file (UTF-8). Raises SceneError, also where the file cannot be read."""
         try:
             data = Path(path).read_bytes()
         except OSError as error:
             raise SceneError([Problem("", f"cannot read {path}: {error.strerror or error}")]) from None
-        return cls.parse(data)
+        try:
+            return cls.parse(data)
+        except SceneError as error:
+            # What has a place in the scene says it by itself; what is none at all, by its file.
+            named = [p if p.path else Problem("", f"{path}: {p.message}") for p in error.problems]
+            raise SceneError(named) from None
 
     def to_json(self, indent: int | None = None) -> str:
         """The complete scene as JSON text."""
@@ -318,9 +355,14 @@ class Scene(Part):
 
     @property
     def acting(self) -> "Scene":
-        """The scene without the concepts that are switched off: what is sampled."""
+        """The scene without the concepts that are switched off, and with what their prompts have in common in each of
+        them: what is sampled."""
         concepts = tuple(concept for concept in self.concepts if concept.enabled)
-        return self if len(concepts) == len(self.concepts) else self.copy(update={"concepts": concepts})
+        common = self.blend.common.strip()
+        if len(concepts) == len(self.concepts) and not common:
+            return self
+        said = tuple(concept.after(common) for concept in concepts)
+        return self.copy(update={"concepts": said, "blend": self.blend.copy(update={"common": ""})})
 
     def remarks(self, weights: Any = None) -> tuple[Problem, ...]:
         """What the scene asks for that will not do what one expects of it, each with its place. Never an error.
@@ -336,6 +378,18 @@ class Scene(Part):
         noise = self.noise
         own = [part.motion for part in (noise.visual, noise.concept, noise.feature) if part.motion and part.strength]
         return all(motion.loop for motion in (self.motion, *own)) and not self.animation.rubber_band
+
+
+def lines(text: str) -> tuple[str, list[str]]:
+    """What the lines of a text have in common (a line that begins with ``common:``), and the others, a prompt each."""
+    common, prompts = "", []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        head, colon, rest = line.partition(":")
+        if colon and head.strip().lower() == "common":
+            common = rest.strip()
+        else:
+            prompts.append(line)
+    return common, prompts
 
 
 def _too_many(total: int, most: int) -> str:

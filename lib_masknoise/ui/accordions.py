@@ -26,6 +26,16 @@ from lib_masknoise.ui import inputs, live
 ElemId = Callable[[str], str]
 
 HIDDEN = "masknoise-hidden"
+
+INPUT = {
+    "pictures": ["img2img_image", "img2img_sketch", "img2maskimg", "inpaint_sketch", "img_inpaint_base"],
+    "by": "img2img_tab_resize_by",
+    "scale": "img2img_scale",
+    "mode": "resize_mode",
+    "area": "img2img_inpaint_full_res",
+    "script": "#tab_img2img #script_list input",
+}
+"""Where the WebUIs' img2img has its input picture, and how that becomes the picture that is made."""
 QUIET = {"queue": False, "show_progress": "hidden", "api_name": False}
 """How events run that answer at once: beside the queue in which jobs wait, with no spinner over what they update."""
 
@@ -122,9 +132,11 @@ def _place(elem_id: ElemId, tab: str, live_route: str | None) -> str:
         "controls": [elem_id(_name(entry)) for entry in inputs.SHOWN],
         "size": [f"{tab}_width", f"{tab}_height"],
         "gallery": f"#{tab}_gallery img",
+        "input": INPUT if tab == "img2img" else None,
         "accordion": elem_id("enabled"),
         "presets": elem_id("preset_refresh"),
         "live": live_route and {"route": live_route, "session": elem_id("live_session"), "keep": elem_id("live_keep")},
+        "common": elem_id(_name(control("blend.common"))),
         "colours": preview.COLOURS,
         "weight": {"low": weight.low, "high": weight.high, "step": weight.step, "usual": weight.default},
         "defaults": mask_defaults(),
@@ -222,9 +234,10 @@ def _without_motion(frames: float, kind: str) -> Any:
 
 def _blend(parts: _Parts) -> None:
     with _part("More: blending", parts.elem_id("blend")):
-        parts.row("blend.overlap", "blend.feather")
-        parts.row("blend.mode", "blend.scale")
-        parts.row("blend.start", "blend.end", "blend.preserve_norm")
+        parts.row("blend.scale", "blend.overlap", "blend.feather")
+        parts.row("blend.common")
+        parts.row("blend.mode", "blend.start", "blend.end")
+        parts.row("blend.preserve_norm", "blend.hires")
     mode, scale = parts.made["blend.mode"], parts.made["blend.scale"]
     mode.input(default_scale, [mode], [scale], **QUIET)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lib_masknoise import preview
 from lib_masknoise.controls import control
-from lib_masknoise.scene import Problem, Scene, SceneError
+from lib_masknoise.scene import Problem, Scene, SceneError, pictures
 from lib_masknoise.ui import inputs
 
 LONGER_SIDE = 224
@@ -36,7 +36,8 @@ def answer(values: Sequence[Any], request: str, token_counter: Callable[[str], s
 
     request: JSON text with the ``tick`` that the reply repeats, the picture's ``width`` and ``height`` and the
     ``prompts`` whose tokens are counted. The reply has those, the ``settings`` that a page keeps over its reload, and
-    the ``remarks`` on the scene, each with its path and message.
+    the ``remarks`` on the scene, each with its path and message. A ``picture`` that the browser cannot show, in base64,
+    comes back as a PNG, or the reply has why it is ``refused``.
     """
     asked = json.loads(request or "{}")
     reply = {
@@ -45,13 +46,18 @@ def answer(values: Sequence[Any], request: str, token_counter: Callable[[str], s
         "settings": settings_of(values),
         "remarks": [],
     }
+    if asked.get("picture"):
+        try:
+            reply["picture"] = pictures.data_url(pictures.decode_picture(asked["picture"]))
+        except ValueError as error:
+            reply["refused"] = str(error)
     size = (int(asked.get("height", 512)), int(asked.get("width", 512)))
     try:
         scene = scene_of(values).replace({"enabled": True})
-        pictures = preview.Preview(scene)
-        remarks = pictures.maps(_fitted(size, LONGER_SIDE)).remarks()
+        drawn = preview.Preview(scene)
+        remarks = drawn.maps(_fitted(size, LONGER_SIDE)).remarks()
         reply["remarks"] = [remark._asdict() for remark in remarks]
-        shown = figures(pictures, size) + remark_list(remarks)
+        shown = figures(drawn, size) + remark_list(remarks)
     except (SceneError, ImportError) as error:  # a package may be missing that the noise's fields need
         shown = failure(error)
     return shown, json.dumps(reply)
@@ -62,19 +68,19 @@ def settings_of(values: Sequence[Any]) -> list[Any]:
     return [values[1], *values[3:]]
 
 
-def figures(pictures: preview.Preview, size: tuple[int, int]) -> str:
+def figures(drawn: preview.Preview, size: tuple[int, int]) -> str:
     """Coefficients; the noise's amount where there is any; frames and curve where there are several frames. Each with a
     legend."""
-    scene = pictures.scene
+    scene = drawn.scene
     small = _fitted(size, LONGER_SIDE)
     noises = [name for name in preview.NOISES if getattr(scene.noise, name).strength > 0]
-    blend = pictures.picture("coefficients", 0, small)
+    blend = drawn.picture("coefficients", 0, small)
     shown = [_figure("Blend: what each place is made of", blend, _concepts_legend(scene))]
     if noises:
         legend = _ramp("none", preview.HEAT, "most")
-        shown.append(_figure("Noise: where it may move", pictures.picture("noise", 0, small), legend))
+        shown.append(_figure("Noise: where it may move", drawn.picture("noise", 0, small), legend))
     if scene.animation.frames > 1:
-        strip = pictures.strip(STRIP_COUNT, _fitted(size, STRIP_SIDE))
+        strip = drawn.strip(STRIP_COUNT, _fitted(size, STRIP_SIDE))
         shown.append(_figure(f"Frames: some of {scene.animation.frames}", strip, _strip_legend(noises)))
         shown.append(f"<figure><figcaption>Motion over the frames</figcaption>{_curve(scene)}</figure>")
     return f'<div class="mn-figures">{"".join(shown)}</div>'

@@ -11,8 +11,26 @@ EDITOR = f"{MOUNTED}.panel.editor"
 
 @dataclass
 class Painter:
+    """scope: a selector of the part of the page with the canvas. preview: of the figures below it."""
+
     page: Any
     errors: list[str] = field(default_factory=list)
+    scope: str = "body"
+    preview: str = "#masknoise_preview"
+
+    @classmethod
+    def open_webui(cls, context: Any, address: str) -> "Painter":
+        """In the txt2img tab of a WebUI, the extension switched on."""
+        painter = cls(context.new_page(), scope="#tab_txt2img", preview="#script_txt2img_masknoise_preview")
+        page = painter.page
+        page.goto(address)
+        page.wait_for_selector(f"{painter.scope} .mn-canvas", state="attached", timeout=120_000)
+        page.wait_for_function("typeof inputAccordionChecked === 'function'")
+        page.evaluate("inputAccordionChecked('script_txt2img_masknoise_enabled', true)")
+        page.wait_for_selector(f"{painter.preview} figure", timeout=60_000)
+        page.locator(f"{painter.scope} .mn-canvas").scroll_into_view_if_needed()
+        page.on("pageerror", lambda error: painter.errors.append(str(error)))
+        return painter
 
     @classmethod
     def open(cls, context: Any, address: str) -> "Painter":
@@ -35,7 +53,7 @@ class Painter:
         self.page.wait_for_selector(".mn-canvas", timeout=30_000)
         self.page.wait_for_function(f"{MOUNTED}.panel.editor.width === 128")
         # The layout moves until the first preview stands below the canvas.
-        self.page.wait_for_selector("#masknoise_preview figure", timeout=30_000)
+        self.page.wait_for_selector(f"{self.preview} figure", timeout=30_000)
         self.page.locator(".mn-canvas").scroll_into_view_if_needed()
 
     def reload(self) -> None:
@@ -73,11 +91,15 @@ class Painter:
     def status(self) -> str:
         return self.page.inner_text(".mn-status")
 
+    @property
+    def canvas(self) -> Any:
+        return self.page.locator(f"{self.scope} .mn-canvas")
+
     # --- Concepts and tools
 
     def add_concept(self, prompt: str = "") -> None:
-        self.page.click("text=Add concept")
-        self.page.locator(".mn-active textarea").first.fill(prompt)
+        self.page.click(f"{self.scope} >> text=Add concept")
+        self.page.locator(f"{self.scope} .mn-active textarea").first.fill(prompt)
 
     def button(self, name: str) -> Any:
         return self.page.get_by_role("button", name=name, exact=True)
@@ -94,7 +116,7 @@ class Painter:
         box = self.js(
             f"""() => {{
                 const {{x, y, width, height}} = {MOUNTED}.panel.stage.frame;
-                const canvas = document.querySelector(".mn-canvas");
+                const canvas = {MOUNTED}.panel.stage.canvas;
                 const {{left, top, ...seen}} = canvas.getBoundingClientRect().toJSON();
                 const scale = seen.width / canvas.clientWidth;
                 return [left + x * scale, top + y * scale, width * scale, height * scale];
@@ -105,7 +127,7 @@ class Painter:
     def drag(self, *points: tuple[float, float], steps: int = 8) -> None:
         """Press the mouse at the first point, move it through the others, let go."""
         mouse = self.page.mouse
-        self.page.locator(".mn-canvas").scroll_into_view_if_needed()
+        self.canvas.scroll_into_view_if_needed()
         mouse.move(*self.place(*points[0]))
         mouse.down()
         for point in points[1:]:

@@ -7,10 +7,11 @@ import re
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from lib_masknoise.maps import rasterize
 from lib_masknoise.scene import Scene
+from lib_masknoise.scene.pictures import mask_values
 from tests.browser.painter import EDITOR, MOUNTED, Painter
 from tools.small_model.patch_classifier import CONCEPTS, PatchClassifier
 
@@ -706,13 +707,36 @@ def test_a_mask_is_imported_and_exported_bit_by_bit(painter, tmp_path):
     assert (np.asarray(exported.convert("L")) == large).all()
 
 
+@pytest.mark.parametrize("ending", ["gif", "bmp", "tiff", "avif"])
+def test_masks_come_in_other_formats(painter, tmp_path, ending):
+    """A browser shows no TIFF: the library reads that. What becomes of each is a PNG; of frames the first."""
+    if ending == "avif" and not features.check("avif"):
+        pytest.skip("this Pillow writes no AVIF")
+    painter.add_concept("coral")
+    half = np.zeros((64, 64), np.uint8)
+    half[:, 32:] = 255
+    frames = [Image.fromarray(one) for one in (half, 255 - half)]
+    several = {"save_all": True, "append_images": frames[1:]} if ending in ("gif", "tiff") else {}
+    frames[0].save(tmp_path / f"mask.{ending}", **several)
+    with painter.page.expect_file_chooser() as chooser:
+        painter.button("Import mask").click()
+    chooser.value.set_files(tmp_path / f"mask.{ending}")
+    painter.page.wait_for_function("document.querySelector('.mn-status').innerText.includes('Mask imported')")
+    assert ("frames the first" in painter.status) == (ending == "gif")
+    data = painter.concepts[0]["mask"]["data"]
+    assert data.startswith("data:image/png;base64,")
+    assert np.abs(mask_values(data) - half / 255).max() < (0.1 if ending == "avif" else 1e-6)
+
+
 def test_what_is_no_picture_is_refused(painter, tmp_path):
     painter.add_concept()
     (tmp_path / "mask.png").write_bytes(b"no picture")
     with painter.page.expect_file_chooser() as chooser:
         painter.button("Import mask").click()
     chooser.value.set_files(tmp_path / "mask.png")
-    painter.page.wait_for_function("document.querySelector('.mn-status').innerText.includes('not a picture')")
+    painter.page.wait_for_function(
+        "document.querySelector('.mn-status').innerText.includes('mask.png cannot be a mask: not a PNG')"
+    )
     assert painter.concepts[0]["mask"] == {"kind": "strokes", "strokes": []}
     colours = """(() => {
         const {color, backgroundColor} = getComputedStyle(document.querySelector(".mn-status"));
@@ -890,3 +914,43 @@ def test_typing_a_prompt_is_one_step_back(painter):
     painter.page.locator(".mn-canvas").focus()
     painter.page.keyboard.press("Control+z")
     assert painter.concepts[0]["prompt"] == ""
+
+
+# --- Concepts as lines
+
+
+def test_concepts_come_from_lines(painter):
+    lines = painter.page.get_by_label("Concepts as lines")
+    painter.page.get_by_text("From lines…").click()
+    lines.fill("an ocean\n\ncommon: oil on canvas\na forest\n")
+    painter.button("Use these lines").click()
+    painter.page.wait_for_function(f"{EDITOR}.layers.length === 2")
+    concepts = painter.concepts
+    assert [concept["prompt"] for concept in concepts] == ["an ocean", "a forest"]
+    assert [concept["mask"]["to"] for concept in concepts] == [0.5, 1]
+    common = painter.page.locator("#masknoise_blend_common").locator("textarea, input")
+    assert common.input_value() == "oil on canvas"
+    lines.fill("lava\na forest\nsnow")
+    painter.button("Use these lines").click()
+    painter.page.wait_for_function(f"{EDITOR}.layers.length === 3")
+    assert [concept["prompt"] for concept in painter.concepts] == ["lava", "a forest", "snow"]
+    assert painter.concepts[0]["mask"] == concepts[0]["mask"], "masks that are there stay"
+    assert common.input_value() == "oil on canvas"
+
+
+# --- A WebUI's infotext
+
+
+def test_the_masks_in_a_shown_infotext_are_folded(painter):
+    text = "a marsh\nSteps: 3, MaskNoise: 1, MaskNoise masks: " + "eN_-" * 200 + "=, Version: 1"
+    painter.page.evaluate(
+        "(text) => document.body.append(Object.assign(document.createElement('div'), "
+        "{id: 'html_info_txt2img', innerHTML: `<p>${text}</p>`}))",
+        text,
+    )
+    painter.page.wait_for_selector("#html_info_txt2img .mn-folded:not([open])")
+    assert painter.js("document.querySelector('#html_info_txt2img').textContent") == text.replace(
+        "eN_-", "801 characterseN_-", 1
+    )
+    seen = painter.page.locator("#html_info_txt2img").inner_text()
+    assert "801 characters" in seen and "Version: 1" in seen and "eN_-" not in seen

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -298,6 +299,30 @@ def test_fused_projections(pipe):
     fused = load_pipeline(device="cpu")
     fused.unet.fuse_qkv_projections()
     assert close(still(fused, FULL, frames=[0]), still(pipe, FULL, frames=[0]))
+
+
+def _offloaded(how: str):
+    """A pipeline whose weights lie elsewhere than where it computes, as far as a machine without a GPU can."""
+    pipe = load_pipeline(device="cpu")
+    if how == "model":
+        pipe.enable_model_cpu_offload(device="cpu")
+    elif how == "group":
+        device = torch.device("cpu")
+        pipe.unet.enable_group_offload(onload_device=device, offload_device=device, offload_type="leaf_level")
+    else:
+        # What `enable_sequential_cpu_offload` does to each part. That itself fails here, in the pipeline alone too.
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+            accelerate.cpu_offload(part, torch.device("cpu"), offload_buffers=len(part._parameters) > 0)
+        assert pipe.unet.conv_in.weight.is_meta
+    return pipe
+
+
+@pytest.mark.parametrize("how", ["model", "sequential", "group"])
+def test_offloaded_weights(pipe, how):
+    offloaded = _offloaded(how)
+    assert close(still(offloaded, FULL, frames=[0]), still(pipe, FULL, frames=[0]))
+    text = {"num_inference_steps": 1, "height": 64, "width": 64, "output_type": "np"}
+    assert offloaded("an ocean", **text).images.std() > 0  # and works as before
 
 
 # Loading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -17,15 +18,21 @@ ADAPTER = (
     "containers",
     "denoising",
     "exploring",
+    "facts",
     "files",
     "forge",
     "job",
     "joint",
+    "live",
+    "parts",
     "predictions",
     "prompts",
     "refusal",
+    "static_text",
     "xyz",
 )
+
+HOSTS_OWN = ("modules", "backend", "ldm_patched", "modules_forge")
 
 
 def _take_away(before: set[str]) -> None:
@@ -33,23 +40,23 @@ def _take_away(before: set[str]) -> None:
     import lib_masknoise.hosts
 
     for name in set(sys.modules) - before:
-        if name.partition(".")[0] in ("modules", "backend") or name.startswith("lib_masknoise.hosts.webui"):
+        if name.partition(".")[0] in HOSTS_OWN or name.startswith("lib_masknoise.hosts.webui"):
             del sys.modules[name]
     vars(lib_masknoise.hosts).pop("webui", None)
 
 
 def _script() -> ModuleType:
     """The extension's own script, without its user interface."""
-    accordions, explore = (ModuleType(f"lib_masknoise.ui.{name}") for name in ("accordions", "explore"))  # need gradio
+    names = "accordions", "explore", "keeping"
+    parts = {name: ModuleType(f"lib_masknoise.ui.{name}") for name in names}  # which need gradio
     spec = importlib.util.spec_from_file_location("masknoise_script", HERE.parents[1] / "scripts" / "masknoise.py")
     module = importlib.util.module_from_spec(spec)
     import lib_masknoise.ui
 
-    with (
-        mock.patch.dict(sys.modules, {one.__name__: one for one in (accordions, explore)}),
-        mock.patch.object(lib_masknoise.ui, "accordions", accordions, create=True),
-        mock.patch.object(lib_masknoise.ui, "explore", explore, create=True),
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(sys.modules, {part.__name__: part for part in parts.values()}))
+        for name, part in parts.items():
+            stack.enter_context(mock.patch.object(lib_masknoise.ui, name, part, create=True))
         spec.loader.exec_module(module)
     return module
 

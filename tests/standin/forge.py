@@ -16,27 +16,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.standin.model import DIM, POOLED, Checkpoint
+from tests.standin.conditions import compile_conditions
+from tests.standin.model import DIM, POOLED, SIZES, Checkpoint
 
 COND, UNCOND = 0, 1
+FULL = 16
+"""Tokens that the static transformer's texts are filled up to."""
 
 
 class ForgeCheckpoint(Checkpoint):
-    """kind: "unet", "transformer", or "masked transformer", which takes an attention mask."""
+    """kind: "unet", "transformer", "masked transformer", which takes an attention mask, "frames transformer", whose
+    latents have an axis of frames, or "static transformer", the same with text that stays what it is."""
 
     def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float32, xl: bool = False, kind: str = "unet"):
         super().__init__(seed, dtype, xl)
-        self.kind = kind
+        self.kind, self.is_wan = kind, kind.startswith(("frames", "static"))
         if kind != "unet":
-            self.model.diffusion_model = (Masked if kind.startswith("masked") else Transformer)(seed, dtype)
+            classes = {"masked transformer": Masked, "static transformer": Static}
+            self.model.diffusion_model = classes.get(kind, Transformer)(seed, dtype)
         else:
             name_blocks(self.model.diffusion_model)
+        if xl:  # the host knows its vector's sizes by other names than A1111
+            del self.conditioner
+            self.embedder, self.text_processing_engine_l = SimpleNamespace(dim=SIZES // 6), object()
         self.patcher = Patcher(Model(self.model.diffusion_model))
         self.forge_objects = SimpleNamespace(unet=self.patcher)
 
     def get_learned_conditioning(self, texts: Any) -> Any:
         if self.kind == "unet":
             return super().get_learned_conditioning(texts)
+        if self.kind.startswith("static"):
+            contexts = [self.context(text) for text in texts]
+            return [F.pad(one, (0, 0, 0, FULL - len(one)))[None] for one in contexts]
         contexts = super().get_learned_conditioning(texts)
         vectors = torch.stack([self.pooled(text) for text in texts]).to(self.dtype)
         guidance = torch.full((len(texts),), float(getattr(texts, "distilled_cfg_scale", None) or 3.5))
@@ -73,11 +84,13 @@ class Model:
         self.diffusion_model = diffusion_model
 
     def apply_model(self, x: Tensor, sigma: Tensor, c_crossattn: Tensor, transformer_options: Any, **rest: Any) -> Any:
-        sigma = sigma[:, None, None, None]
+        sigma = sigma.reshape(-1, *[1] * (x.dim() - 1))
         scaled, time = x / (1 + sigma**2).sqrt(), 50 * sigma.flatten()
         Blocks.options = {**transformer_options, "original_shape": list(x.shape)}
         try:
             rest = {key: one.to(x.dtype) for key, one in rest.items()}
+            if isinstance(self.diffusion_model, Static):
+                rest["transformer_options"] = transformer_options
             noise = self.diffusion_model(scaled, time, context=c_crossattn, **rest)
         finally:
             Blocks.options = None
@@ -90,8 +103,6 @@ class Model:
 def denoised(patcher: Patcher, params: Any, weights: list[list[float]], scale: float, seed: int, opts: Any) -> Tensor:
     """weights: of each image's parts. opts: `conditions_together`, how many there is memory for at once (None: for
     all); `merges_options`, whether the model's options are built anew for each call, as reForge does."""
-    from backend.sampling.condition import compile_conditions
-
     parts = min(map(len, weights))
     count = max(map(len, weights))
     cond = []
@@ -136,14 +147,16 @@ def _predictions(
         own = _merged(own) if opts.merges_options else own
         transformer_options = {**own, "cond_or_uncond": chunks, "sigmas": sigma}
         many = len(chunks)
-        out = model.apply_model(
-            torch.cat([x] * many), torch.cat([sigma] * many), transformer_options=transformer_options, **joined
-        )
+        c = {**joined, "transformer_options": transformer_options}
+        given = {"input": torch.cat([x] * many), "timestep": torch.cat([sigma] * many), "c": c}
+        wrapper = options.get("model_function_wrapper", lambda apply, g: apply(g["input"], g["timestep"], **g["c"]))
+        out = wrapper(model.apply_model, given)
         for i, one in zip(alike, out.chunk(many), strict=True):
             entry, side = waiting[i]
-            mask = entry.get("mask", torch.ones_like(x[:, 0]))
-            assert mask.shape[1:] == x.shape[2:]
-            mult = mask[:, None].repeat(len(x) // len(mask), x.shape[1], 1, 1) * entry.get("strength", 1.0)
+            mask = entry.get("mask")
+            assert mask is None or mask.shape[1:] == x.shape[2:4]
+            mask = torch.ones_like(x) if mask is None else mask[:, None].repeat(len(x) // len(mask), x.shape[1], 1, 1)
+            mult = mask * entry.get("strength", 1.0)
             sums[side] += one * mult
             counts[side] += mult
         waiting = [one for i, one in enumerate(waiting) if i not in alike]
@@ -231,3 +244,64 @@ class Transformer(nn.Module):
 class Masked(Transformer):
     def forward(self, x: Tensor, time: Tensor, context: Tensor, y: Tensor, guidance: Tensor, **kwargs: Any) -> Tensor:
         return self.run(x, time, context, y, guidance, kwargs.get("attention_mask"))
+
+
+class Static(nn.Module):
+    """Image tokens of two by two places, which attend to themselves and to a text that stays what it is (Anima)."""
+
+    def __init__(self, seed: int, dtype: torch.dtype, width: int = 16, channels: int = 4):
+        super().__init__()
+        self.patch_spatial = 2
+        self.image, self.out = nn.Linear(4 * channels, width), nn.Linear(width, 4 * channels)
+        self.time = nn.Linear(1, width)
+        self.blocks = nn.ModuleList(StaticBlock(width) for _ in range(2))
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.parameters():
+            std = 1.0 if parameter.dim() == 1 else parameter[0].numel() ** -0.5
+            nn.init.normal_(parameter.detach(), std=std, generator=generator)
+        self.to(dtype).requires_grad_(False).eval()
+
+    def forward(self, x: Tensor, time: Tensor, context: Tensor, transformer_options: Any) -> Tensor:
+        rows, channels, frames, height, width = x.shape
+        x = F.pad(x, (0, width % 2, 0, height % 2, 0, 0))
+        patches = x.unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 2, 3, 5, 4, 6, 1)  # [B, T, h, w, 2, 2, C]
+        shape = patches.shape[:4]
+        tokens = self.image(patches.flatten(4).flatten(1, 3)) + self.time(time[:, None] / 50)[:, None]
+        for block in self.blocks:
+            tokens = block(tokens, context, transformer_options)
+        out = self.out(tokens).unflatten(1, shape[1:]).unflatten(4, (2, 2, channels))
+        out = out.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+        return out[..., :height, :width]
+
+
+class StaticBlock(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.self_attn, self.cross_attn = Attention(width, width), Attention(width, DIM)
+
+    def forward(self, x: Tensor, context: Tensor, options: Any) -> Tensor:
+        normed = F.layer_norm(x, x.shape[2:])
+        x = x + self.self_attn(normed, normed[:, None], transformer_options=options)
+        return x + self.cross_attn(F.layer_norm(x, x.shape[2:]), context, transformer_options=options)
+
+
+class Attention(nn.Module):
+    """Under the names and with the norms of Anima's."""
+
+    def __init__(self, width: int, of_text: int, heads: int = 2):
+        super().__init__()
+        self.n_heads, self.head_dim = heads, width // heads
+        self.q_proj, self.output_proj = (nn.Linear(width, width, bias=False) for _ in range(2))
+        self.k_proj, self.v_proj = (nn.Linear(of_text, width, bias=False) for _ in range(2))
+        self.q_norm, self.k_norm = (nn.RMSNorm(self.head_dim, eps=1e-6) for _ in range(2))
+        self.v_norm, self.output_dropout = nn.Identity(), nn.Identity()
+
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, rope_emb: Any = None, transformer_options: Any = None
+    ) -> Tensor:
+        q, k, v = (
+            t.unflatten(-1, (self.n_heads, self.head_dim)).flatten(1, -3).transpose(1, 2)
+            for t in (self.q_proj(x), self.k_proj(context), self.v_proj(context))
+        )
+        out = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
+        return self.output_proj(out.transpose(1, 2).flatten(2))

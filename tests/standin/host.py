@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +39,7 @@ class Host:
         self.img2img_script.is_img2img = True
         vars(self).update(adapter)
         self.folder = Path()
+        self._lacking: list[str] = []
         self._own = {name: list(entries) for name, entries in script_callbacks.callback_map.items()}
 
     def start(
@@ -46,19 +48,31 @@ class Host:
         xl: bool = False,
         *,
         forge: str = "",
+        like: str = "",
         folder: Path | None = None,
         **options: Any,
     ) -> None:
         """As after a start of the program, with a model of that kind. forge: the host is Forge, with such a model
-        (`ForgeCheckpoint`). options: the host's settings."""
+        (`ForgeCheckpoint`). like: one of `facts.HOSTS`, without what that one lacks. options: the host's settings."""
         self.folder = folder or self.folder
         self.shared.reset(checkpoint(0, dtype, xl, forge))
         self.shared.checkpoints["refiner"] = checkpoint(1, dtype, xl, forge)
         vars(self.shared.opts).update(options)
+        self._lack(like)
         self.errors.logged.clear()
         self.extra_networks.activated.clear()
         for name, entries in self._own.items():
             self.callbacks.callback_map[name][:] = entries
+
+    def _lack(self, host: str) -> None:
+        """Take away what a host does not have. Afterwards everything is there again."""
+        for name in self._lacking:
+            sys.modules.pop(name, None)
+        self._lacking = [name for name, hosts in self.facts.MODULES.items() if host and host not in hosts]
+        sys.modules.update(dict.fromkeys(self._lacking))  # imports of these fail
+        for name, hosts in self.facts.SETTINGS.items():
+            if host and host not in hosts:
+                delattr(self.shared.opts, name)
 
     @property
     def model(self) -> Checkpoint:

@@ -109,7 +109,7 @@ def hijacked_ldm() -> Iterator[None]:
         for_keys, for_values = apply_hypernetworks(shared.loaded_hypernetworks, x if context is None else context)
         q, k, v = layer.to_q(x), layer.to_k(for_keys), layer.to_v(for_values)
         dtype = q.dtype
-        if shared.opts.upcast_attn:
+        if getattr(shared.opts, "upcast_attn", False):
             q, k, v = q.float(), k.float(), v.float()
         q, k, v = (t.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for t in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, scale=layer.scale)

@@ -45,9 +45,11 @@ def latents(
     cfg: float = 5.0,
     size: tuple[int, int] = (4, 6),
     skips: Callable[[int, float], bool] = lambda step, sigma: False,
+    pads: str | None = None,
 ) -> Tensor:
     """`[B, 4, h, w]`. prompts: one for each of `pictures`, which are (frame, seed). skips: whether the guidance of a
-    denoiser call (its number, sigma) does without the negative prompt."""
+    denoiser call (its number, sigma) does without the negative prompt. pads: the host's setting that makes both sides
+    equally long, for scenes in which nothing moves."""
     from modules import sd_samplers
 
     made = Scene.parse(scene)
@@ -64,6 +66,7 @@ def latents(
         picture = _Picture(
             model, unet, made, prompt, negative, frame, seed, size, config.total_steps(steps), cfg, skips
         )
+        picture.pads = pads
         noise = picture.noise().to(model.dtype)[None].double()
         found.append(config.function(picture, noise * schedule[0], schedule, extra_args={}))
     return torch.cat(found)
@@ -79,6 +82,7 @@ class _Picture:
         self.maps = Maps(scene, size)
         self.own_seed = seed if scene.noise.seed < 0 else scene.noise.seed
         self.total_steps, self.cfg, self.skips, self.step = total_steps, cfg, skips, 0
+        self.pads: str | None = None
 
     def noise(self) -> Tensor:
         noise = torch.randn(4, *self.size, generator=torch.Generator().manual_seed(self.seed))
@@ -92,9 +96,11 @@ class _Picture:
         inside = blend.start <= self.step / self.total_steps < blend.end
         base, negative = self._parts(self.prompt), self._parts(self.negative)[0]
         if inside:
-            outs = [self._out(x, sigma, *row) for row in self._blended(base)]
+            rows = self._blended(base)
             concepts = {text: self._parts(text)[0][0] for text in negatives(self.scene)}
             below = condition_negative(self.maps, negative[0], concepts, [self.frame])
+            above, below = self._as_long([row[0] for row in rows], below)
+            outs = [self._out(x, sigma, c, *row[1:]) for c, row in zip(above, rows, strict=True)]
         else:
             outs = [self._out(x, sigma, None, weight, cond) for _, weight, cond in base]
             below = None
@@ -105,6 +111,18 @@ class _Picture:
             down = first
         self.step += 1
         return down + (1.0 if skip else self.cfg) * sum(weight * (out - down) for out, weight in outs)
+
+    def _as_long(
+        self, above: list[LocationConditioning], below: LocationConditioning
+    ) -> tuple[list[LocationConditioning], LocationConditioning]:
+        """With as many tokens as the host's setting makes of them."""
+        longest = max(length for c in above for length in c.lengths)
+        if self.pads == "pad_cond_uncond_v0":
+            return above, _with_length(below, longest, None)
+        if self.pads == "pad_cond_uncond":
+            longest, empty = max(longest, *below.lengths), self.model.cond_stage_model_empty_prompt[0].float()
+            return [_with_length(c, longest, empty) for c in above], _with_length(below, longest, empty)
+        return above, below
 
     def _blended(self, base: list[Part]) -> list[tuple[LocationConditioning, Tensor | float, Any]]:
         """The conditioning of each row, by how much its guidance counts at each location, and the host's own cond."""
@@ -163,6 +181,27 @@ class _Picture:
         return layer.to_out(
             materialised_attention(layer.to_q(x), c, size, layer.to_k.weight, layer.to_v.weight, layer.heads)
         )
+
+
+def _with_length(c: LocationConditioning, length: int, empty: Tensor | None) -> LocationConditioning:
+    """Token by token: the context's own as far as they go, then the empty prompt's in turn, or its last again."""
+    contexts = torch.zeros(len(c.contexts), length, c.contexts.shape[-1])
+    for j, own in enumerate(c.lengths):
+        for t in range(length):
+            more = c.contexts[j, own - 1] if empty is None else empty[(t - own) % len(empty)]
+            contexts[j, t] = c.contexts[j, t] if t < own else more
+    kept = min(length, c.contexts.shape[1])
+
+    def noise(given: SeparableNoise | None, filling: float) -> SeparableNoise | None:
+        if given is None:
+            return None
+        tokens = torch.full((*given.tokens.shape[:-1], length), filling)
+        tokens[..., :kept] = given.tokens[..., :kept]
+        return replace(given, tokens=tokens)
+
+    return replace(
+        c, contexts=contexts, lengths=(length,) * len(contexts), noise=noise(c.noise, 0.0), offset=noise(c.offset, 1.0)
+    )
 
 
 def _double(c: LocationConditioning) -> LocationConditioning:

@@ -71,7 +71,8 @@ def test_every_way_of_calling_the_unet(host, calls, name, dtype, bound):
     blended = scene(*concepts)
     ours = host.latents(blended, prompt=base, negative_prompt="ugly", batch_size=2)
     assert calls == rows * 2
-    expected = oracle.latents(host.model, blended, [base] * 2, negative="ugly", pictures=[(0, 1), (0, 2)])
+    pads = next((option for option in options if option.startswith("pad_cond")), None)
+    expected = oracle.latents(host.model, blended, [base] * 2, negative="ugly", pictures=[(0, 1), (0, 2)], pads=pads)
     assert error(ours, expected) < max(bound, ROUNDED if LONG in "".join([base, *concepts]) else 0)
 
 
@@ -113,12 +114,9 @@ def test_equals_the_location_embeddings(host, data):
     size = draw(st.sampled_from([(4, 6), (5, 3), (2, 7)]))
     # Outside the window, and where there is nothing to do, the host's own padding counts, which the oracle does not do.
     ours_throughout = job["blend"]["start"] == 0 and not Scene.parse(job).neutral
+    pads = draw(st.sampled_from([None, "pad_cond_uncond", "pad_cond_uncond_v0"])) if ours_throughout else None
     host.start(
-        torch.float64,
-        draw(st.booleans()),
-        batch_cond_uncond=draw(st.booleans()),
-        pad_cond_uncond=draw(st.booleans()) and ours_throughout,
-        pad_cond_uncond_v0=draw(st.booleans()) and ours_throughout,
+        torch.float64, draw(st.booleans()), batch_cond_uncond=draw(st.booleans()), **({pads: True} if pads else {})
     )
     prompt, sampler, batch = draw(texts), draw(st.sampled_from(["Euler", "Heun"])), draw(st.integers(1, 3))
     ours = host.latents(
@@ -127,8 +125,9 @@ def test_equals_the_location_embeddings(host, data):
     )  # fmt: skip
     pictures = [(frame, 1) for frame in range(count)] if count > 1 else [(0, 1 + i) for i in range(batch)]
     expected = oracle.latents(
-        host.model, job, [prompt] * len(pictures), negative="ugly", pictures=pictures, sampler=sampler, size=size
-    )
+        host.model, job, [prompt] * len(pictures), negative="ugly", pictures=pictures, sampler=sampler, size=size,
+        pads=pads,
+    )  # fmt: skip
     assert error(ours, expected) < 1e-4  # where weights cancel, much of the maps' float32 is left
 
 
@@ -176,6 +175,30 @@ def test_a_concept_that_covers_everything_is_its_prompt(host, prompt, negative, 
     for base in (f"{LONG} BREAK by the river", "x AND y:2 AND z AND w:0.1"):
         ours = host.latents(covered(prompt, negative), prompt=base, negative_prompt="ugly" if negative else "", steps=3)
         assert error(ours, plain) < 1e-12
+
+
+@pytest.mark.parametrize("setting", ["pad_cond_uncond", "pad_cond_uncond_v0"])
+@pytest.mark.parametrize("prompt, negative", [(LONG, "dull"), ("green tree", LONG)])
+def test_the_hosts_padding_acts_on_what_is_blended(host, setting, prompt, negative):
+    """And the infotext says so where the plain picture's does."""
+    host.start(torch.float64)
+    plain = host.latents(prompt=prompt, negative_prompt=negative)
+    host.start(torch.float64, **{setting: True})
+    padded = host.latents(prompt=prompt, negative_prompt=negative)
+    for base in ("red house", f"{LONG} BREAK by the river"):
+        made = host.run(covered(prompt, negative), prompt=base, negative_prompt="ugly")
+        assert error(torch.cat(made.latents), padded) < 1e-12
+        assert "Pad conds" in str(made.extra_generation_params)
+    assert error(padded, plain) > 1e-3
+
+
+def test_frames_are_padded_alike_in_any_batch(host):
+    """Also where a long concept is not there in some of them."""
+    host.start(torch.float64, pad_cond_uncond=True)
+    keys = [{"frame": 0, "weight": 0.0}, {"frame": 1, "weight": 0.0}, {"frame": 3, "weight": 1.0}]
+    moving = scene({"prompt": LONG, "keyframes": keys}, "blue sea", animation={"frames": 4})
+    one, all_of_them = (host.latents(moving, batch_size=size, seed=7) for size in (1, 4))
+    assert error(one, all_of_them) < 1e-12
 
 
 def test_a_concept_that_covers_everything_is_its_prompt_in_the_hires_pass(host):
@@ -371,9 +394,9 @@ def test_upcast_attention_computes_in_float32(host, monkeypatch):
     dtypes = set()
     original = host.attention.blended_attention
 
-    def spy(q, basis, level, scale):
+    def spy(q, basis, level, scale, own=None):
         dtypes.update((q.dtype, basis.keys.dtype, level.coefficients.dtype))
-        return original(q, basis, level, scale)
+        return original(q, basis, level, scale, own)
 
     monkeypatch.setattr(host.attention, "blended_attention", spy)
     host.start(torch.float16, upcast_attn=True)

@@ -87,6 +87,19 @@ def test_a_disk_that_is_full_costs_no_picture(host, monkeypatch):
     assert pasted(comment(saved(host)[0]))[infotext.MASKS] == infotext.LEFT_OUT
 
 
+def test_masks_may_always_be_in_a_file(host):
+    """A setting: short infotexts everywhere; by default they hold everything."""
+    wanted = painted(9000)
+    whole = host.run(wanted).extra_generation_params[infotext.MASKS]
+    vars(host.shared.opts)[host.containers.IN_FILE] = True
+    params = host.run(wanted).extra_generation_params
+    assert len(whole) > 1000 and params[infotext.MASKS].startswith("file ")
+    host.shared.opts.outdir_samples = str(host.folder)
+    assert infotext.read(params, host.containers.find) == Scene.parse(wanted)
+    unsaved = host.run(wanted, do_not_save_samples=True).extra_generation_params
+    assert unsaved[infotext.MASKS] == whole, "where nothing is saved there is no beside"
+
+
 def test_text_of_others_is_left_alone():
     for text in ("", "a marsh\nSteps: 3", "a\nMaskNoise masks: damaged, Steps: 2"):
         assert infotext.lighter(text, lambda name, content: True) == text

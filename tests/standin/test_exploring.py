@@ -1,5 +1,6 @@
 """The views on a WebUI's model: what its jobs make, heard and not changed."""
 
+import functools
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -28,6 +29,9 @@ class Runner:
         for script in scripts:
             script.args_from, script.args_to = count, count + len(script.api_info.args)
             count = script.args_to
+
+    def __getattr__(self, hook):
+        return functools.partial(self.run, hook)
 
     def run(self, hook, p, *given, **named):
         from modules import errors

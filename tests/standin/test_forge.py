@@ -38,6 +38,13 @@ def test_every_way_of_calling_the_unet(host, conditions, name, xl):
     assert error(ours, expected) < ROUNDED
 
 
+def test_the_sizes_in_a_vector_are_not_blended(host):
+    """Where weights do not add up to 1, a size would be another one."""
+    host.start(torch.float64, xl=True, **UNET)
+    added = scene("green tree", "blue sea", blend={"mode": "add", "scale": 0.8})
+    assert error(host.latents(added), oracle.latents(host.model, added, ["red house"])) < ROUNDED
+
+
 @pytest.mark.parametrize("merges", [False, True])
 def test_all_noises_and_frames(host, merges):
     host.start(torch.float64, merges_options=merges, **UNET)

@@ -1,8 +1,11 @@
 """img2img and inpainting: the same scenes, on the way from a picture."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lib_masknoise import infotext
 from lib_masknoise.scene import Scene
@@ -88,11 +91,78 @@ def test_inpainting_keeps_what_is_not_masked(host):
     assert torch.equal(ours[..., :3], plain[..., :3]) and error(ours[..., 3:], plain[..., 3:]) > 1e-3
 
 
-def test_only_masked_says_what_the_masks_lie_over(host):
-    mask = np.ones((4, 6), np.float32)
-    said = "the masks lie over the part that is painted anew"
-    assert said in host.run(TREE, img2img=True, image_mask=mask).comments
-    assert said not in host.run(TREE, img2img=True, image_mask=mask, inpaint_full_res=False).comments
+def seen_maps(monkeypatch):
+    """The weight maps of the passes to come, one `[B, N, h, w]` of each row's picture."""
+    from lib_masknoise.hosts.webui.rows import Rows
+
+    seen = []
+
+    def positive(self, *given, original=Rows.positive):
+        seen.append(torch.cat([self.maps_of(i).weights() for i in range(len(self.pictures))]))
+        return original(self, *given)
+
+    monkeypatch.setattr(Rows, "positive", positive)
+    return seen
+
+
+LEFT = {"concepts": [{"prompt": "a tree", "mask": {"kind": "split", "to": 0.5}}]}
+
+
+def test_with_only_masked_the_masks_lie_over_the_picture(host, monkeypatch):
+    """The right half is painted anew: of a mask that covers the left quarter of that, a quarter is seen."""
+    seen = seen_maps(monkeypatch)
+    p = host.job({"concepts": [{"prompt": "a tree", "mask": {"kind": "split", "to": 0.625}}]}, img2img=True)
+    p.paste_to, p.mask_for_overlay = (p.width, 0, p.width, p.height), Image.new("L", (2 * p.width, p.height))
+    host.process(p)
+    width = seen[0].shape[-1]
+    assert seen[0][0, 0].mean() == pytest.approx(0.25) and seen[0][0, 0, :, : width // 4].mean() == 1
+
+
+def test_what_fills_the_wanted_shape_is_part_of_the_part(host, monkeypatch):
+    """A part that is too narrow is made wider on both sides by the host."""
+    seen = seen_maps(monkeypatch)
+    p = host.job(LEFT, img2img=True)
+    side = 8 * p.width
+    p.paste_to = side // 2 - p.width // 4, 0, p.width // 2, p.height
+    p.mask_for_overlay = Image.new("L", (side, p.height))
+    host.process(p)
+    assert seen[0].mean() == pytest.approx(0.5)
+
+
+class Upscaling:
+    """The host's script, as far as it is looked at before it runs."""
+
+    args_from, args_to = 1, 5
+
+    def __init__(self, title):
+        self.title = lambda: title
+        self.controls = [SimpleNamespace(label=label) for label in ("", "Tile overlap", "Upscaler", "Scale Factor")]
+
+
+@pytest.mark.parametrize("title", ["SD upscale", "SD Upscale"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_each_tile_of_sd_upscale_sees_its_part_of_the_masks(host, monkeypatch, title, batch):
+    seen = seen_maps(monkeypatch)
+    p = host.job(LEFT, img2img=True, batch_size=batch)
+    p.scripts.selectable_scripts = [Upscaling(title)]
+    p.script_args = (1, "", 0, "Lanczos", 2.0)
+    p.init_images = [Image.new("RGB", (p.width, p.height))]  # two tiles in each direction
+    grid = [[y, p.height, [[x, p.width, None] for x in (0, p.width)]] for y in (0, p.height)]
+    monkeypatch.setattr(host.images, "split_grid", lambda *_: SimpleNamespace(tiles=grid), raising=False)
+    p.scripts.run("setup", p)
+    for _ in range(0, 4, batch):
+        p.init_images = [Image.new("RGB", (p.width, p.height))] * batch
+        host.process(p)
+    parts = torch.cat([seen[i] for i in range(0, len(seen), len(seen) * batch // 4)])
+    assert parts.mean(dim=(1, 2, 3)).tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_tiles_are_no_frames(host):
+    p = host.job(moving(3, ("gif",), "tree"), img2img=True)
+    p.masknoise_tiles = host.parts.Tiles([(0, 0, 1, 1)])
+    p.init_images = [Image.new("RGB", (p.width, p.height))]
+    with pytest.raises(Exception, match="expected 1"):
+        host.process(p)
 
 
 def test_the_infotext_gives_the_scene_again(host):

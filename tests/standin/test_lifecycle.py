@@ -287,8 +287,8 @@ def test_nothing_grows_with_the_steps(host, monkeypatch):
     sizes = []
     own = host.denoising.Denoising.plan
 
-    def plan(self, params):
-        own(self, params)
+    def plan(self, params, *more):
+        own(self, params, *more)
         attention = self.attention
         bases = sum(map(len, attention._bases.values()))
         sizes.append((bases, len(attention._levels), len(attention._placed), len(self.rows._known)))
@@ -354,3 +354,18 @@ def test_closing_without_having_entered_does_no_harm(host):
     made.close()
     made.close()
     assert vars(p) == before
+
+
+@pytest.mark.parametrize("start", [{}, {"forge": "unet"}])
+@pytest.mark.parametrize("hires", [True, False])
+def test_the_hires_pass_may_be_left_plain(host, monkeypatch, start, hires):
+    host.start(**start)
+    passes = []
+
+    def bind(p, *given, original=host.jobs._bind_sampler):
+        passes.append(bool(p.is_hr_pass))
+        return original(p, *given)
+
+    monkeypatch.setattr(host.jobs, "_bind_sampler", bind)
+    host.run({**TREE, "blend": {"hires": hires}}, enable_hr=True)
+    assert set(passes) == ({False, True} if hires else {False})

@@ -41,6 +41,17 @@ def test_networks_are_taken_out_of_the_prompts(host):
     }
 
 
+def test_comments_are_taken_out_of_the_prompts(host):
+    """Where the host takes them out of its own, and with the networks in them."""
+    text = "a tree # <lora:oak:1> or two"
+    networks = {}
+    host.shared.opts.enable_prompt_comments = True
+    assert host.prompts.without_networks([text], networks) == {text: "a tree \n"}
+    assert not networks
+    host.shared.opts.enable_prompt_comments = False
+    assert host.prompts.without_networks([text], networks) == {text: "a tree #  or two"}
+
+
 def test_tags_of_networks_that_are_not_present(host):
     def networks(text):
         return host.extra_networks.parse_prompt(text)[1]
@@ -151,6 +162,10 @@ def test_the_width_of_sdxl_s_sizes(host):
         embedder, type(embedder)("aesthetic_score"),
     ]))  # fmt: skip
     assert host.prompts.size_embedding_width(refiner) == 6
+    host.start(xl=True, forge="unet")
+    assert host.prompts.size_embedding_width(host.model) == 12
+    refiner = SimpleNamespace(embedder=SimpleNamespace(dim=2))
+    assert host.prompts.size_embedding_width(refiner) == 10
 
 
 @pytest.mark.parametrize("lengths", [(5, 5), (5, 15), (15, 5), (3, 8)])

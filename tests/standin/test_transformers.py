@@ -9,7 +9,7 @@ from lib_masknoise.scene import Scene
 from tests.standin.test_blending import FULL, LEFT, LOWER, covered, error, scene
 from tests.standin.test_forge import patching
 
-PLAIN, MASKED = "transformer", "masked transformer"
+PLAIN, MASKED, FRAMES = "transformer", "masked transformer", "frames transformer"
 SIZE = (4, 6)
 LONG = "a wide field of golden wheat"  # twice as many tokens as a short prompt
 
@@ -23,12 +23,13 @@ def predicted(host, scene, base, negative="", steps=2, cfg=5.0, frame=0, seed=1,
 
     made = Scene.parse(scene)
     maps = Maps(made, SIZE).weights([frame])[0]
+    frames = (1,) if host.model.is_wan else ()
 
     def shares(concepts):
         chosen = [i for i, one in enumerate(made.concepts) if one in concepts]
         weights = [one.weight for one in concepts]
         a = coefficients(maps[chosen], weights, made.blend.mode, made.blend.scale).double()
-        return torch.cat([1 - a[1:].sum(0, keepdim=True), a[1:]])
+        return torch.cat([1 - a[1:].sum(0, keepdim=True), a[1:]]).reshape(-1, *frames, *SIZE)
 
     def parts(text):
         texts = prompt_parser.SdConditioning([text])
@@ -59,7 +60,7 @@ def predicted(host, scene, base, negative="", steps=2, cfg=5.0, frame=0, seed=1,
         )
         return below + cfg * guided
 
-    x = torch.randn(4, *SIZE, generator=torch.Generator().manual_seed(seed)).double()[None]
+    x = torch.randn(4, *frames, *SIZE, generator=torch.Generator().manual_seed(seed)).double()[None]
     schedule = sd_samplers.sigmas(steps, x)
     x = x * schedule[0]
     for step in range(steps):
@@ -86,11 +87,12 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("kind", [PLAIN, FRAMES])
 @pytest.mark.parametrize("together", [None, 1, 2])
 @pytest.mark.parametrize("name", CASES)
-def test_predictions_are_averaged(host, name, together):
+def test_predictions_are_averaged(host, name, together, kind):
     blended, options = CASES[name]
-    host.start(torch.float64, forge=PLAIN, conditions_together=together)
+    host.start(torch.float64, forge=kind, conditions_together=together)
     base, negative = options.get("base", "red house"), options.get("negative", "")
     ours = host.latents(
         blended, prompt=base, negative_prompt=negative, cfg_scale=options.get("cfg", 5.0),
@@ -107,7 +109,7 @@ def test_one_evaluation_for_each_text_that_counts(host, conditions):
     assert [sorted(chunks) for chunks in conditions] == [[0, 0, 0, 0, 1, 1], [0, 1], [0]]
 
 
-@pytest.mark.parametrize("kind", [PLAIN, MASKED])
+@pytest.mark.parametrize("kind", [PLAIN, MASKED, FRAMES])
 def test_a_concept_that_covers_everything_is_its_prompt(host, kind):
     host.start(torch.float64, forge=kind)
     texts = (("green tree", "dull"), (LONG, ""), ("a:0.75 AND b:0.5", ""), ("[green:blue:1] tree", "[x:0.5]"))
@@ -119,13 +121,14 @@ def test_a_concept_that_covers_everything_is_its_prompt(host, kind):
             assert error(ours, plain) < 1e-12
 
 
-def test_the_hires_pass_has_its_own_guidance(host):
-    host.start(torch.float64, forge=PLAIN)
+@pytest.mark.parametrize("kind", [PLAIN, FRAMES])
+def test_the_hires_pass_has_its_own_guidance(host, kind):
+    host.start(torch.float64, forge=kind)
     plain = host.latents(prompt="green tree", enable_hr=True)
     assert error(host.latents(covered("green tree"), enable_hr=True), plain) < 1e-12
 
 
-@pytest.mark.parametrize("kind", [PLAIN, MASKED])
+@pytest.mark.parametrize("kind", [PLAIN, MASKED, FRAMES])
 def test_every_image_has_its_own_frame_and_prompt(host, kind):
     host.start(torch.float64, forge=kind)
     moving = scene(
@@ -137,6 +140,22 @@ def test_every_image_has_its_own_frame_and_prompt(host, kind):
     whole = host.latents(moving, batch_size=3)
     assert error(host.latents(moving, batch_size=1), whole) < 1e-12
     assert all(error(whole[i], whole[i + 1]) > 1e-4 for i in range(2))
+
+
+def test_what_wraps_the_model_already_takes_part(host):
+    """A wrapper of another extension's, inside ours."""
+    host.start(torch.float64, forge=FRAMES)
+
+    def louder(apply, args):
+        assert "masknoise_weight" not in args["c"]
+        return 1.5 * apply(args["input"], args["timestep"], **args["c"])
+
+    other = patching(lambda unet: unet.model_options.update(model_function_wrapper=louder))
+    half = scene("green tree")
+    three = {"concepts": [{"prompt": "red house", "mask": mask} for mask in (LEFT, LOWER)]}
+    plain = host.latents(others=[other])
+    assert error(host.latents(three, others=[other]), plain) < 1e-6
+    assert error(host.latents(half, others=[other]), host.latents(half)) > 1e-3
 
 
 @pytest.mark.parametrize("kind", [PLAIN, MASKED])

@@ -114,3 +114,42 @@ def test_ui_refuses_what_is_no_port(port, capsys):
         main(["ui", "--port", port])
     assert stop.value.code == 2
     assert "expected a port" in capsys.readouterr().err
+
+
+# --- Every file that is named
+
+
+@pytest.fixture
+def things(tmp_path):
+    """Files that are something else than what they are given as."""
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "scene.json").write_text("{}")
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "command, name, words",
+    [
+        (["check", "{}"], "bytes", "not valid JSON"),
+        (["check", "{}"], "empty", "not valid JSON"),
+        (["check", "{}"], "folder", "cannot read"),
+        (["render", "scene.json", "--out", "{}/below"], "bytes", "a file; expected a folder"),
+        (["explore", "journey", "--prompt", "a", "--out", "{}"], "bytes", "a file; expected a folder"),
+        (["explore", "journey", "--prompt", "a", "--out", "{}/below/more"], "empty", "a file; expected a folder"),
+        (["explore", "map", "{}"], "bytes", "not a text file"),
+        (["explore", "map", "{}"], "empty", "no prompts in it"),
+        (["explore", "map", "{}"], "folder", "Is a directory"),
+        (["explore", "map", "{}"], "none", "No such file"),
+        (["explore", "between", "--from", "a", "--to", "b", "--prompts", "{}"], "none", "No such file"),
+        (["explore", "journey", "--scene", "{}"], "bytes", "not valid JSON"),
+    ],
+)
+def test_a_file_that_is_something_else_is_named_in_one_line(things, monkeypatch, capsys, command, name, words):
+    pytest.importorskip("diffusers")
+    monkeypatch.chdir(things)
+    out = [] if "--out" in command or command[0] == "check" else ["--out", "out"]
+    assert main([*(part.format(name) for part in command), *out]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if name in line or words in line]
+    assert len(said) == 1 and name in said[0] and words in said[0], said

@@ -13,7 +13,7 @@ from lib_masknoise.live import Engine, Settings, Turns, Wish, imprint
 from lib_masknoise.live.decoding import TinyDecoder, fingerprint, linear_rgb, tiny_decoder
 from lib_masknoise.live.engine import BREATH, REST, UNREAD, moves
 from lib_masknoise.maps import Maps
-from lib_masknoise.scene import Scene
+from lib_masknoise.scene import Problem, Scene, SceneError
 
 SETTINGS = Settings(size=(64, 64), prompt="a marsh", steps=8)
 SKETCH_STEPS = 3
@@ -30,6 +30,14 @@ class CountingHost:
         self.passes: list[str] = []
         self.lasts: list[torch.Tensor | None] = []
         self.before_step = lambda: None
+        self.model = "one"
+
+    def setting(self):
+        return self.model
+
+    def check(self, wish) -> None:
+        if wish.settings.sampler:
+            raise SceneError((Problem("sampler", "expected none"),))
 
     @contextmanager
     def turn(self):
@@ -334,6 +342,28 @@ def test_a_thousand_edits_leave_no_more_than_the_last(engine, host, clock):
     assert len(engine._sessions) == 1
 
 
+def test_another_model_makes_another_picture_and_begins_anew(engine, host, clock):
+    ask(engine, scene())
+    clock.now += 1
+    work(engine)
+    host.model = "two"
+    heard = ask(engine, scene())
+    clock.now += 1
+    work(engine)
+    assert kinds(heard) == ["sketch", "full", None]
+    assert host.lasts == [None, None], "another model's latents mean something else"
+
+
+def test_a_job_that_comes_while_live_gets_its_turn_is_let_by(engine, host):
+    """As in a queue where it stands behind: no step is made before."""
+    heard = ask(engine, scene())
+    answers = iter([False, True])
+    host.busy = lambda: next(answers, False)
+    assert engine.work() and heard == [] and host.calls == 0
+    work(engine)
+    assert kinds(heard) == ["sketch"]
+
+
 def test_an_imprint_does_not_depend_on_the_order_of_concepts():
     concepts = [
         {"prompt": "an ocean", "mask": {"kind": "split", "to": 0.4}},
@@ -417,6 +447,7 @@ def test_the_route_takes_the_values_of_the_accordion(client):
         ({"scene": {"concepts": [{"prompt": "", "weight": 99}]}}, "concepts[0].weight"),
         ({"seed": "x"}, "seed"),
         ({"colour": 1}, "colour"),
+        ({"sampler": "Euler"}, "sampler"),
     ],
 )
 def test_the_route_refuses_what_is_wrong(client, host, change, path):

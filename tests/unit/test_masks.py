@@ -670,3 +670,32 @@ def test_scenes_without_the_field_are_as_before_and_the_canvas_begins_on_top():
     assert Scene.parse({}).blend.overlap == "mix" and "overlap" not in Scene.parse({}).to_dict(defaults=False)
     assert inputs.read(["", True]).blend.overlap == "top"
     assert inputs.read(inputs.show(Scene.parse({"concepts": []}))).blend.overlap == "mix"
+
+
+# --- Parts of a picture
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_the_parts_of_a_picture_put_together_are_the_whole(scale):
+    """Two by two windows of a scene, each drawn alone, are its maps at twice the size."""
+    scene = Scene.parse(
+        {
+            "concepts": [
+                {"prompt": "a", "mask": {"kind": "ellipse", "x": 0.4, "rx": 0.3, "ry": 0.2, "feather": 0.2}},
+                {"prompt": "b", "mask": {"kind": "strokes", "strokes": [{"points": [[0.1, 0.2], [0.9, 0.7]]}]}},
+            ],
+            "blend": {"feather": 0.1},
+        }
+    )
+    size = 8 * scale, 12 * scale
+    windows = [(y, x, y + 0.5, x + 0.5) for y in (0.0, 0.5) for x in (0.0, 0.5)]
+    a, b, c, d = (Maps(scene, size, window=window).weights()[0] for window in windows)
+    whole = Maps(scene, (2 * size[0], 2 * size[1])).weights()[0]
+    assert torch.allclose(torch.cat([torch.cat([a, b], -1), torch.cat([c, d], -1)], -2), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1, None])
+def test_beyond_the_picture_masks_go_on_as_they_end(factor):
+    mask = {"kind": "split", "axis": "y", "to": 0.25}
+    maps = Maps(Scene.parse({"concepts": [{"prompt": "a", "mask": mask}]}), (8, 4), factor, (-0.5, 0.0, 1.5, 1.0))
+    assert maps.weights()[0, 0].mean(1).tolist() == [1, 1, 1, 0, 0, 0, 0, 0]

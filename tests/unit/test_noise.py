@@ -508,3 +508,12 @@ def test_deviations_are_those_of_the_noise():
         points = np.random.default_rng(n)
         fields = [SimplexField.draw(n, rng).at(*points.uniform(0, 256, (n, 10_000))) for _ in range(20)]
         assert np.std(fields) == pytest.approx(1, abs=0.01), expected
+
+
+def test_fields_go_on_from_one_part_of_a_picture_to_the_next():
+    def fields(size, window):
+        return smooth_fields(motion("simplex"), [3], 12, 2, size, 0.25, 5, "test", window)[0]
+
+    left, right = (fields((16, 16), (0.0, x, 1.0, x + 0.5)) for x in (0.0, 0.5))
+    whole = fields((16, 32), (0.0, 0.0, 1.0, 1.0))
+    assert (torch.cat([left, right], -1) - whole).abs().max() < 0.05  # each has a lattice of its own

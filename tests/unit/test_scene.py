@@ -616,3 +616,39 @@ def test_schema_carries_the_table():
     assert (strength["minimum"], strength["maximum"], strength["default"]) == (0, 1, 0)
     assert strength["description"].startswith("How far")
     assert all(part["additionalProperties"] is False for part in definitions.values())
+
+
+# --- What concepts have in common, and scenes from lines
+
+
+def test_what_all_concepts_have_in_common_stands_in_each_prompt():
+    scene = Scene.parse(
+        {
+            "concepts": [
+                {"prompt": "a forest", "keyframes": [{"frame": 2, "prompt": "snow"}, {"frame": 3, "weight": 0.5}]},
+                {"prompt": "", "negative": "ugly"},
+                {"prompt": "off", "enabled": False},
+            ],
+            "blend": {"common": "oil on canvas"},
+        }
+    )
+    first, second = scene.acting.concepts
+    assert [first.prompt, *(key.prompt for key in first.keyframes)] == [
+        "oil on canvas, a forest",
+        "oil on canvas, snow",
+        None,
+    ]
+    assert (second.prompt, second.negative) == ("oil on canvas", "ugly")
+    assert scene.acting.acting == scene.acting and scene.concepts[0].prompt == "a forest"
+    assert scene.replace({"blend.common": "oil,"}).acting.concepts[0].prompt == "oil, a forest"
+    assert scene.replace({"blend.common": " "}).acting.concepts[0].prompt == "a forest"
+
+
+def test_a_scene_from_lines():
+    scene = Scene.from_lines("a forest\n\n Common : oil on canvas\nlava: red\n")
+    assert [concept.prompt for concept in scene.concepts] == ["a forest", "lava: red"]
+    assert scene.blend.common == "oil on canvas"
+    assert [(concept.mask.from_, concept.mask.to) for concept in scene.concepts] == [(0.0, 0.5), (0.5, 1.0)]
+    with pytest.raises(SceneError, match="at most 16"):
+        Scene.from_lines("a\n" * 17)
+    assert Scene.from_lines("") == Scene()

@@ -102,6 +102,14 @@ class WebUI:
         except urllib.error.HTTPError as error:
             return Answer(error.code, error.headers.get("Content-Type", ""), error.read())
 
+    def stream(self, path: str, body: Any) -> Iterator[Any]:
+        """The lines of JSON that a route answers with, as they come."""
+        headers = {**self._headers, "Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+            for line in answer:
+                yield json.loads(line)
+
     def get(self, path: str) -> Any:
         answer = self.request("GET", path)
         assert answer.status == 200, f"GET {path}: {answer}"

@@ -40,7 +40,7 @@ def check(
     settings = settings or {}
     upscaler = job.get("hr_upscaler", "Latent") if job.get("enable_hr") else "Latent"
     means = job.get("sampler_name", hosts.SAMPLER), upscaler
-    with webui.settings(**{k: v for k, v in settings.items() if k not in hosts.host().unequal}):
+    with webui.settings(**settings):
         plain = webui.ask(prompt=prompt, negative_prompt=negative or base_negative, **job)
     if plain.status != 200:
         pytest.skip(f"the host gives this job up without MaskNoise, too: {plain}")

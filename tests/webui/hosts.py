@@ -31,17 +31,15 @@ SAMPLER = "Euler"
 class Host:
     """name: for messages. marks: settings that this host has and those before it in HOSTS have not.
 
-    hires: fields that a hires job needs. crashes: jobs that the host itself gives up, by when. unequal: settings under
-    which the host pads or cuts prompts of unequal length; MaskNoise gives every row its own prompt as it was encoded,
-    so the picture to compare with is the one without them. tolerances: by sampler, where rounding grows.
-    refuses: the status of a job with a wrong scene. infotext: whether the host's API can read any infotext at all.
+    hires: fields that a hires job needs. crashes: jobs that the host itself gives up, by when. tolerances: by sampler,
+    where rounding grows. refuses: the status of a job with a wrong scene. infotext: whether the host's API can read any
+    infotext at all.
     """
 
     name: str
     marks: tuple[str, ...] = ()
     hires: dict[str, Any] = field(default_factory=dict)
     crashes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    unequal: tuple[str, ...] = ("pad_cond_uncond", "pad_cond_uncond_v0")
     tolerances: dict[str, int] = field(default_factory=dict)
     refuses: int = 422
     infotext: bool = True
@@ -49,14 +47,29 @@ class Host:
 
 LATENT = {"enable_hr": True, "hr_upscaler": "Latent", "hr_scale": 1.5, "denoising_strength": 0.6}
 
-CRASHES = {
-    "unknown upscaler": {**LATENT, "hr_upscaler": "no such upscaler"},
-    "unknown refiner": {"refiner_checkpoint": "no such checkpoint", "refiner_switch_at": 0.5},
-    "unknown hires checkpoint": {**LATENT, "hr_checkpoint_name": "no such checkpoint"},
-    "unknown hires sampler, after the first pass": {**LATENT, "hr_sampler_name": "no such sampler"},
-}
+
+def _crashes(hires: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        "unknown upscaler": {**hires, "hr_upscaler": "no such upscaler"},
+        "unknown refiner": {"refiner_checkpoint": "no such checkpoint", "refiner_switch_at": 0.5},
+        "unknown hires checkpoint": {**hires, "hr_checkpoint_name": "no such checkpoint"},
+        "unknown hires sampler, after the first pass": {**hires, "hr_sampler_name": "no such sampler"},
+    }
+
+
+CRASHES = _crashes(LATENT)
+
+# Neo has neither the latent upscalers nor Lanczos, and the guidance of its hires pass is 1 unless the job says so.
+NEO_HIRES = {"hr_additional_modules": ["Use same choices"], "hr_upscaler": "None", "hr_cfg": 4}
 
 HOSTS = (
+    Host(
+        "Forge Neo",
+        marks=("anima_do_reference",),
+        hires=NEO_HIRES,
+        crashes=_crashes({**LATENT, **NEO_HIRES}),
+        infotext=False,  # 500 for every image's, also without extensions: isinstance() with list[str]
+    ),
     Host("reForge", marks=("sd_sampling",), crashes=CRASHES, tolerances={"ODE (Dopri5)": 4}),
     Host(
         "Forge",
@@ -91,6 +104,11 @@ def host() -> Host:
     """The host at the URL."""
     settings = webui().get("/sdapi/v1/options")
     return next(one for one in HOSTS if all(mark in settings for mark in one.marks))
+
+
+def hires(**more: Any) -> dict[str, Any]:
+    """The fields of a job with a hires pass."""
+    return {**LATENT, **host().hires, **more}
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.webui import hosts
-from tests.webui.client import FILES
+from tests.webui.client import FILES, difference
 from tests.webui.scenes import BUSY, animated, everywhere, halves
 
 SIGNATURES = {"gif": b"GIF8", "webp": b"RIFF", "apng": b"\x89PNG", "png": b"\x89PNG", "mp4": b"ftyp"}
@@ -83,10 +83,17 @@ def test_the_size_of_the_answer_does_not_hold_the_masks(webui):
     assert len(images.infotexts[0]) < 6000
 
 
-def test_script_info_describes_the_arguments(webui):
+def _info(webui, is_img2img=False):
+    """What the host says of the script in one of its two tabs."""
     infos = webui.get("/sdapi/v1/script-info")
-    (ours,) = [info for info in infos if info["name"] == "masknoise"]
-    assert ours["is_alwayson"] and not ours["is_img2img"]
+    (ours,) = [info for info in infos if info["name"] == "masknoise" and info["is_img2img"] == is_img2img]
+    return ours
+
+
+@pytest.mark.parametrize("is_img2img", [False, True])
+def test_script_info_describes_the_arguments(webui, is_img2img):
+    ours = _info(webui, is_img2img)
+    assert ours["is_alwayson"]
     arguments = {argument["label"]: argument for argument in ours["args"]}
     assert len(arguments) == len(ours["args"]), "labels are not unique"
     for label, least, most in [
@@ -101,7 +108,7 @@ def test_script_info_describes_the_arguments(webui):
 
 
 def test_default_arguments_are_a_job_without_the_extension(webui, plain):
-    (ours,) = [info for info in webui.get("/sdapi/v1/script-info") if info["name"] == "masknoise"]
+    ours = _info(webui)
     answer = webui.ask(args=[argument["value"] for argument in ours["args"]], batch_size=2)
     assert answer.status == 200, str(answer)
     assert type(plain.first)(answer.json).hashes == plain.before[0]
@@ -109,7 +116,7 @@ def test_default_arguments_are_a_job_without_the_extension(webui, plain):
 
 def test_the_accordions_values_make_the_same_image(webui):
     """The arguments one by one, as the user interface sends them."""
-    (ours,) = [info for info in webui.get("/sdapi/v1/script-info") if info["name"] == "masknoise"]
+    ours = _info(webui)
     values = {argument["label"]: argument["value"] for argument in ours["args"]}
     args = [*values.values()]
     labels = list(values)
@@ -124,10 +131,16 @@ def test_the_accordions_values_make_the_same_image(webui):
     assert type(by_scene)(answer.json).hashes == by_scene.hashes
 
 
-def test_not_for_img2img(webui, plain):
-    scripts = webui.get("/sdapi/v1/scripts")
-    assert "masknoise" not in [name.lower() for name in scripts["img2img"]]
-    assert webui.ask(BUSY, path="img2img", init_images=[plain.picture]).status == 422
+def test_img2img_has_it_too(webui, plain):
+    """A concept with a full mask is the plain picture of its prompt there as well."""
+    job = {"path": "img2img", "init_images": [plain.picture], "denoising_strength": 0.6}
+    alone, ours = (
+        webui.ask(scene, prompt=prompt, **job)
+        for scene, prompt in (({"enabled": False}, "an ocean"), (everywhere("an ocean"), "red bricks"))
+    )
+    assert (alone.status, ours.status) == (200, 200)
+    assert difference(*(type(plain.first)(answer.json) for answer in (alone, ours))) <= hosts.tolerance()
+    assert webui.ask({"concepts": 1}, **job).status == 422
 
 
 # --- The extension's own routes

@@ -114,10 +114,7 @@ BAD_SCENES: dict[str, tuple[Any, str]] = {
     "an image that is an address": (_mask(kind="image", data="http://127.0.0.1/mask.png"), f"{MASK}.data"),
     "an image too wide": (_mask(kind="image", data=png(np.zeros((1, 4097)))), f"{MASK}.data"),
     "an image too large": (_mask(kind="image", data="A" * (23 * 2**20)), f"{MASK}.data"),
-    "a GIF": (
-        _mask(kind="image", data="R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"),
-        f"{MASK}.data",
-    ),
+    "half a GIF": (_mask(kind="image", data="R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEA"), f"{MASK}.data"),
     "an image's invert": (_mask(kind="image", data=PNG, invert=1), f"{MASK}.invert"),
     # Blend.
     "blend as text": ({"blend": "add"}, "blend"),
@@ -240,12 +237,14 @@ def test_the_routes_say_the_same(webui):
 
 
 def test_no_checkpoint_is_loaded_for_a_job_that_is_not_done(webui):
-    before = webui.get("/sdapi/v1/options")["sd_model_checkpoint"]
-    override = {"sd_model_checkpoint": hosts.SECOND_CHECKPOINT or before, "CLIP_stop_at_last_layers": 2}
+    names = "sd_model_checkpoint", "CLIP_stop_at_last_layers"
+    options = webui.get("/sdapi/v1/options")
+    before = [options[name] for name in names]
+    override = {names[0]: hosts.SECOND_CHECKPOINT or before[0], names[1]: 3 - before[1]}  # 1 in some hosts, 2 in others
     answer = webui.ask({"concepts": 1}, override_settings=override)
     _assert_refused(answer, "concepts")
     after = webui.get("/sdapi/v1/options")
-    assert (after["sd_model_checkpoint"], after["CLIP_stop_at_last_layers"]) == (before, 1)
+    assert [after[name] for name in names] == before
 
 
 @pytest.mark.parametrize("job", [{"n_iter": 3}, {"batch_size": 3}, {"enable_hr": True, "denoising_strength": 0.5}])

@@ -19,7 +19,7 @@ def test_in_our_own_code(webui, unharmed):
 def test_in_the_hires_pass(webui, unharmed):
     """The first pass is done then."""
     scene = {**BUSY, "concepts": [*BUSY["concepts"], {"prompt": "x"}]}
-    job = {**hosts.LATENT, **hosts.host().hires, "hr_sampler_name": "no such sampler"}
+    job = hosts.hires(hr_sampler_name="no such sampler")
     assert webui.ask(scene, **job).status >= 400
 
 
@@ -54,5 +54,5 @@ def test_in_another_extension(webui, unharmed, watcher, place, step):
 @pytest.mark.parametrize("place", CRASHES)
 def test_in_another_extension_in_the_hires_pass(webui, unharmed, watcher, place):
     hooks = watcher.hooks()
-    webui.ask(BUSY, alwayson_scripts=watcher.crash(place, hosts.STEPS + 1), **hosts.LATENT, **hosts.host().hires)
+    webui.ask(BUSY, alwayson_scripts=watcher.crash(place, hosts.STEPS + 1), **hosts.hires())
     assert watcher.hooks() == hooks

@@ -94,7 +94,7 @@ def test_interrupted_batches(webui, unharmed, batch_size):
 
 
 def test_interrupt_in_the_hires_pass(webui, unharmed):
-    job = {**hosts.LATENT, **hosts.host().hires}
+    job = hosts.hires()
     late = {"sampling_steps": 0}
 
     def second_pass(state):

@@ -159,7 +159,10 @@ def test_a_frame_is_the_same_at_any_batch_size(webui, sampling):
 
 
 def test_a_frame_is_the_same_in_the_hires_pass_at_any_batch_size(webui):
-    job = {**hosts.LATENT, **hosts.host().hires, "sampler_name": "Euler a"}
+    job = hosts.hires(sampler_name="Euler a")
+    alone, first = (webui.txt2img(batch_size=size, **job).pixels[0] for size in (1, 3))
+    if np.abs(alone - first).max() > hosts.tolerance():
+        pytest.skip("in this host's hires pass a plain picture depends on its batch already")
     one, other = (webui.txt2img(animated(3), batch_size=size, **job) for size in (1, 3))
     assert_near(one, other, "frames of the hires pass", "Euler a")
 

@@ -46,7 +46,7 @@ def test_nothing_stays_installed(webui, watcher):
     for scene in SCENES:
         webui.ask(scene)
         assert watcher.hooks() == hooks
-    webui.ask(BUSY, batch_size=2, **hosts.LATENT, **hosts.host().hires)
+    webui.ask(BUSY, batch_size=2, **hosts.hires())
     assert watcher.hooks() == hooks
 
 

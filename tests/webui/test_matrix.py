@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.webui import hosts
+from tests.webui.client import Images, difference
 from tests.webui.compare import check
 
 # 90 words and more: two chunks of 75 tokens.
@@ -31,6 +32,7 @@ PROMPTS: dict[str, dict[str, str]] = {
     "edited part of AND": {"prompt": "[an ocean:lava:0.4] AND a forest :0.6", "base": "red bricks"},
     "edited negative": {"negative": "[lava:snow:0.5]", "base_negative": "[desert|sand]"},
     "emphasis": {"prompt": "(an ocean:1.3) [waves]", "base": "(red:0.7) bricks"},
+    "comments": {"prompt": "an ocean # lava\n, waves", "negative": "# nothing\nlava", "base": "red # blue\nbricks"},
     "BREAK": {"prompt": "an ocean BREAK a forest", "base": "red bricks"},
     "BREAK in the base": {"base": "red bricks BREAK snow BREAK lava"},
     "long concept": {"prompt": LONG},
@@ -84,6 +86,39 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "upcast attention": {"upcast_attn": True},
 }
 
+ACTING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "emphasis None": ({"emphasis": "None"}, {"prompt": "(an ocean:1.4)"}),
+    "emphasis Ignore": ({"emphasis": "Ignore"}, {"prompt": "(an ocean:1.4)"}),
+    "emphasis No norm": ({"emphasis": "No norm"}, {"prompt": "(an ocean:1.6)"}),
+    "old emphasis": ({"use_old_emphasis_implementation": True}, {"prompt": "(an ocean:1.6), (lava:0.7)"}),
+    "old scheduling": ({"use_old_scheduling": True}, {"prompt": "[an ocean:lava:1.0]"}),
+    "clip skip": ({"CLIP_stop_at_last_layers": 2}, {}),
+    "pad": ({"pad_cond_uncond": True}, {"prompt": LONG, "negative": "snow"}),
+    "pad, longer negative": ({"pad_cond_uncond": True}, {"negative": LONG.replace("ocean", "desert")}),
+    "pad v0": ({"pad_cond_uncond_v0": True}, {"prompt": LONG, "negative": "snow"}),
+    "pad v0 cuts": ({"pad_cond_uncond_v0": True}, {"negative": LONG.replace("ocean", "desert")}),
+    "NGMS": ({"s_min_uncond": 4.0}, {}),
+    "NGMS, all steps": ({"s_min_uncond": 4.0, "s_min_uncond_all": True}, {}),
+    "skip early": ({"skip_early_cond": 0.5}, {}),
+    "token merging": ({"token_merging_ratio": 0.5}, {}),
+    "Hypertile": ({"hypertile_enable_unet": True, "hypertile_max_tile_unet": 32}, {"width": 4 * S, "height": 2 * S}),
+    "eta DDIM": ({"eta_ddim": 0.8}, {"sampler_name": "DDIM"}),
+    "eta ancestral": ({"eta_ancestral": 0.4}, {"sampler_name": "Euler a"}),
+    "churn": ({"s_churn": 6.0}, {}),
+    "ENSD": ({"eta_noise_seed_delta": 31337}, {"sampler_name": "Euler a"}),
+    "sigma min": ({"sigma_min": 0.4}, {"scheduler": "Karras"}),
+    "rho": ({"rho": 3.0}, {"scheduler": "Karras"}),
+    "penultimate sigma": ({"always_discard_next_to_last_sigma": True}, {}),
+    "SGM noise": ({"sgm_noise_multiplier": True}, {}),
+    "Zero Terminal SNR": ({"sd_noise_schedule": "Zero Terminal SNR"}, {}),
+    "UniPC variant": ({"uni_pc_variant": "bh2"}, {"sampler_name": "UniPC"}),
+    "UniPC order": ({"uni_pc_order": 1}, {"sampler_name": "UniPC"}),
+    "beta": ({"beta_dist_alpha": 0.9}, {"scheduler": "Beta"}),
+    "RNG NV": ({"randn_source": "NV"}, {}),
+    "old Karras": ({"use_old_karras_scheduler_sigmas": True}, {"sampler_name": "DPM++ 2M", "scheduler": "Karras"}),
+}
+"""Settings that change what a sampling pass does, and a job in which each changes the plain picture."""
+
 SUBSEEDS = {"no subseed": {}, "subseed": {"subseed": 3, "subseed_strength": 0.4}, "tiling": {"tiling": True}}
 
 EVERY_KIND = ["Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ SDE", "DDIM", "UniPC", "LCM"]
@@ -99,7 +134,7 @@ def nothing_is_left_of_it(plain):
 def _job(hires: str = "no hires", **more: Any) -> dict[str, Any]:
     if not HIRES[hires]:
         return more
-    return {**more, "enable_hr": True, "denoising_strength": 0.6, **hosts.host().hires, **HIRES[hires]}
+    return {**more, "enable_hr": True, "denoising_strength": 0.6, **HIRES[hires], **hosts.host().hires}
 
 
 def test_sampler(webui, sampler):
@@ -144,6 +179,24 @@ def test_setting(webui, setting):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_setting_with_prompts_of_unequal_length(webui, setting):
     check(webui, LONG, settings=SETTINGS[setting], batch_size=2)
+
+
+@pytest.mark.parametrize("setting", ACTING)
+def test_setting_acts(webui, setting):
+    """As it does without MaskNoise, and not in vain."""
+    settings, job = ACTING[setting]
+    names = {"negative": "negative_prompt"}
+    ask = {"prompt": "an ocean", "negative_prompt": "lava", **{names.get(k, k): v for k, v in job.items()}}
+    usual = webui.ask(**ask)
+    if usual.status != 200 or ask.get("sampler_name", hosts.SAMPLER) not in hosts.samplers():
+        pytest.skip(f"this host does not do it: {usual}")
+    with webui.settings(**settings):
+        # The host compares few of its settings before it takes the last job's prompts as they were encoded.
+        webui.ask(prompt="sand", negative_prompt="a wall")
+        changed = webui.ask(**ask)
+    if changed.status != 200 or not difference(Images(usual.json), Images(changed.json)):
+        pytest.skip("the setting does nothing in this host without MaskNoise")
+    check(webui, settings=settings, **job)
 
 
 def test_optimisation(webui, optimisation):

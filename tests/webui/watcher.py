@@ -24,6 +24,11 @@ class Watcher:
         """How many callbacks, module hooks and patches are installed in the host."""
         return self._webui.get("/masknoise-watcher/hooks")
 
+    def cost(self) -> dict[str, int]:
+        """How often the denoiser was called since the start, and the memory of the host's process in bytes (0 where
+        that is not known)."""
+        return self._webui.get("/masknoise-watcher/cost")
+
     def crash(self, place: str, step: int) -> dict[str, Any]:
         """alwayson_scripts of a job that breaks off there, at this call of the U-Net."""
         return {"MaskNoise watcher": {"args": [place, step]}}

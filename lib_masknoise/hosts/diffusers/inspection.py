@@ -43,16 +43,22 @@ KINDS: Sequence[tuple[str, Sequence[str]]] = (
 
 def check_file(path: Path) -> dict[str, Any]:
     """The header of a checkpoint in one file: its tensors' names, dtypes, shapes and places. Raises ModelError."""
+    check_ending(path, "a .safetensors file or a diffusers folder")
+    header = read_header(path)
+    _check_kind(path, header)
+    return header
+
+
+def check_ending(path: Path, expected: str) -> None:
+    """Raise ModelError for a file that is none of safetensors by its name."""
     if path.suffix.lower() in PICKLES:
         raise ModelError(
             f"{path}: a pickle ({path.suffix}), which can run any code when it is read, and is refused for that; "
             "expected a .safetensors file (most models are published as one, too)"
         )
     if path.suffix.lower() != ENDING:
-        raise ModelError(f"{path}: expected a .safetensors file or a diffusers folder")
-    header = read_header(path)
-    _check_kind(path, header)
-    return header
+        wanted = expected if ENDING in expected else f"{expected} as a {ENDING} file"
+        raise ModelError(f"{path}: expected {wanted}")
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -103,14 +109,15 @@ def _check_kind(path: Path, header: Mapping[str, Any]) -> None:
     if FIRST_LAYER in header:
         _check_channels(path, header[FIRST_LAYER]["shape"][1])
     if not whole:
-        raise ModelError(f"{path}: {_kind(names)}; {EXPECTED}")
+        raise ModelError(f"{path}: {kind(names)}; {EXPECTED}")
 
 
-def _kind(names: Iterable[str]) -> str:
+def kind(names: Iterable[str]) -> str:
+    """What a file seems to be, by its tensors' names, in words."""
     names = list(names)
-    for kind, parts in KINDS:
+    for found, parts in KINDS:
         if any(part in name for part in parts for name in names):
-            return f"seems to be {kind}"
+            return f"seems to be {found}"
     some = ", ".join(names[:2])
     return f"no model that is known here (it holds {some or 'nothing'}{' …' if len(names) > 2 else ''})"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -21,6 +21,7 @@ from lib_masknoise.hosts.diffusers.rendering import Job, check_size
 from lib_masknoise.live import Step, Turns, Wish
 from lib_masknoise.live.decoding import linear_rgb, tiny_decoder
 from lib_masknoise.maps import Maps
+from lib_masknoise.scene import Problem, SceneError
 
 STEPS = 4
 """Of a sketch. All are made where there is nothing to go on from; the first is left out where there is a last sketch,
@@ -48,6 +49,24 @@ class LiveHost:
 
     def busy(self) -> bool:
         return self.turns.busy
+
+    def setting(self) -> Hashable:
+        return None  # one pipeline, which stays as it is
+
+    def check(self, wish: Wish) -> None:
+        made = wish.settings
+        sides = {"width": made.size[1], "height": made.size[0]}
+        wrong = [
+            Problem(name, f"expected a multiple of {self.factor}, got {side}")
+            for name, side in sides.items()
+            if side % self.factor
+        ]
+        named = {"sampler": made.sampler, "scheduler": made.scheduler}
+        wrong += [
+            Problem(path, f"expected none: a pipeline has its own; got {name}") for path, name in named.items() if name
+        ]
+        if wrong:
+            raise SceneError(tuple(wrong))
 
     @torch.no_grad()
     def sketch(self, wish: Wish, maps: Maps, frame: float, last: Tensor | None, step: Step) -> Tensor:

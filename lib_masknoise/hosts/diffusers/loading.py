@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,18 +14,31 @@ import torch
 import transformers
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from lib_masknoise import builtin_model
+from lib_masknoise import builtin_model, networks
 from lib_masknoise.errors import ModelError
-from lib_masknoise.hosts.diffusers import inspection
+from lib_masknoise.hosts.diffusers import additions, inspection
+from lib_masknoise.networks import Lora
 
 
 def load_pipeline(
-    model: str | Path | None = None, device: str | None = None, dtype: torch.dtype | None = None
+    model: str | Path | None = None,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    loras: Sequence[Lora | tuple[str, float]] = (),
+    lora_dir: str | None = None,
+    embeddings: Sequence[str] = (),
+    vae: str | None = None,
+    sampler: str | None = None,
+    clip_skip: int = 1,
 ) -> DiffusionPipeline:
     """Load a text-to-image pipeline of the Stable Diffusion 1.x, 2.x or XL family.
 
     model: None for the built-in model, a folder in the diffusers layout, or a single `.safetensors` file.
     device: CUDA, else Apple's MPS, else the CPU when None. dtype: float16 on CUDA, float32 elsewhere when None.
+    loras: files and their weights, added to the model. lora_dir: where those lie that prompts name (`<lora:NAME:0.8>`),
+    besides the model's own folder. embeddings: files of textual inversions, whose words are their names. vae: a file or
+    folder instead of the model's. sampler: by the WebUIs' name (`additions.SAMPLERS`). clip_skip: as the WebUIs count.
     Raises FileNotFoundError when there is nothing at `model`, ModelError when it is not such a model: which file, what
     it seems to be, what was expected.
     """
@@ -41,6 +54,15 @@ def load_pipeline(
     if not isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline)):
         raise ModelError(f"{path} holds a {type(pipe).__name__}; expected Stable Diffusion 1.x, 2.x or XL")
     _check_complete(path, pipe)
+    additions.tell(pipe, networks.beside(None if model is None else str(path), lora_dir), clip_skip)
+    if sampler is not None:
+        pipe.scheduler = additions.scheduler(sampler, pipe.scheduler)
+    for one in loras:
+        additions.add_lora(pipe, Lora(*one))
+    for file in embeddings:
+        additions.add_embedding(pipe, file)
+    if vae is not None:
+        additions.put_vae(pipe, vae)
     pipe.set_progress_bar_config(disable=True)  # `render` has its own, which knows about frames
     return pipe.to(device)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
@@ -25,10 +25,12 @@ from lib_masknoise.conditioning import (
     unblended,
 )
 from lib_masknoise.errors import BrokenOutput
+from lib_masknoise.hosts.diffusers import additions
 from lib_masknoise.hosts.diffusers.binding import Binding, bind
 from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS, encode
 from lib_masknoise.hosts.diffusers.loading import default_size
 from lib_masknoise.maps import Maps
+from lib_masknoise.networks import without_tags
 from lib_masknoise.noise.latent import visual
 from lib_masknoise.scene import Scene
 
@@ -87,8 +89,9 @@ def render(
     prompt, negative_prompt: the base. seed: of the image; also the scene's when `scene.noise.seed` is -1.
     size: (height, width) in pixels, multiples of 8; the model's own size when None. guidance_scale: 1 or less turns
     guidance and the negative prompts off. frames: which frames (0-based, fractions too); all of
-    `scene.animation.frames` when None. A frame does not depend on the others: any subset, order and batch size gives
-    the same images. on_step: called after every denoising step; an exception it raises ends the render and leaves the
+    `scene.animation.frames` when None. A LoRA that a prompt names (`<lora:NAME:0.8>`) is in the weights meanwhile. A
+    frame does not depend on the others: any subset, order and batch size gives the same images. on_step: called after
+    every denoising step; an exception it raises ends the render and leaves the
     pipeline as it was. Raises BrokenOutput where a batch comes out as no pictures: numbers that are not finite, or a
     picture that the model's safety checker has blackened.
     """
@@ -96,16 +99,17 @@ def render(
     check_size(size, pipe.vae_scale_factor)
     total = scene.animation.frames
     frames = range(total) if frames is None else frames
-    job = Job(pipe, scene, (prompt, negative_prompt), seed, steps, size, guidance_scale)
-    for start in range(0, len(frames), batch_size):
-        batch = frames[start : start + batch_size]
+    with additions.loras_of(pipe, [prompt, negative_prompt, *prompts(scene), *negatives(scene)]):
+        job = Job(pipe, scene, (prompt, negative_prompt), seed, steps, size, guidance_scale)
+        for start in range(0, len(frames), batch_size):
+            batch = frames[start : start + batch_size]
 
-        def step(fraction: float, done: int = start, count: int = len(batch)) -> None:
-            if on_step is not None:
-                on_step(Progress(done, count, len(frames), fraction))
+            def step(fraction: float, done: int = start, count: int = len(batch)) -> None:
+                if on_step is not None:
+                    on_step(Progress(done, count, len(frames), fraction))
 
-        for index, image in zip(batch, job.images(batch, step), strict=True):
-            yield Frame(index, image)
+            for index, image in zip(batch, job.images(batch, step), strict=True):
+                yield Frame(index, image)
 
 
 class Job:
@@ -167,7 +171,13 @@ class Job:
             on_step((step + 1) / pipe.num_timesteps)
             return kwargs
 
-        prompt, negative_prompt = ([text] * len(generators) for text in self.prompts)
+        count = len(generators)
+        if additions.clip_skip(self.pipe) > 1 and not isinstance(self.pipe, StableDiffusionXLPipeline):
+            # Not every version of diffusers finds the layer in every version of transformers.
+            contexts = [one.context[: CHUNK_TOKENS + 2] for one in (self.base, self.base_negative)]
+            own = [t.to(self.pipe._execution_device, self.pipe.unet.dtype).expand(count, -1, -1) for t in contexts]
+            return self._sample(generators, step_end, prompt_embeds=own[0], negative_prompt_embeds=own[1])
+        prompt, negative_prompt = ([without_tags(text)] * count for text in self.prompts)
         return self._sample(generators, step_end, prompt=prompt, negative_prompt=negative_prompt)
 
     def _sample(

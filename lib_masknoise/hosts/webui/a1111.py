@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from modules import devices, shared
-from modules.hypernetworks import hypernetwork
 from torch import Tensor
 
 from lib_masknoise.attention import Share, Wanted, shares
+from lib_masknoise.hosts.webui import facts, padding
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising
 from lib_masknoise.maps import extent
 
@@ -66,7 +66,7 @@ class Layers:
 
     def plan(self, params: Any) -> None:
         self._cursor, self._shares = 0, None
-        self.denoising.plan(params)
+        self.denoising.plan(params, padding.wanted())
 
     def _before_unet(self, unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.denoising.check()
@@ -89,11 +89,12 @@ class Layers:
         if self._shares is None:
             return type(layer).forward(layer, x, context, *args, **kwargs)
         q = layer.to_q(x)
-        wide = q.float() if shared.opts.upcast_attn else q
+        upcasts = facts.setting("upcast_attn", False)
+        wide = q.float() if upcasts else q
         attention = self.denoising.attention
         wanted = attention.wanted(layer, self._shares, q)
         if wanted is not None:
-            upcast = torch.float32 if shared.opts.upcast_attn else None
+            upcast = torch.float32 if upcasts else None
             attention.take(layer, *_project(layer, wanted), layer.heads, upcast)
         with devices.without_autocast():
             size = self.denoising.size_of(x.shape[1])
@@ -123,8 +124,10 @@ def _project(layer: Any, wanted: Wanted) -> tuple[Tensor, Tensor]:
 
 def _hypernetworks() -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
     """What loaded hypernetworks make of a context, for the keys and for the values."""
-    loaded = shared.loaded_hypernetworks
-    return functools.partial(hypernetwork.apply_hypernetworks, loaded) if loaded else None
+    loaded = getattr(shared, "loaded_hypernetworks", None)
+    if not loaded:
+        return None
+    return functools.partial(facts.module("modules.hypernetworks.hypernetwork").apply_hypernetworks, loaded)
 
 
 def _taken(forward: Any) -> str:

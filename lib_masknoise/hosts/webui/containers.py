@@ -14,6 +14,7 @@ from modules import shared
 
 from lib_masknoise import infotext
 from lib_masknoise.disk import replace_file
+from lib_masknoise.scene import Scene
 
 JPEG = 65_000
 """Bytes of EXIF data: a JPEG's segment has 65,533, of which some are the host's own."""
@@ -21,6 +22,9 @@ OTHERS = 2**20
 
 LIMITS = {".jpg": JPEG, ".jpeg": JPEG, ".webp": OTHERS, ".avif": OTHERS, ".jxl": OTHERS}
 """Of what is not here (PNG, GIF) no limit is known that an infotext could reach."""
+
+IN_FILE = "masknoise_masks_in_file"
+"""The setting by which masks go into a file whatever the container, for people who read infotexts."""
 
 OUTPUTS = ("outdir_samples", "outdir_txt2img_samples", "outdir_img2img_samples", "outdir_save")
 """The settings with the host's output folders."""
@@ -35,6 +39,20 @@ def before_image_saved(params: Any) -> None:
     if isinstance(text, str) and _too_long(text, ending):
         folder = getattr(params.p, "outpath_samples", None) or Path(params.filename).parent
         params.pnginfo["parameters"] = infotext.lighter(text, _writer(Path(folder)))
+
+
+def add_setting() -> None:
+    """The host's callback: the extension's own page of settings."""
+    label = "Keep masks in a file beside the images, named in the infotext by its hash (only where images are saved)"
+    shared.opts.add_option(IN_FILE, shared.OptionInfo(False, label, section=("masknoise", "MaskNoise")))
+
+
+def described(p: Any, scene: Scene) -> dict[str, str]:
+    """A scene's infotext parameters for a job, as the settings want them."""
+    params = infotext.write(scene)
+    if getattr(shared.opts, IN_FILE, False) and p.save_samples():
+        return infotext.beside(params, _writer(Path(p.outpath_samples)))
+    return params
 
 
 def shorten(p: Any, pictures: list[Any]) -> None:

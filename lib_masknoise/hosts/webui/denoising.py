@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lib_masknoise.attention import AttentionPass, Row
 from lib_masknoise.conditioning import Encoded
+from lib_masknoise.hosts.webui.padding import INFOTEXT, Padding
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts, padded_alike, sampler_name, size_embedding_width
 from lib_masknoise.hosts.webui.rows import Parts, Rows
 from lib_masknoise.maps import Size, extent, level_with, resize
@@ -100,14 +101,16 @@ class Denoising:
         self.weights: Tensor | None = None
         """By how much the guidance of each row of the prompts counts: `[rows, 1, h, w]`; None: the host applies it."""
         self._given_size = rows.size
+        self._padding = Padding()
 
     def check(self) -> None:
         """Raise what went wrong before the call."""
         if self.error is not None:
             raise self.error
 
-    def plan(self, params: Any) -> None:
-        """What the rows of the coming call see. params: of the host's `on_cfg_denoiser`; its texts become alike."""
+    def plan(self, params: Any, padding: str | None = None) -> None:
+        """What the rows of the coming call see. params: of the host's `on_cfg_denoiser`; its texts become alike.
+        padding: the setting by which the host makes them so itself, and what the rows see with them."""
         self.planned = None
         denoiser = params.denoiser
         bases, negatives = self._bases_at(params, denoiser.step)
@@ -115,12 +118,46 @@ class Denoising:
             concepts, concept_negatives = self.prompts.at(denoiser.step)
             positive = self.rows.positive(bases, concepts)
             negative = self.rows.negative(negatives, concept_negatives)
-            _make_alike(params)
+            if padding is None:
+                _make_alike(params)
+            elif negatives:
+                others = list(itertools.chain(*concepts.values())), concept_negatives.values()
+                rows, own = (positive, negative), (bases, negatives)
+                positive, negative = self._padded(padding, rows, own, others)
             _set_vectors(params, positive, negative)
             self.planned = [*positive, *negative]
             self.attention.plan(row.conditioning for row in self.planned)
         weights = self._guidance_weights(bases)
         self.weights = None if weights is None else resize(weights, extent(params.x))
+
+    def _padded(
+        self,
+        setting: str,
+        rows: tuple[Sequence[Row], Sequence[Row]],
+        own: tuple[Sequence[Parts], Sequence[Encoded]],
+        concepts: tuple[Iterable[Encoded], Iterable[Encoded]],
+    ) -> tuple[list[Row], list[Row]]:
+        """Both sides of each image with as many tokens as the host's setting gives them.
+
+        Each a pair, of the prompts and of the negative prompts: rows as they are, the images' own, the concepts'.
+        """
+        positive, negative, remaining = [], [], iter(rows[0])
+        for parts, below, row in zip(*own, rows[1], strict=True):
+            above = list(itertools.islice(remaining, len(parts)))
+            lengths = self._longest(above, [*parts, *concepts[0]]), self._longest([row], [below, *concepts[1]])
+            above, row = self._padding.apply(setting, above, row, lengths)
+            positive += above
+            negative.append(row)
+        if any(one is not other for one, other in zip([*positive, *negative], [*rows[0], *rows[1]], strict=True)):
+            self.p.extra_generation_params[INFOTEXT[setting]] = True
+        return positive, negative
+
+    def _longest(self, rows: Sequence[Row], prompts: Iterable[Encoded]) -> int:
+        """Tokens of the longest prompt that some rows see. Where concepts move, frames may do without one: how long the
+        others become must not depend on that."""
+        if self.rows.maps.moving:
+            return max(len(one.context) for one in prompts)
+        return max(length for row in rows for length in row.conditioning.lengths)
 
     def inside(self, denoiser: Any) -> bool:
         """Whether a call of the denoiser is one of those that the scene is for."""

@@ -39,6 +39,7 @@ from lib_masknoise.explore.model import Moment, Recording, Report, Stop
 from lib_masknoise.explore.requests import Asked
 from lib_masknoise.explore.workshop import Workshop
 from lib_masknoise.hosts.webui import job as jobs
+from lib_masknoise.hosts.webui.live import prompt_history_as_it_is
 from lib_masknoise.hosts.webui.prompts import Encodings, size_embedding_width, token_count, without_networks
 from lib_masknoise.hosts.webui.refusal import Refused
 from lib_masknoise.hosts.webui.xyz import TITLE
@@ -82,10 +83,12 @@ class WebUI:
         ]
         if wrong:
             raise SceneError(wrong)
-        made = asdict(asked.settings())
-        made["model"] = str(getattr(shared.opts, "sd_model_checkpoint", None) or "") or None
-        sampler, scheduler = asked.sampler or USUAL_SAMPLER, asked.scheduler or USUAL_SCHEDULER
-        return HostSettings(**made, sampler=sampler, scheduler=scheduler)
+        own = {
+            "model": str(getattr(shared.opts, "sd_model_checkpoint", None) or "") or None,
+            "sampler": asked.sampler or USUAL_SAMPLER,
+            "scheduler": asked.scheduler or USUAL_SCHEDULER,
+        }
+        return HostSettings(**{**asdict(asked.settings()), **own})
 
     def state(self) -> Any:
         """All of the host's settings: which of them change a picture, it alone knows."""
@@ -93,7 +96,7 @@ class WebUI:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        with call_queue.queue_lock:
+        with call_queue.queue_lock, prompt_history_as_it_is():
             shared.state.begin(job=JOB)
             try:
                 if hasattr(sd_models, "forge_model_reload"):
@@ -102,6 +105,7 @@ class WebUI:
             except Refused as error:
                 raise SceneError(error.problems) from None
             finally:
+                shared.state.interrupted = shared.state.skipped = False
                 shared.state.end()
                 shared.total_tqdm.clear()
 

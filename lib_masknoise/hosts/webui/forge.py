@@ -33,6 +33,9 @@ class Blender(Protocol):
     def bound(self, unet: torch.nn.Module) -> None:
         """What is about to be patched."""
 
+    def released(self) -> None:
+        """It is to be as it was. Safe at any time, also twice."""
+
     def plan(self, params: Any) -> None:
         """What the coming call of the denoiser sees."""
 
@@ -72,6 +75,7 @@ class Patches:
         self.denoising.attention.clear()
 
     def _unbind(self) -> None:
+        self.blender.released()
         if self._objects is not None and self._objects.unet is self._own:
             self._objects.unet = self._original
         self._objects = self._original = self._own = None
@@ -96,7 +100,13 @@ class Patches:
         total = self.blender.total_weight(args["denoised"])
         if total is None:
             return args["denoised"]
-        return args["uncond_denoised"] + (args["denoised"] - args["uncond_denoised"]) * total
+        return args["uncond_denoised"] + (args["denoised"] - args["uncond_denoised"]) * spread(total, args["denoised"])
+
+
+def spread(weight: Tensor, like: Tensor) -> Tensor:
+    """A weight of each location `[B, h, w]` or `[B, 1, h, w]`, for every channel, and every frame where there are some:
+    to multiply `[B, …, h, w]` by."""
+    return weight.to(like).reshape(len(weight), *[1] * (like.dim() - 3), *extent(weight))
 
 
 class CrossAttention:
@@ -120,6 +130,9 @@ class CrossAttention:
     def bound(self, unet: torch.nn.Module) -> None:
         self._blocks = _blocks(unet)
 
+    def released(self) -> None:
+        """The patches are on a clone."""
+
     def plan(self, params: Any) -> None:
         self.denoising.plan(params)
         self._given_contexts = context_of(params.text_cond), context_of(params.text_uncond)
@@ -136,7 +149,11 @@ class CrossAttention:
             self.denoising.check_size(extent(x))
             options = self._patched(options)
         if self.denoising.weights is not None:
-            cond = self._masked(cond, self.denoising.weights, x)
+            if len(cond) * len(self.denoising.rows.pictures) != len(self.denoising.weights):
+                raise Conflict(
+                    "the prompt is divided already by another extension (Forge Couple?); switch it off or MaskNoise"
+                )
+            cond, options = self._masked(cond, self.denoising.weights, x, options)
         return cond, uncond, options
 
     def _patched(self, options: Options) -> Options:
@@ -213,11 +230,14 @@ class CrossAttention:
 
     # --- Prompts made of parts whose guidance is added up: `a AND b:0.5`
 
-    def _masked(self, cond: list[Options], weights: Tensor, x: Tensor) -> list[Options]:
+    def _masked(
+        self, cond: list[Options], weights: Tensor, x: Tensor, options: Options
+    ) -> tuple[list[Options], Options]:
         """The host averages the parts, each with its mask: `Σ_k w_k cond_k / Σ_k w_k`. Strengths that add up to 1 keep
         it from scaling the guidance."""
         masks = self._by_part(weights, x)
-        return [{**one, "mask": masks[:, k], "strength": 1.0 / len(cond)} for k, one in enumerate(cond)]
+        cond = [{**one, "mask": masks[:, k], "strength": 1.0 / len(cond)} for k, one in enumerate(cond)]
+        return cond, options
 
     def _by_part(self, weights: Tensor, x: Tensor) -> Tensor:
         """`[B, parts, h, w]`."""

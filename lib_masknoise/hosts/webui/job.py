@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from fastapi import HTTPException, Request
+from fastapi.security import HTTPBasic
 from modules import shared
 from modules.processing import StableDiffusionProcessingImg2Img, StableDiffusionProcessingTxt2Img
 
 from lib_masknoise import animation, infotext
-from lib_masknoise.hosts.webui import containers, files, xyz
+from lib_masknoise.hosts.webui import containers, facts, files, parts, xyz
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, Method, sampling
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts, network_tags
 from lib_masknoise.hosts.webui.refusal import Refused
@@ -29,6 +31,7 @@ from lib_masknoise.noise.feature import parse_dimensions
 from lib_masknoise.presets import PresetError, Presets
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.ui import inputs, live
+from lib_masknoise.window import WHOLE, Window
 
 ADAPTIVE = "DPM adaptive"
 """The sampler whose images depend on the others of their batch."""
@@ -36,8 +39,8 @@ ADAPTIVE = "DPM adaptive"
 FRAMES = "masknoise_frames"
 """The attribute of a job that says which of its scene's frames are wanted, fractions too (`hosts.webui.exploring`)."""
 
-LATENT_PIXELS = 8
-"""Pixels of an image to one of its latent, along each side."""
+BATCH_NOISE = "no_dpmpp_sde_batch_determinism"
+"""The setting by which the noise of SDE samplers depends on the batch."""
 
 
 @dataclass
@@ -57,14 +60,26 @@ class Job:
     """The noise that has the visual noise in it already."""
     remarks: tuple[str, ...] = ()
     """What the scene asks for that will not do what one expects of it."""
+    first: int = 0
+    """The frame of the animation that the job's first image shows."""
+    alone: bool = False
+    """Whether only that frame is made, of however many."""
 
-    _maps: dict[Size, Maps] = field(default_factory=dict)
+    tiles: Sequence[Window] = ()
+    """Of the images of this job, where they are parts of one picture."""
 
-    def maps(self, size: Size) -> Maps:
-        """The scene's maps at the latent's size of a pass, the same for all batches."""
-        if size not in self._maps:
-            self._maps[size] = Maps(self.scene, size)
-        return self._maps[size]
+    _maps: dict[tuple[Size, Window], Maps] = field(default_factory=dict)
+
+    def maps(self, size: Size, window: Window = WHOLE) -> Maps:
+        """The scene's maps at the latent's size of a pass, the same for all batches. window: the part of the picture
+        that the pass makes."""
+        if (size, window) not in self._maps:
+            self._maps[size, window] = Maps(self.scene, size, window=window)
+        return self._maps[size, window]
+
+    def know(self, maps: Maps) -> None:
+        """Maps of the scene that are drawn already."""
+        self._maps[maps.size, WHOLE] = maps
 
     @property
     def total(self) -> int:
@@ -72,7 +87,7 @@ class Job:
 
     @property
     def animated(self) -> bool:
-        return self.total > 1 or self.frames is not None
+        return (self.total > 1 or self.frames is not None) and not self.alone
 
     def frame(self, index: int) -> float:
         """Which frame an image of the job shows, by its place in the job."""
@@ -111,10 +126,16 @@ def _stop(p: Any, error: Exception) -> None:
         p.sampler.launch_sampling = stop
 
 
+def setup(p: Any) -> None:
+    """The host has put a job together, and may be about to give it to a script that makes many jobs of it."""
+    p.masknoise_tiles = parts.tiles_of(p)
+
+
 def before_process(p: Any, values: Sequence[Any], presets: Presets, is_img2img: bool = False) -> None:
     """Read the request and refuse it where it is wrong. values: the script's arguments (`ui.inputs`). presets: those
     that an X/Y/Z plot may name. is_img2img: whether the script is that of the img2img tab."""
     p.masknoise = None
+    tiles = getattr(p, "masknoise_tiles", None)
     kind = StableDiffusionProcessingImg2Img if is_img2img else StableDiffusionProcessingTxt2Img
     if not isinstance(p, kind) or getattr(p, "_ad_inner", False):
         return  # another extension (ADetailer) lets its own passes run with the job's scripts
@@ -127,7 +148,14 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets, is_img2img: 
         if scene.animation.frames > 1:
             animation.require_encoders(scene.animation.formats, scene.animation.interpolate)
         fields.require(scene)
-        p.masknoise = job = Job(scene, ConceptPrompts(scene), getattr(p, FRAMES, None))
+        alone = getattr(p, "masknoise_frame", None)  # of live painting
+        frames = getattr(p, FRAMES, None)  # of a view of Explore
+        p.masknoise = job = Job(scene, ConceptPrompts(scene), frames, first=alone or 0, alone=alone is not None)
+        if tiles is not None:
+            if job.animated:
+                wanted = "expected 1, as the script SD upscale makes one picture of many parts"
+                raise SceneError((Problem("animation.frames", wanted),))
+            job.tiles = tiles.take(len(p.init_images))
         if job.animated:
             if isinstance(p.prompt, list):
                 wanted = "expected 1, as every image has a prompt of its own (script Prompt matrix)"
@@ -137,8 +165,10 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets, is_img2img: 
                 p.comment(f"MaskNoise: {ADAPTIVE} chooses its steps by the whole batch, so frames are made one by one")
             p.n_iter = -(-job.total // p.batch_size)
             p.do_not_save_grid = True  # the contact sheet is one of the animation's formats
+        if job.total > 1:
             # Otherwise SDE samplers draw other noise for every frame, and what is held would move.
-            p.override_settings.setdefault("no_dpmpp_sde_batch_determinism", False)
+            if facts.has_setting(BATCH_NOISE):
+                p.override_settings.setdefault(BATCH_NOISE, False)
     except Exception as error:
         p.override_settings = {}  # no checkpoint is loaded for a job that is not done
         _stop(p, error)
@@ -162,16 +192,17 @@ def process(p: Any, job: Job) -> None:
     """The host has made its lists of prompts and seeds: one entry for each frame, and the infotext."""
     # A new mapping: the cells of an X/Y/Z plot share theirs, and this one may lack a key that the last one had.
     others = {key: value for key, value in p.extra_generation_params.items() if not key.startswith(infotext.KEY)}
-    p.extra_generation_params = {**others, **infotext.write(job.scene)}
+    p.extra_generation_params = {**others, **containers.described(p, job.scene)}
     if job.animated:
         p.extra_generation_params[infotext.FRAME] = lambda p, index, **_: str(p.iteration * p.batch_size + index)
         _share_between_frames(p, job.total)
-    size = p.height // LATENT_PIXELS, p.width // LATENT_PIXELS
+    elif job.total > 1:
+        p.extra_generation_params[infotext.FRAME] = str(job.first)
+    pixels = facts.pixels_of_latent()
+    size = p.height // pixels, p.width // pixels
     job.remarks = tuple(map(str, job.maps(size).remarks()))
     for remark in job.remarks:
         p.comment(f"MaskNoise: {remark}")
-    if getattr(p, "inpaint_full_res", False) and getattr(p, "image_mask", None) is not None:
-        p.comment("MaskNoise: the masks lie over the part that is painted anew (Only masked), not over the picture")
     for entry in job.prompts.networks:
         p.comment(f"MaskNoise: <{entry}:…> in a concept's prompt acts on the whole image")
 
@@ -231,7 +262,16 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
     """A pass begins: visual noise into its noise `[B, C, h, w]`, in place, and the conditioning onto its sampler."""
     if job.scene.neutral:
         return
-    rows = Rows(job.maps(extent(noise)), _pictures(p, job))
+    if getattr(p, "is_hr_pass", False) and not job.scene.blend.hires:
+        vars(p.sampler).pop("launch_sampling", None)
+        return
+    pictures = _pictures(p, job, extent(noise))
+    if len(pictures) > len(noise):  # Neo with Wan: the batch is a video's frames, and has one seed and prompt
+        if job.animated:
+            message = "expected 1: of this model every batch is a video, whose frames the model itself moves"
+            raise SceneError((Problem("animation.frames", message),))
+        pictures = pictures[: len(noise)]
+    rows = Rows(job.maps(extent(noise), parts.only_masked(p)), pictures)
     if noise is not job.moved:  # Forge calls the hook twice for the hires pass
         _move(p, noise, rows)
         job.moved = noise
@@ -260,12 +300,21 @@ def _fit_input(p: Any, count: int) -> None:
             setattr(p, name, encoded[:count])
 
 
-def _pictures(p: Any, job: Job) -> list[Picture]:
-    first = p.iteration * p.batch_size if job.animated else 0
+def _pictures(p: Any, job: Job, size: Size) -> list[Picture]:
+    first = job.first + (p.iteration * p.batch_size if job.animated else 0)
     own = job.scene.noise.seed
-    return [
-        Picture(job.frame(first + i) if job.animated else 0, seed if own < 0 else own) for i, seed in enumerate(p.seeds)
+    pictures = [
+        Picture(job.frame(first + i) if job.animated else first, seed if own < 0 else own)
+        for i, seed in enumerate(p.seeds)
     ]
+    if not job.tiles:
+        return pictures
+    tiles = p.masknoise_tiles
+    tiles.seed = pictures[0].seed if tiles.seed is None else tiles.seed
+    # Of a last tile alone the host makes a whole batch.
+    windows = [*job.tiles, *[job.tiles[-1]] * (len(pictures) - len(job.tiles))]
+    of_each = zip(pictures, windows, strict=False)
+    return [picture._replace(maps=job.maps(size, window), fields=tiles.seed) for picture, window in of_each]
 
 
 def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:
@@ -306,11 +355,13 @@ def _method_of_host() -> Callable[[Denoising], Method]:
         from lib_masknoise.hosts.webui.a1111 import Layers
 
         return Layers
-    from lib_masknoise.hosts.webui import forge, joint, predictions
+    from lib_masknoise.hosts.webui import forge, joint, predictions, static_text
 
     model = shared.sd_model.forge_objects.unet.model.diffusion_model
     if forge.has_cross_attention(model):
         blender: Callable[[Denoising], forge.Blender] = forge.CrossAttention
+    elif static_text.cross_attentions(model):
+        blender = static_text.StaticText
     elif joint.takes_masks(model):
         blender = functools.partial(predictions.Predictions, combine=joint.JointAttention)
     else:
@@ -338,7 +389,7 @@ def postprocess_image(p: Any, job: Job) -> None:
 def postprocess(p: Any, job: Job, processed: Any) -> None:
     """The job is done: write the animation of the frames there are, and hand it out."""
     containers.shorten(p, processed.images)
-    if infotext.FRAME in p.extra_generation_params:  # a function of each image, which the answer would give as null
+    if job.animated:  # a function of each image, which the answer would give as null
         p.extra_generation_params[infotext.FRAME] = _span(job.complete)
     if job.remarks:  # for the API, whose answer has no comments; each image's own infotext does without
         p.extra_generation_params[infotext.REMARKS] = "; ".join(job.remarks)
@@ -418,3 +469,23 @@ def authorisation(app: Any) -> list[Any] | None:
         if getattr(route, "path", None) == "/sdapi/v1/txt2img":
             return list(route.dependencies)
     return None
+
+
+def permission(app: Any) -> Callable[..., Any]:
+    """A dependency for routes that the page uses: who is logged in to the page (`--gradio-auth`) or has the API's
+    password (`--api-auth`) may, and everybody where the host asks for neither."""
+    own = [one.dependency for one in authorisation(app) or ()]
+
+    async def permitted(request: Request) -> None:
+        login = getattr(app, "auth", None) is not None or getattr(app, "auth_dependency", None) is not None
+        tokens = getattr(app, "tokens", {})
+        cookies = [value for name, value in request.cookies.items() if name.startswith("access-token")]
+        if not (own or login) or (login and any(value in tokens for value in cookies)):
+            return
+        if not own:
+            raise HTTPException(401, "Not authenticated")
+        credentials = await HTTPBasic()(request)
+        for check in own:
+            check(credentials)
+
+    return permitted

@@ -6,6 +6,9 @@ calls before each denoiser call, adds a condition for each concept to that of th
 each location for a mask; likewise on the negative side. The weights add up to 1, so that what comes out is
 `Σ_j a_j(ℓ) pred_j(ℓ)`, at the price of an evaluation of the model for each concept.
 
+The hosts' masks are for latents `[B, C, h, w]`. Where there is an axis of frames more, `[B, C, T, h, w]`, the weights
+go along as one more of the model's conditions, which a wrapper of the model's function takes out and multiplies by.
+
 The host's own conds are what is compiled, so that whatever a model wants in them (pooled embeddings, distilled
 guidance) is there. Concept and feature noise live in what a cross-attention sees and have no place here.
 """
@@ -22,9 +25,16 @@ from torch import Tensor
 
 from lib_masknoise import infotext
 from lib_masknoise.conditioning import NEGLIGIBLE, Encoded, blended_texts, prediction_weights
+from lib_masknoise.hosts.webui import facts
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising
-from lib_masknoise.hosts.webui.forge import Options
+from lib_masknoise.hosts.webui.forge import Options, spread
 from lib_masknoise.maps import extent
+
+MASKED_DIMENSIONS = 4
+"""Axes of the latents that the hosts' masks are for."""
+
+WEIGHT = "masknoise_weight"
+"""Among the model's conditions: by how much what it predicts counts, `[rows, h, w]`."""
 
 Weighted = tuple[Options, Tensor]
 """A condition of the host, and how much what it predicts counts at each location of each image: `[B, h, w]`."""
@@ -76,16 +86,19 @@ class Predictions:
         missing = " and ".join(kind for kind in ("concept", "feature") if getattr(scene.noise, kind).strength)
         if missing:
             what += f", without {missing} noise"
-            p.comment(f"MaskNoise: no {missing} noise, which needs a model with cross-attention; this is {model}")
+            p.comment(f"MaskNoise: no {missing} noise, which needs cross-attention to act in; {model} offers none")
         if missing or scene.concepts:
             p.extra_generation_params[infotext.BLENDING] = what
         if scene.concepts:
-            p.comment(f"MaskNoise: {model} has no cross-attention; {self._combination.instead}")
+            p.comment(f"MaskNoise: {model} offers no cross-attention to blend in; {self._combination.instead}")
 
     # --- Before each call of the denoiser
 
     def bound(self, unet: torch.nn.Module) -> None:
         """Nothing is patched."""
+
+    def released(self) -> None:
+        """Nothing was."""
 
     def plan(self, params: Any) -> None:
         self._step = params.denoiser.step if self.denoising.inside(params.denoiser) else None
@@ -106,6 +119,8 @@ class Predictions:
         if not torch.allclose(total, torch.ones(())):
             self._total = total[:, None]
         several = max(len(positive), len(negative)) > 1
+        if several and x.dim() > MASKED_DIMENSIONS:
+            options = weighing(options)
         cond = self._combination.conditions(positive, x, several)
         if negative:
             uncond = self._combination.conditions(negative, x, several)
@@ -151,8 +166,11 @@ class Predictions:
         known, weights = self._known.get(name, ([], None))
         given = list(encoded.values())
         if weights is None or any(a is not b for a, b in zip(known, given, strict=True)):
-            frames = self.rows.frames
-            weights = prediction_weights(self.rows.maps, name, encoded, frames).expand(len(frames), -1, -1, -1)
+            of_each = [
+                prediction_weights(self.rows.maps_of(i), name, encoded, [frame])
+                for i, frame in enumerate(self.rows.frames)
+            ]
+            weights = torch.cat(of_each)
             self._known[name] = given, weights
         return weights
 
@@ -172,14 +190,34 @@ def _needed(entries: list[Weighted]) -> list[Weighted]:
 def with_masks(entries: list[Weighted], x: Tensor, several: bool) -> list[Options]:
     """The host's average over its conditions is `Σ mask pred / Σ mask`; strengths that add up to 1 keep it from scaling
     the guidance."""
+    total = functools.reduce(torch.add, (weight.double() for _, weight in entries))
+    total = torch.where(total.abs() > NEGLIGIBLE, total, NEGLIGIBLE)
     masked = []
     for one, weight in entries:
-        one = {**one, "mask": weight.to(x), "strength": 1.0 / len(entries)}
+        one = {**one, "strength": 1.0 / len(entries)}
+        conds = one["model_conds"]
         if several:
-            conds = one["model_conds"]
-            one["model_conds"] = {**conds, "c_crossattn": _not_repeated(conds["c_crossattn"])}
-        masked.append(one)
+            conds = {**conds, "c_crossattn": _not_repeated(conds["c_crossattn"])}
+        if x.dim() == MASKED_DIMENSIONS:
+            one["mask"] = weight.to(x)
+        elif several:  # without masks the average of n predictions is `Σ pred / n`
+            conds = {**conds, WEIGHT: condition_of((weight / total * len(entries)).to(x))}
+        masked.append({**one, "model_conds": conds})
     return masked
+
+
+def weighing(options: Options) -> Options:
+    """The host's model options with the wrapper that multiplies what the model predicts by the weights beside it."""
+    inner = options.get("model_function_wrapper")
+
+    def weighed(apply: Callable[..., Tensor], args: Options) -> Tensor:
+        c = dict(args["c"])
+        weight = c.pop(WEIGHT, None)
+        args = {**args, "c": c}
+        out = apply(args["input"], args["timestep"], **c) if inner is None else inner(apply, args)
+        return out if weight is None else out * spread(weight, out)
+
+    return {**options, "model_function_wrapper": weighed}
 
 
 def _like(entry: Options, cond: Any, count: int) -> Options:
@@ -195,20 +233,14 @@ def _like(entry: Options, cond: Any, count: int) -> Options:
 
 def _compile() -> Any:
     """The host's function from conds to conditions."""
-    try:
-        from backend.sampling.condition import compile_conditions
-    except ImportError:
-        from modules_forge.forge_sampler import cond_from_a1111_to_patched_ldm as compile_conditions
-    return compile_conditions
+    found = facts.module("backend.sampling.condition", "modules_forge.forge_sampler")
+    return getattr(found, "compile_conditions", None) or found.cond_from_a1111_to_patched_ldm
 
 
 def condition_of(rows: Tensor) -> Any:
     """A condition of the host's plainest class, with a row for each image."""
-    try:
-        from backend.sampling.condition import Condition
-    except ImportError:
-        from ldm_patched.modules.conds import CONDRegular as Condition
-    return Condition(rows)
+    found = facts.module("backend.sampling.condition", "ldm_patched.modules.conds")
+    return (getattr(found, "Condition", None) or found.CONDRegular)(rows)
 
 
 def _not_repeated(cond: Any) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from modules import extra_networks, prompt_parser, sd_samplers, shared
+from modules import extra_networks, prompt_parser, script_loading, sd_samplers, shared
 from torch import Tensor
 
 from lib_masknoise.conditioning import Encoded, negatives, prompts
@@ -26,14 +26,28 @@ Schedule = Sequence[Any]
 
 
 def without_networks(texts: Iterable[str], networks: dict[str, list[Any]]) -> dict[str, str]:
-    """Prompts and what is left of each without `<lora:…>` and the like, which are added to `networks`, parsed by the
-    host."""
+    """Prompts and what is left of each without comments, and without `<lora:…>` and the like, which are added to
+    `networks`, parsed by the host."""
     plain = {}
     for text in texts:
-        plain[text], found = extra_networks.parse_prompt(text)
+        plain[text], found = extra_networks.parse_prompt(without_comments(text))
         for kind, entries in found.items():
             networks.setdefault(kind, []).extend(entries)
     return plain
+
+
+def without_comments(text: str) -> str:
+    """Without what stands behind a `#` (in Neo a `//` too), where the host takes that away from its own prompts."""
+    if not getattr(shared.opts, "enable_prompt_comments", False):
+        return text
+    # The host loads its scripts as modules that cannot be imported by name; importing would run this one again.
+    for path, module in script_loading.loaded_scripts.items():
+        if path.replace("\\", "/").endswith(COMMENTS):
+            return module.strip_comments(text)
+    return text
+
+
+COMMENTS = "modules/processing_scripts/comments.py"
 
 
 def network_tags(networks: Mapping[str, list[Any]], present: Mapping[str, list[Any]]) -> str:
@@ -115,7 +129,7 @@ class ConceptPrompts:
         known = self._encodings.source(encoded)
         if torch.equal(context[: len(known)], known.to(context)):
             return encoded
-        return replace(encoded, context=unmarked(context).detach().float().cpu())
+        return replace(encoded_context(context), pooled=encoded.pooled, weight=encoded.weight)
 
     @property
     def part_count(self) -> int:
@@ -147,13 +161,24 @@ class Encodings:
         if key not in self._known:
             context, vector = (cond["crossattn"], cond.get("vector")) if isinstance(cond, dict) else (cond, None)
             pooled = None if vector is None else vector.float().cpu()
-            self._known[key] = cond, Encoded(unmarked(context).detach().float().cpu(), pooled, weight)
+            self._known[key] = cond, replace(encoded_context(context), pooled=pooled, weight=weight)
             self._sources[id(self._known[key][1])] = context
         return self._known[key][1]
 
     def source(self, encoded: Encoded) -> Tensor:
         """The host's own context that it was made from, `[T, D]`."""
         return self._sources[id(encoded)]
+
+
+def encoded_context(context: Tensor) -> Encoded:
+    """A host's context `[T, D]`, or `[1, T, D]` (Anima in Neo), which is filled up with zeros that the model sees."""
+    context = unmarked(context).detach().float().cpu()
+    if context.dim() == 2:
+        return Encoded(context)
+    (context,) = context
+    filled = context.any(dim=1).nonzero()
+    length = int(filled[-1]) + 1 if len(filled) else 1
+    return Encoded(context[:length], filler=context.new_zeros(context.shape[1]), full=len(context))
 
 
 def unmarked(context: Tensor) -> Tensor:
@@ -197,6 +222,9 @@ def token_count(text: str) -> str:
 
 def size_embedding_width(sd_model: Any) -> int:
     """How many numbers at the end of SDXL's vector say the image's size and not its prompt: they are not blended."""
+    embedder: Any = getattr(sd_model, "embedder", None)
+    if hasattr(embedder, "dim"):  # Forge and Neo: three pairs, of the refiner two and the aesthetic score
+        return embedder.dim * (6 if hasattr(sd_model, "text_processing_engine_l") else 5)
     embedders = getattr(getattr(sd_model, "conditioner", None), "embedders", ())
     numbers = {"aesthetic_score": 1}  # the others (original size, crop, target size) are pairs
     sizes = (e for e in embedders if type(e).__name__ == "ConcatTimestepEmbedderND")

@@ -31,12 +31,17 @@ class Picture(NamedTuple):
 
     frame: float
     seed: int
+    maps: Maps | None = None
+    """Its own, where the images of a batch are different parts of one picture."""
+    fields: int | None = None
+    """The seed of its moving fields, where it is another: those of a picture's parts go on into each other."""
 
 
 class Rows:
     """The conditionings of one sampling pass.
 
-    maps: of the job's scene at the latent's size. pictures: the images of the batch.
+    maps: of the job's scene at the latent's size. pictures: the images of the batch; those with maps of their own see
+    these.
     """
 
     def __init__(self, maps: Maps, pictures: Sequence[Picture]):
@@ -44,6 +49,9 @@ class Rows:
         self.scene, self.size = maps.scene, maps.size
         self._known: dict[Hashable, tuple[LocationConditioning, tuple[Encoded, ...]]] = {}
         self._silent: dict[int, tuple[Encoded, Encoded]] = {}
+
+    def maps_of(self, image: int) -> Maps:
+        return self.pictures[image].maps or self.maps
 
     @property
     def frames(self) -> list[float]:
@@ -71,11 +79,11 @@ class Rows:
         one for each of `conditioning.prompts(scene)`.
         """
         rows: dict[int, Row] = {}
-        groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        groups: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
         places = ((image, k, base) for image, parts in enumerate(bases) for k, base in enumerate(parts))
         for place, (image, k, base) in enumerate(places):
-            groups.setdefault((id(base), k), []).append((place, image))
-        for (_, k), members in groups.items():
+            groups.setdefault((id(base), k, id(self.maps_of(image))), []).append((place, image))
+        for (_, k, _), members in groups.items():
             images = [image for _, image in members]
             of_part = {text: self._part(parts, k) for text, parts in concepts.items()}
             made = self._made(("positive", k), bases[images[0]][k], of_part, images)
@@ -85,9 +93,9 @@ class Rows:
     def negative(self, bases: Sequence[Encoded], concepts: Mapping[str, Encoded]) -> list[Row]:
         """The rows of the images' negative prompts. concepts: one for each of `conditioning.negatives(scene)`."""
         rows: dict[int, Row] = {}
-        groups: dict[int, list[int]] = {}
+        groups: dict[tuple[int, int], list[int]] = {}
         for image, base in enumerate(bases):
-            groups.setdefault(id(base), []).append(image)
+            groups.setdefault((id(base), id(self.maps_of(image))), []).append(image)
         for images in groups.values():
             made = self._made(("negative",), bases[images[0]], concepts, images)
             rows |= {image: Row(made, index) for index, image in enumerate(images)}
@@ -98,12 +106,11 @@ class Rows:
         options = self.scene.noise.visual
         if not options.strength:
             return noise
-        free = self.maps.amount("visual", self.frames).expand(len(self.pictures), -1, -1)
         motion = options.motion or self.scene.motion
-        moved = [
-            visual(one, free[i], motion, [picture.frame], self.maps.total, picture.seed)
-            for i, (one, picture) in enumerate(zip(noise, self.pictures, strict=True))
-        ]
+        moved = []
+        for i, (one, picture) in enumerate(zip(noise, self.pictures, strict=True)):
+            (free,) = self.maps_of(i).amount("visual", [picture.frame])
+            moved.append(visual(one, free, motion, [picture.frame], self.maps.total, picture.seed))
         return torch.cat(moved)
 
     def _made(
@@ -117,9 +124,10 @@ class Rows:
                 self._known.pop(next(iter(self._known)))
             frames = [self.pictures[image].frame for image in images]
             if key[0] == "negative":
-                made = condition_negative(self.maps, base, concepts, frames)
+                made = condition_negative(self.maps_of(images[0]), base, concepts, frames)
             else:
-                seeds = [self.pictures[image].seed for image in images]
-                made = condition(self.maps, base, concepts, frames, seeds)
+                own = [self.pictures[image] for image in images]
+                seeds = [picture.seed if picture.fields is None else picture.fields for picture in own]
+                made = condition(self.maps_of(images[0]), base, concepts, frames, seeds)
             self._known[key] = made, prompts  # the prompts stay alive, so that no other object gets their id
         return self._known[key][0]

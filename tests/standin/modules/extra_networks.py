@@ -31,4 +31,4 @@ def parse_prompts(prompts: list[str]) -> tuple[list[str], Any]:
 
 def activate(p: Any, data: dict[str, list[ExtraNetworkParams]]) -> None:
     activated.append([":".join([kind, *entry.items]) for kind, entries in data.items() for entry in entries])
-    p.scripts.run("after_extra_networks_activate", p, batch_number=p.iteration)
+    p.scripts.after_extra_networks_activate(p, batch_number=p.iteration)

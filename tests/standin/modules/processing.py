@@ -15,14 +15,20 @@ SCALE = 8
 """Pixels of an image for each location of its latent, along each side."""
 
 
+def latent_shape(height: int, width: int) -> tuple[int, ...]:
+    """Some models' latents have an axis of frames."""
+    frames = (1,) if getattr(shared.sd_model, "is_wan", False) else ()
+    return 4, *frames, height // SCALE, width // SCALE
+
+
 def seeded_noise(shape: tuple[int, ...], seeds: list[int], like: torch.dtype) -> Tensor:
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(like)
 
 
 @dataclass(repr=False, eq=False)
 class StableDiffusionProcessing:
-    scripts: Any = None
     sd_model: Any = None
+    scripts: Any = None
     prompt: Any = ""
     negative_prompt: str = ""
     seed: Any = 1
@@ -33,7 +39,7 @@ class StableDiffusionProcessing:
     cfg_scale: float = 5.0
     distilled_cfg_scale: float = 3.5
     sampler_name: str = "Euler"
-    scheduler: str = "Automatic"
+    scheduler: str | None = None
     width: int = 48
     height: int = 32
     s_min_uncond: float = 0.0
@@ -161,20 +167,22 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     def sample(self, c: Any, uc: Any) -> Tensor:
         self.sampler = sd_samplers.create_sampler(self.sampler_name, shared.sd_model)
         x = self.rng
-        self.scripts.run("process_before_every_sampling", self, x=x, noise=x, c=c, uc=uc)
+        self.scripts.process_before_every_sampling(self, x=x, noise=x, c=c, uc=uc)
         samples = self.sampler.sample(self, x, c, uc)
         if not self.enable_hr or shared.state.interrupted:
             return samples
         self.is_hr_pass = True
         size = self.hr_upscale_to_y // SCALE, self.hr_upscale_to_x // SCALE
-        samples = torch.nn.functional.interpolate(samples, size, mode="nearest")
+        of_frame = samples.squeeze(2) if samples.dim() == 5 else samples
+        larger = torch.nn.functional.interpolate(of_frame, size, mode="nearest")
+        samples = larger.unflatten(1, (4, -1)) if samples.dim() == 5 else larger
         self.sampler = sd_samplers.create_sampler(self.hr_sampler_name or self.sampler_name, shared.sd_model)
         noise = seeded_noise(tuple(samples.shape[1:]), self.seeds, samples.dtype)
         if not self.disable_extra_networks:
             extra_networks.activate(self, self.hr_extra_network_data)
         self._setup_hr_conds()
         for _ in range(2 if hasattr(shared.sd_model, "forge_objects") else 1):
-            self.scripts.run("process_before_every_sampling", self, x=samples, noise=noise, c=self.hr_c, uc=self.hr_uc)
+            self.scripts.process_before_every_sampling(self, x=samples, noise=noise, c=self.hr_c, uc=self.hr_uc)
         steps = self.hr_second_pass_steps or self.steps
         samples = self.sampler.sample_img2img(self, samples, noise, self.hr_c, self.hr_uc, steps)
         self.sampler = None
@@ -196,9 +204,9 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
 
     def init(self) -> None:
         """The picture, encoded once for each image of a whole batch."""
-        shape = 4, self.height // SCALE, self.width // SCALE
+        shape = latent_shape(self.height, self.width)
         picture = 0.1 * seeded_noise(shape, [77], shared.sd_model.dtype)
-        self.init_latent = picture.repeat(self.batch_size, 1, 1, 1)
+        self.init_latent = picture.repeat(self.batch_size, *[1] * len(shape))
         self.image_conditioning = picture.new_zeros(self.batch_size, 5, 1, 1)
         if self.image_mask is not None:
             self.nmask = torch.from_numpy(self.image_mask).to(picture)
@@ -206,7 +214,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
     def sample(self, c: Any, uc: Any) -> Tensor:
         self.sampler = sd_samplers.create_sampler(self.sampler_name, shared.sd_model)
         x = self.rng * self.initial_noise_multiplier
-        self.scripts.run("process_before_every_sampling", self, x=self.init_latent, noise=x, c=c, uc=uc)
+        self.scripts.process_before_every_sampling(self, x=self.init_latent, noise=x, c=c, uc=uc)
         assert len(self.init_latent) == len(self.image_conditioning) == len(x)
         samples = self.sampler.sample_img2img(self, self.init_latent, x, c, uc, self.steps)
         return samples if self.nmask is None else samples * self.nmask + self.init_latent * (1 - self.nmask)
@@ -222,7 +230,7 @@ class Processed:
 
 
 def process_images(p: StableDiffusionProcessing) -> Processed:
-    p.scripts.run("before_process", p)
+    p.scripts.before_process(p)
     before = {name: getattr(shared.opts, name) for name in p.override_settings}
     model = shared.sd_model
     try:
@@ -237,7 +245,7 @@ def _process(p: StableDiffusionProcessing, model: Any) -> Processed:
     p.setup_prompts()
     p.all_seeds = p.seed if isinstance(p.seed, list) else [p.seed + i for i in range(len(p.all_prompts))]
     p.all_subseeds = [p.subseed + i for i in range(len(p.all_prompts))]
-    p.scripts.run("process", p)
+    p.scripts.process(p)
     p.init()
     pictures, infotexts, latents = [], [], []
     for iteration in range(p.n_iter):
@@ -249,32 +257,34 @@ def _process(p: StableDiffusionProcessing, model: Any) -> Processed:
         own = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
         p.prompts, p.negative_prompts = p.all_prompts[own], p.all_negative_prompts[own]
         p.seeds, p.subseeds = p.all_seeds[own], p.all_subseeds[own]
-        p.rng = seeded_noise((4, p.height // SCALE, p.width // SCALE), p.seeds, model.dtype)
+        p.rng = seeded_noise(latent_shape(p.height, p.width), p.seeds, model.dtype)
         batch = {"batch_number": p.iteration, "prompts": p.prompts, "seeds": p.seeds, "subseeds": p.subseeds}
-        p.scripts.run("before_process_batch", p, **batch)
+        p.scripts.before_process_batch(p, **batch)
         p.parse_extra_network_prompts()
         if not p.disable_extra_networks:
             extra_networks.activate(p, p.extra_network_data)
-        p.scripts.run("process_batch", p, **{**batch, "prompts": p.prompts})
+        p.scripts.process_batch(p, **{**batch, "prompts": p.prompts})
         p.setup_conds()
         samples = p.sample(p.c, p.uc)
         latents.append(samples)
         p.prompts = p.all_prompts[own]
-        for index, latent in enumerate(samples):
-            picture = _decoded(latent)
-            p.scripts.run("postprocess_image", p, picture)
+        decode = _picture if getattr(samples, "already_decoded", False) else _decoded
+        for index, picture in enumerate(map(decode, samples)):
+            p.scripts.postprocess_image(p, picture)
             infotexts.append(_infotext(p, index))
             if p.save_samples():
                 images.save_image(picture, p, p.seeds[index], p.prompts[index], infotexts[-1])
             picture.info["parameters"] = infotexts[-1]
             pictures.append(picture)
     first = 0
+    if not shared.cmd_opts.no_prompt_history:
+        shared.prompt_history.append(p.prompt)
     if shared.opts.return_grid and not p.do_not_save_grid and len(pictures) > 1:
         pictures.insert(0, Image.new("RGB", (8, 8)))
         infotexts.insert(0, infotexts[0])
         first = 1
     processed = Processed(p, pictures, infotexts or [""], first, latents)
-    p.scripts.run("postprocess", p, processed)
+    p.scripts.postprocess(p, processed)
     return processed
 
 
@@ -283,9 +293,19 @@ def decode_latent_batch(model: Any, batch: Tensor, target_device: Any = None) ->
     return list(torch.nn.functional.interpolate(batch[:, :3].float().clamp(-1, 1), (16, 16)))
 
 
+class DecodedSamples(list):
+    """Pictures `[3, H, W]` from -1 to 1, where a job's own way of sampling has decoded them."""
+
+    already_decoded = True
+
+
 def _decoded(latent: Tensor) -> Image.Image:
-    values = (latent[:3].float().clamp(-1, 1) + 1) * 127.5
-    return Image.fromarray(values.round().to(torch.uint8).permute(1, 2, 0).numpy()).resize((16, 16))
+    return _picture(latent[:3].reshape(3, *latent.shape[-2:])).resize((16, 16))
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    values = (pixels.float().clamp(-1, 1) + 1) * 127.5
+    return Image.fromarray(values.round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 def _infotext(p: StableDiffusionProcessing, index: int) -> str:

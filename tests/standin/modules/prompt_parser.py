@@ -106,7 +106,7 @@ def _stacked(conds: list[Any]) -> Any:
     """Copies, so that callbacks may change them. Shorter contexts are filled up with their last token."""
     if isinstance(conds[0], dict):
         return DictWithShape({key: _stacked([cond[key] for cond in conds]) for key in conds[0]})
-    if conds[0].dim() < 2:
+    if conds[0].dim() != 2:
         return torch.stack(conds)
     length = max(map(len, conds))
     return torch.stack([torch.cat([cond, cond[-1:].expand(length - len(cond), -1)]) for cond in conds])

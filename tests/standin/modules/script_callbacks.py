@@ -19,6 +19,8 @@ callback_map: dict[str, list[Any]] = {
         "before_ui",
         "infotext_pasted",
         "before_image_saved",
+        "script_unloaded",
+        "ui_settings",
     )
 }
 
@@ -53,6 +55,8 @@ on_cfg_after_cfg = _registration("cfg_after_cfg")
 on_app_started = _registration("app_started")
 on_before_ui = _registration("before_ui")
 on_before_image_saved = _registration("before_image_saved")
+on_script_unloaded = _registration("script_unloaded")
+on_ui_settings = _registration("ui_settings")
 on_infotext_pasted = _registration("infotext_pasted")
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from modules import prompt_parser, script_callbacks, shared
+from modules.sd_samplers_common import InterruptedException
 from torch import Tensor
-
-
-class InterruptedException(BaseException):
-    """The user wants no more steps."""
 
 
 def as_model_arguments(context: Any) -> dict[str, Tensor]:
@@ -135,18 +133,24 @@ def _part(cond: Any, start: int, end: int) -> Any:
     return {key: rows[start:end] for key, rows in cond.items()} if isinstance(cond, dict) else cond[start:end]
 
 
+def _nobody(told: dict[str, Any]) -> None:
+    """Hears of a step."""
+
+
 def euler(model: Callable[..., Tensor], x: Tensor, sigmas: Tensor, **extra: Any) -> Tensor:
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
         x = x + (following - sigma) * _slope(model, x, sigma, extra)
+        extra.get("callback", _nobody)({"i": i})
     return x
 
 
 def heun(model: Callable[..., Tensor], x: Tensor, sigmas: Tensor, **extra: Any) -> Tensor:
     """Two denoiser calls a step, but for the last."""
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
         slope = _slope(model, x, sigma, extra)
         there = x + (following - sigma) * slope
         x = x + (following - sigma) * (slope + _slope(model, there, following, extra)) / 2 if following > 0 else there
+        extra.get("callback", _nobody)({"i": i})
     return x
 
 
@@ -170,6 +174,13 @@ SAMPLERS = {"Euler": SamplerConfig(euler, name="Euler"), "Heun": SamplerConfig(h
 all_samplers = list(SAMPLERS.values())
 
 
+all_samplers = [SimpleNamespace(name=name) for name in SAMPLERS]
+
+
+def get_sampler_and_scheduler(sampler: str, scheduler: str) -> tuple[str, str]:
+    return (sampler if sampler in SAMPLERS else "Euler"), scheduler or "Automatic"
+
+
 def find_sampler_config(name: str) -> SamplerConfig | None:
     return SAMPLERS.get(name)
 
@@ -189,6 +200,10 @@ class Sampler:
         self.sampler_extra_args: dict[str, Any] = {}
         self.last_latent: Tensor | None = None
 
+    def callback_state(self, told: dict[str, Any]) -> None:
+        """After each step."""
+        shared.state.sampling_step = told["i"]
+
     def launch_sampling(self, steps: int, sample: Callable[[], Tensor]) -> Tensor:
         denoiser = self.model_wrap_cfg
         denoiser.steps, denoiser.total_steps = steps, self.config.total_steps(steps)
@@ -202,7 +217,14 @@ class Sampler:
         return self._run(p, x * schedule[0], schedule, conditioning, unconditional_conditioning)
 
     def sample_img2img(
-        self, p: Any, x: Tensor, noise: Tensor, conditioning: Any, unconditional_conditioning: Any, steps: int
+        self,
+        p: Any,
+        x: Tensor,
+        noise: Tensor,
+        conditioning: Any,
+        unconditional_conditioning: Any,
+        steps: int,
+        image_conditioning: Any = None,
     ) -> Tensor:
         schedule = sigmas(steps, x)[steps - max(1, int(p.denoising_strength * steps)) :]
         return self._run(p, x + noise * schedule[0], schedule, conditioning, unconditional_conditioning)
@@ -218,5 +240,7 @@ class Sampler:
         }
         return self.launch_sampling(
             len(schedule) - 1,
-            lambda: self.config.function(self.model_wrap_cfg, x, schedule, extra_args=self.sampler_extra_args),
+            lambda: self.config.function(
+                self.model_wrap_cfg, x, schedule, extra_args=self.sampler_extra_args, callback=self.callback_state
+            ),
         )

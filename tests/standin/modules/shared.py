@@ -18,6 +18,7 @@ _DEFAULTS: dict[str, Any] = {
     "samples_save": True,
     "samples_format": "png",
     "outdir_samples": "",
+    "outdir_txt2img_samples": "",
     "save_incomplete_images": False,
     "return_grid": False,
     "save_to_dirs": True,
@@ -35,6 +36,7 @@ class State:
         self.sampling_step = self.sampling_steps = 0
         self.textinfo: str | None = None
         self.job, self.job_count, self.job_no = "", 0, 0
+        self.job_timestamp = "0"
 
     def begin(self, job: str) -> None:
         self.__init__()
@@ -59,7 +61,23 @@ class Total:
 
 device = "cpu"
 total_tqdm = Total()
-opts = SimpleNamespace(**_DEFAULTS)
+
+
+class Options(SimpleNamespace):
+    @property
+    def data(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    @property
+    def data_labels(self) -> dict[str, Any]:
+        """The settings there are."""
+        return vars(self)
+
+
+opts = Options(**_DEFAULTS)
+cmd_opts = SimpleNamespace(no_prompt_history=False)
+prompt_history: list[str] = []
+"""The prompts of the jobs, which the host keeps for the user."""
 state = State()
 sd_model: Any = None
 checkpoints: dict[str, Any] = {}
@@ -74,4 +92,5 @@ def reset(model: Any) -> None:
     state.__init__()
     loaded_hypernetworks.clear()
     checkpoints.clear()
+    prompt_history.clear()
     sd_model = model

@@ -3,6 +3,7 @@ in the host. Link tests/webui/extension into the WebUI's extensions folder to us
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -98,6 +99,23 @@ class Script(scripts.Script):
         raise Crash("the watcher's")
 
 
+class Calls:
+    """How often the host's denoiser was called since the start, and the memory that its process holds, in bytes."""
+
+    count = 0
+
+    def __call__(self, params: Any) -> None:
+        Calls.count += 1
+
+
+def _cost() -> dict[str, int]:
+    memory = 0
+    status = Path("/proc/self/status")
+    if status.is_file():
+        memory = next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmRSS" in line)
+    return {"calls": Calls.count, "memory": memory}
+
+
 def _hooks() -> dict[str, int]:
     unet = _unet()
     modules = [] if unet is None else list(unet.modules())
@@ -116,4 +134,10 @@ def _leaves(node: Any) -> int:
     return sum(map(_leaves, node)) if isinstance(node, list | tuple) else 1
 
 
-script_callbacks.on_app_started(lambda demo, app: app.add_api_route("/masknoise-watcher/hooks", _hooks))
+def _add_routes(demo: Any, app: Any) -> None:
+    app.add_api_route("/masknoise-watcher/hooks", _hooks)
+    app.add_api_route("/masknoise-watcher/cost", _cost)
+
+
+script_callbacks.on_app_started(_add_routes)
+script_callbacks.on_cfg_denoiser(Calls())

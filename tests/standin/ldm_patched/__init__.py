@@ -1,0 +1,1 @@
+"""What of reForge the extension imports, under its names."""

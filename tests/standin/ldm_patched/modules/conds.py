@@ -1,0 +1,3 @@
+from tests.standin.conditions import Condition as CONDRegular
+
+__all__ = ["CONDRegular"]

@@ -1,0 +1,3 @@
+"""Where the host keeps its models."""
+
+models_path = "no such folder"

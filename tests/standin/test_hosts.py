@@ -1,0 +1,67 @@
+"""Every host, without what the table says that it lacks."""
+
+import pytest
+import torch
+
+from tests.standin.test_blending import covered, error, scene
+
+TRANSFORMERS = ("transformer", "masked transformer")
+KINDS = {
+    "A1111": ("",),
+    "Forge": ("unet", *TRANSFORMERS),
+    "reForge": ("unet", *TRANSFORMERS),
+    "Forge Neo": ("unet", *TRANSFORMERS, "frames transformer"),
+}
+CASES = [(name, kind) for name, kinds in KINDS.items() for kind in kinds]
+
+MOVING = scene(
+    {"prompt": "green tree", "negative": "dull"},
+    "blue sea AND waves:0.5",
+    noise={"visual": {"strength": 0.5}},
+    motion={"kind": "circle"},
+    animation={"frames": 3},
+)
+
+
+def test_the_table(host):
+    facts = host.facts
+    assert tuple(KINDS) == facts.HOSTS
+    for name, hosts in {**facts.SETTINGS, **facts.MODULES}.items():
+        assert hosts and set(hosts) < set(facts.HOSTS), f"{name} is in all hosts, or in none"
+
+
+@pytest.mark.parametrize("name, kind", CASES)
+def test_an_animation_asks_for_nothing_that_is_not_there(host, name, kind):
+    host.start(torch.float64, forge=kind, like=name)
+    frames = host.latents(MOVING, batch_size=2)
+    assert len(frames) == 3 and error(frames[0], frames[1]) > 1e-4
+    host.start(torch.float64, forge=kind)
+    assert error(host.latents(MOVING, batch_size=2), frames) == 0
+
+
+@pytest.mark.parametrize("name, kind", CASES)
+def test_a_concept_that_covers_everything_is_its_prompt(host, name, kind):
+    host.start(torch.float64, forge=kind, like=name)
+    plain = host.latents(prompt="green tree", negative_prompt="dull", enable_hr=True)
+    assert error(host.latents(covered("green tree", "dull"), enable_hr=True), plain) < 1e-12
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_setting_that_is_not_there_is_not_set(host, name):
+    host.start(forge="" if name == "A1111" else "unet", like=name)
+    p = host.job(MOVING)
+    host.process(p)
+    settings = {one for one, hosts in host.facts.SETTINGS.items() if name in hosts}
+    assert set(p.override_settings) == settings & {"no_dpmpp_sde_batch_determinism"}
+
+
+def test_the_size_of_a_latent_is_the_hosts(host, monkeypatch):
+    """Of some of Neo's models a latent has 16 pixels to a side."""
+    assert host.facts.pixels_of_latent() == 8
+    monkeypatch.setattr(host.processing, "opt_f", 16, raising=False)
+    assert host.facts.pixels_of_latent() == 16
+
+
+def test_a_module_that_no_host_has(host):
+    with pytest.raises(ImportError, match="this WebUI has none of backend.nothing, ldm_patched.nothing"):
+        host.facts.module("backend.nothing", "ldm_patched.nothing")

@@ -1,0 +1,190 @@
+"""Neo's Anima: a transformer whose text stays what it is, blended exactly in its cross-attention."""
+
+import copy
+import functools
+
+import pytest
+import torch
+
+from lib_masknoise.maps import Maps, coefficients, resize
+from lib_masknoise.scene import Scene
+from tests.standin.forge import FULL as FILLED
+from tests.standin.host import Other
+from tests.standin.test_blending import covered, error, scene
+from tests.standin.test_forge import patching
+
+KIND = "static transformer"
+SIZE = (4, 6)
+SINGLE = 1e-7
+"""Maps, and the logarithm of how many tokens a text is filled up by, are in float32."""
+
+NOISES = {
+    "visual": {"strength": 0.5},
+    "concept": {"strength": 0.7, "rank": 2},
+    "feature": {"strength": 0.7, "dimensions": "0-2"},
+}
+
+
+@pytest.fixture
+def neo(host):
+    host.start(torch.float64, forge=KIND, like="Forge Neo")
+    return host
+
+
+def materialised(host, blended, base, negative="", steps=2, cfg=5.0, seed=1):
+    """Every location's context built: what `blended` of texts without parts, weights or noise should give."""
+    from modules import sd_samplers
+
+    made = Scene.parse(blended)
+    model = copy.deepcopy(host.model.model.diffusion_model)
+    maps = Maps(made, SIZE).weights([0])[0]
+
+    def contexts(texts):
+        return torch.stack([host.model.get_learned_conditioning([text])[0][0] for text in texts]).double()
+
+    def shares(concepts):
+        chosen = [i for i, one in enumerate(made.concepts) if one in concepts]
+        a = coefficients(maps[chosen], [made.concepts[i].weight for i in chosen], made.blend.mode, made.blend.scale)
+        return resize(a[None], (2, 3))[0].flatten(1).double()  # [J, L]
+
+    def attend(layer, x, context, transformer_options=None):
+        """context: `[L, T, D]`, one for every location."""
+        q, k, v = (
+            t.unflatten(-1, (layer.n_heads, layer.head_dim))
+            for t in (layer.q_proj(x)[0], layer.k_proj(context), layer.v_proj(context))
+        )
+        logits = torch.einsum("lhd,lthd->lht", layer.q_norm(q), layer.k_norm(k)) * layer.head_dim**-0.5
+        return layer.output_proj(torch.einsum("lht,lthd->lhd", logits.softmax(-1), v).flatten(1))[None]
+
+    for block in model.blocks:
+        block.cross_attn.forward = functools.partial(attend, block.cross_attn)
+
+    def predict(x, sigma, concepts, texts):
+        everywhere = torch.einsum("jl,jtd->ltd", shares(concepts), contexts(texts))
+        return x - sigma * model(x / (1 + sigma**2).sqrt(), 50 * sigma.flatten(), everywhere, {})
+
+    with_negatives = [one for one in made.concepts if one.negative]
+    x = torch.randn(4, 1, *SIZE, generator=torch.Generator().manual_seed(seed)).double()[None]
+    schedule = sd_samplers.sigmas(steps, x)
+    x = x * schedule[0]
+    for sigma, following in zip(schedule[:-1], schedule[1:], strict=True):
+        up = predict(x, sigma.expand(1), made.concepts, [base, *(one.prompt for one in made.concepts)])
+        down = predict(x, sigma.expand(1), with_negatives, [negative, *(one.negative for one in with_negatives)])
+        x = x + (following - sigma) * (x - down - cfg * (up - down)) / sigma
+    return x
+
+
+CASES = {
+    "two concepts": scene("green tree", "blue sea"),
+    "negative prompts": scene({"prompt": "green tree", "negative": "dull"}, "blue sea"),
+    "extrapolation": scene({"prompt": "green tree", "weight": 1.5}, {"prompt": "blue sea", "weight": -0.5}),
+    "added": scene("green tree", "blue sea", blend={"mode": "add", "scale": 0.8}),
+    "lengths": scene("a wide field of golden wheat", "sea"),
+}
+
+
+@pytest.mark.parametrize("together", [None, 1])
+@pytest.mark.parametrize("name", CASES)
+def test_every_location_has_its_own_context(neo, name, together):
+    neo.shared.opts.conditions_together = together
+    ours = neo.latents(CASES[name], negative_prompt="ugly")
+    assert error(ours, materialised(neo, CASES[name], "red house", "ugly")) < 10 * SINGLE
+
+
+def test_it_takes_one_evaluation(neo, conditions):
+    neo.latents(scene({"prompt": "green tree", "negative": "dull"}, "blue sea"), steps=1)
+    assert [sorted(chunks) for chunks in conditions] == [[0, 1]]
+
+
+def test_a_concept_that_covers_everything_is_its_prompt(neo):
+    texts = (("green tree", "dull"), ("a wide field", ""), ("a:0.75 AND b:0.5", ""), ("[green:blue:1] tree", "[x:0.5]"))
+    for prompt, negative in texts:
+        for options in ({"cfg_scale": 1.0}, {"cfg_scale": 4.0, "enable_hr": True}):
+            plain = neo.latents(prompt=prompt, negative_prompt=negative, steps=3, **options)
+            ours = neo.latents(covered(prompt, negative), prompt="x AND y:2 AND z", steps=3, **options)
+            assert error(ours, plain) < SINGLE
+
+
+def test_frames_and_noises(neo):
+    moving = scene("green tree", "blue sea", noise=NOISES, motion={"kind": "circle"}, animation={"frames": 3})
+    whole = neo.latents(moving, batch_size=3)
+    assert error(neo.latents(moving, batch_size=1), whole) < 1e-12
+    assert all(error(whole[i], whole[i + 1]) > 1e-4 for i in range(2))
+    for kind in ("concept", "feature"):  # each of them acts
+        alone = {**scene("green tree"), "noise": {kind: NOISES[kind]}}
+        assert error(neo.latents(alone), neo.latents(scene("green tree"))) > 1e-4
+
+
+def test_where_a_concept_holds_noise_does_nothing(neo):
+    noisy = {**covered("green tree"), "noise": {kind: NOISES[kind] for kind in ("concept", "feature")}}
+    assert error(neo.latents(noisy), neo.latents(prompt="green tree")) < SINGLE
+
+
+def test_the_infotext_says_nothing_of_predictions(neo):
+    processed = neo.run({**scene("green tree"), "noise": NOISES})
+    assert "blending" not in processed.infotexts[0] and "cross-attention" not in processed.comments
+
+
+def test_filled_up_texts_are_known_by_their_zeros(neo):
+    encoded = neo.prompts.encoded_context(neo.model.get_learned_conditioning(["green tree"])[0])
+    assert encoded.context.shape[0] == 5 and encoded.full == FILLED
+    assert not encoded.filler.any() and encoded.context[-1].any()
+
+
+def test_a_forward_of_another_extension_is_refused(neo):
+    layer = neo.unet.blocks[0].cross_attn
+    layer.forward = lambda *args, **named: None
+    try:
+        with pytest.raises(neo.jobs.Refused, match="taken by another extension"):
+            neo.processing.process_images(neo.job(scene("green tree")))
+    finally:
+        del layer.forward
+
+
+def test_nothing_remains_after_an_error(neo):
+    plain = neo.latents()
+
+    def fail(module, args):
+        raise RuntimeError("out of memory")
+
+    hook = neo.unet.blocks[1].register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            neo.processing.process_images(neo.job(scene("green tree"), steps=3))
+    finally:
+        hook.remove()
+    neo.assert_clean()
+    assert torch.equal(neo.latents(), plain)
+
+
+def test_odd_sizes(neo):
+    options = {"width": 56, "height": 40}
+    plain = neo.latents(prompt="green tree", **options)
+    assert plain.shape[-2:] == (5, 7)
+    assert error(neo.latents(covered("green tree"), **options), plain) < SINGLE
+
+
+def test_conditions_of_others_are_refused(neo):
+    def more(model, x, sigma, uncond, cond, *rest):
+        return model, x, sigma, uncond, [*cond, *cond], *rest
+
+    p = neo.job(scene("green tree AND b"), others=[patching(lambda unet: unet.add_conditioning_modifier(more))])
+    with pytest.raises(neo.jobs.Refused):
+        neo.processing.process_images(p)
+    neo.model.forge_objects.unet = p.before
+
+
+def test_a_batch_that_is_a_video_has_no_frames_of_ours(host):
+    """Neo's Wan: the batch size counts the frames of one latent."""
+    host.start(torch.float64, forge="frames transformer")
+
+    def one_latent(p, **named):
+        p.rng = p.rng[:1]
+
+    def as_one(p, noise, **named):
+        assert len(noise) == 1
+
+    others = [Other(process_batch=one_latent, process_before_every_sampling=as_one)]
+    moving = scene("green tree", noise={"visual": {"strength": 0.5}}, animation={"frames": 4})
+    with pytest.raises(host.jobs.Refused, match="every batch is a video"):
+        host.processing.process_images(host.job(moving, others=others, batch_size=4))
