@@ -133,7 +133,7 @@ def test_between(explored, unharmed):
 
 def test_a_map_and_a_place_on_demand(explored, unharmed):
     explored.tab("Map")
-    explored.page.fill(f"{OURS}map_prompts textarea", "sand\nwater\nwood\ngrass\nmoss\nred bricks")
+    explored.page.fill(f"{OURS}map_prompts textarea", "snow\nlava\nan ocean\na forest\na desert\nred bricks")
     explored.number(f"{OURS}map_columns", 2)
     view = explored.look("Map", "map")
     view.locator(".map svg").click(position={"x": 260, "y": 200})
