@@ -9,7 +9,7 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,8 @@ REMEMBERED = 12
 """Views whose pictures are kept, so that going back to one is instant."""
 PLACES = 200
 """Single pictures of places on a map, which are kept beside the views."""
+
+HEARTBEAT = 1.0  # seconds
 
 Tell = Callable[[str, float, float], object]
 """Hears what is being done, how much of it is done and how much there is."""
@@ -113,9 +115,11 @@ class Workshop:
         """Progress as `Tell` hears it, and at last the view; leaving early stops it. Raises what `make` raises.
 
         It is made in a thread of its own, as it reports by calling back. Whoever is slow to take the reports gets the
-        newest only: a page would otherwise be busy with old ones long after a view is done or stopped.
+        newest only: a page would otherwise be busy with old ones long after a view is done or stopped. Where there is
+        none for a while, the last one is given again: gradio 3 with httpx from 0.25 on gives up after 5 s of silence.
         """
         events: queue.Queue[Any] = queue.Queue()
+        event: Any = ("Waiting…", 0.0, 1.0)
 
         def work() -> None:
             try:
@@ -127,9 +131,10 @@ class Workshop:
         thread.start()
         try:
             while True:
-                event = events.get()
-                while not events.empty():
-                    event = events.get()
+                with suppress(queue.Empty):
+                    event = events.get(timeout=HEARTBEAT)
+                    while True:
+                        event = events.get_nowait()
                 if isinstance(event, BaseException):
                     raise event
                 yield event

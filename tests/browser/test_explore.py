@@ -253,7 +253,10 @@ PROGRESS = "#masknoise_explore_progress"
 
 def press(page, button: str) -> None:
     """Press it; what an earlier view has said there is taken away first."""
-    page.evaluate("selector => { document.querySelector(selector + ' p').textContent = ''; }", PROGRESS)
+    page.evaluate(
+        "selector => document.querySelectorAll(`${selector} p, ${selector} li`).forEach(e => { e.textContent = ''; })",
+        PROGRESS,
+    )
     page.click(f"#masknoise_{button}")
 
 
@@ -357,7 +360,7 @@ def test_the_picture_of_a_place_is_drawn_on_demand(explored):
     chart.hover(position={"x": 260, "y": 260})
     view.locator(".hover img.very").wait_for()
     # Going back asks nobody.
-    page.evaluate("window.masknoiseExplorePlace = () => { throw new Error('asked'); }")
+    page.evaluate("() => { window.masknoiseExplorePlace = () => { throw new Error('asked'); }; }")
     chart.press("ArrowRight")
     chart.press("ArrowLeft")
     caption.wait_for()

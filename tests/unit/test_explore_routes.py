@@ -308,3 +308,14 @@ def test_who_leaves_ends_it(workshop):
     next(events)
     events.close()
     assert workshop.host.model.made < 400 and not workshop.host.lock.locked()
+
+
+def test_silence_is_broken(workshop, monkeypatch):
+    """While it waits for its turn, and while it writes what it has."""
+    from lib_masknoise.explore import workshop as workshops
+
+    monkeypatch.setattr(workshops, "HEARTBEAT", 0.05)
+    events = workshop.events(GridRequest.parse({**SMALL, "prompt": "a", "seeds": [1, 2]}))
+    with workshop.host.lock:
+        assert [next(events) for _ in range(3)] == [("Waiting…", 0.0, 1.0)] * 3
+    assert not isinstance(list(events)[-1], tuple)

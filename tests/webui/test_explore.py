@@ -16,7 +16,7 @@ from tests.webui import hosts
 from tests.webui.scenes import everywhere, halves
 
 PATH = "/masknoise/v1/explore"
-NAMES = ["sand", "water", "wood", "grass", "moss", "red bricks"]
+NAMES = ["snow", "lava", "an ocean", "a forest", "a desert", "red bricks", "ice", "grass"]
 
 
 def look(webui, view: str, **more: Any):
@@ -52,9 +52,9 @@ def test_a_journey_ends_with_the_plain_picture(webui, unharmed, name, scene):
     made = view_of(webui, "journey", sampler=name, scene=scene)
     steps = made["steps"]
     assert (pixels(made, steps[-1]["x0"]) == plain.pixels[0]).all()
-    assert len(steps) > hosts.STEPS and steps[-1]["sigma"] == 0
+    assert len(steps) >= hosts.STEPS and steps[-1]["sigma"] == 0
     sigmas = [step["sigma"] for step in steps]
-    assert sigmas == sorted(sigmas, reverse=True) and sigmas[0] > 5
+    assert sigmas == sorted(sigmas, reverse=True) and sigmas[0] > 1
     if name == "Euler":  # whose last step goes to what the model takes the picture for
         assert abs(pixels(made, steps[-2]["x0"]) - plain.pixels[0]).max() <= 1
 

@@ -664,7 +664,7 @@
         el("ul", {class: "plain-list"},
           el("li", {}, cell.prompt), el("li", {}, `seed ${cell.seed}`), el("li", {}, `${cell.steps} steps`), el("li", {}, `guidance ${cell.guidance}`)),
         // In a WebUI its own settings make it.
-        ...(said.sampler ? [] : [el("code", {style: "overflow-wrap: anywhere"}, command(cell))]));
+        ...(said.scheduler ? [] : [el("code", {style: "overflow-wrap: anywhere"}, command(cell))]));
       send.offer(data.scene || {concepts: []}, cell.prompt, "The scene that these settings render.", made({seed: cell.seed, steps: cell.steps, guidance_scale: cell.guidance}));
     }
 
@@ -719,7 +719,7 @@
   document.getElementById("title").textContent = document.title = titles[data.view]();
   document.getElementById("settings").textContent = [
     said.model || "built-in model", `seed ${said.seed}`, data.view === "grid" ? "" : `${said.steps} steps, guidance ${said.guidance_scale}`,
-    said.sampler ? `${said.sampler}, ${said.scheduler}` : "",
+    [said.sampler, said.scheduler].filter(Boolean).join(", "),
     said.size ? `${said.size[1]} × ${said.size[0]}` : "", said.negative_prompt ? `not: ${said.negative_prompt}` : "",
   ].filter(Boolean).join(" · ");
   document.getElementById("interrupted").hidden = !data.interrupted;

@@ -39,6 +39,7 @@ from lib_masknoise.explore.model import Moment, Recording, Report, Stop
 from lib_masknoise.explore.requests import Asked
 from lib_masknoise.explore.workshop import Workshop
 from lib_masknoise.hosts.webui import job as jobs
+from lib_masknoise.hosts.webui.live import prompt_history_as_it_is
 from lib_masknoise.hosts.webui.prompts import Encodings, size_embedding_width, token_count, without_networks
 from lib_masknoise.hosts.webui.refusal import Refused
 from lib_masknoise.hosts.webui.xyz import TITLE
@@ -93,7 +94,7 @@ class WebUI:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        with call_queue.queue_lock:
+        with call_queue.queue_lock, prompt_history_as_it_is():
             shared.state.begin(job=JOB)
             try:
                 if hasattr(sd_models, "forge_model_reload"):
@@ -102,6 +103,7 @@ class WebUI:
             except Refused as error:
                 raise SceneError(error.problems) from None
             finally:
+                shared.state.interrupted = shared.state.skipped = False
                 shared.state.end()
                 shared.total_tqdm.clear()
 

@@ -235,7 +235,7 @@ class LiveHost:
         """Have the host do a job. Raises what the step has raised, what the host raises, and Stopped."""
         shared.state.begin(job="MaskNoise live")
         try:
-            with closing(p), _prompt_history_as_it_is():
+            with closing(p), prompt_history_as_it_is():
                 processed = processing.process_images(p)
             stopped = shared.state.interrupted or shared.state.skipped
         finally:
@@ -433,7 +433,7 @@ def _api_defaults(app: Any) -> list[Any] | None:
 
 
 @contextmanager
-def _prompt_history_as_it_is() -> Iterator[None]:
+def prompt_history_as_it_is() -> Iterator[None]:
     """What the host keeps of the last job is that of the user's last job, not of a sketch. Held with the queue lock."""
     options = shared.cmd_opts
     before = options.no_prompt_history

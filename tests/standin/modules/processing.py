@@ -28,7 +28,6 @@ def seeded_noise(shape: tuple[int, ...], seeds: list[int], like: torch.dtype) ->
 @dataclass(repr=False, eq=False)
 class StableDiffusionProcessing:
     scripts: Any = None
-    sd_model: Any = None
     prompt: Any = ""
     negative_prompt: str = ""
     seed: Any = 1
@@ -62,9 +61,6 @@ class StableDiffusionProcessing:
     def __post_init__(self) -> None:
         self.comments: dict[str, int] = {}
         self.cached_c, self.cached_uc, self.cached_hr_c, self.cached_hr_uc = ([None, None] for _ in range(4))
-
-    def close(self) -> None:
-        self.sampler = self.c = self.uc = None
 
     def comment(self, text: str) -> None:
         self.comments[text] = 1
