@@ -1,6 +1,5 @@
 """The views on a WebUI's model: what its jobs make, heard and not changed."""
 
-import functools
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
