@@ -27,6 +27,7 @@ def seeded_noise(shape: tuple[int, ...], seeds: list[int], like: torch.dtype) ->
 
 @dataclass(repr=False, eq=False)
 class StableDiffusionProcessing:
+    sd_model: Any = None
     scripts: Any = None
     prompt: Any = ""
     negative_prompt: str = ""
