@@ -66,6 +66,9 @@ class StableDiffusionProcessing:
     def comment(self, text: str) -> None:
         self.comments[text] = 1
 
+    def close(self) -> None:
+        self.sampler = self.c = self.uc = None
+
     def setup_prompts(self) -> None:
         """prompt: one for all images, or a list with one for each."""
         count = self.batch_size * self.n_iter
