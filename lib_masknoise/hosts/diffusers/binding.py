@@ -76,7 +76,7 @@ class Binding:
         self.window = window
         self.inside = _in_row_order(positive, negative)
         self.outside = _in_row_order(*outside) if outside else self.inside
-        self.later = [(start, _in_row_order(*sides)) for start, *sides in later]
+        self.later = [(start, _in_row_order(above, below)) for start, above, below in later]
         self.fraction = 0.0
         self.size = (0, 0)
         self._keeps = attention is not None
