@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib_masknoise.hosts.diffusers import render
+from lib_masknoise.hosts.diffusers import live, render
 from lib_masknoise.hosts.diffusers.live import LiveHost, decoder
 from lib_masknoise.live import Engine, Settings, Wish
 from lib_masknoise.maps import Maps
@@ -196,6 +196,19 @@ def test_a_sketch_shows_what_the_picture_will_be(pipe, engine, clock):
     without = show(engine, clock, Scene.parse({}), settings, rest=True)[-1]
     sketch, last, without = (np.asarray(one.image, np.float32) for one in (sketch, last, without))
     assert np.abs(sketch - last).mean() < 0.5 * np.abs(without - last).mean()
+
+
+def test_a_step_with_hardly_any_noise_asks_the_model_no_more(pipe, clock, monkeypatch):
+    made = {}
+    for faint in (live.FAINT, 0.0):
+        monkeypatch.setattr(live, "FAINT", faint)
+        engine = Engine(LiveHost(pipe), clock, start=False)
+        show(engine, clock, painted(0.3))
+        made[faint] = show(engine, clock, painted(0.9))[-1]
+    quick, exact = made.values()
+    assert (quick.steps, exact.steps) == (SETTINGS.steps - 1, SETTINGS.steps)
+    gap = np.abs(np.asarray(quick.image, np.float32) - np.asarray(exact.image, np.float32))
+    assert gap.mean() < 1.5  # of 255
 
 
 def test_one_step_of_a_turbo_model_is_the_sketch(engine, clock):

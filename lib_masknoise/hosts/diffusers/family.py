@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,6 +38,12 @@ class Family:
     def model(self) -> Any:
         """What predicts the noise."""
         return self.pipe.unet
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the model computes, also where its weights are elsewhere meanwhile. Asking the pipeline takes
+        milliseconds: it looks through all its modules."""
+        return self.pipe._execution_device
 
     @property
     def factor(self) -> int:
@@ -74,7 +81,7 @@ class Family:
     def noise(self, size: Size, generator: torch.Generator) -> Tensor:
         """The noise that the pipeline itself would draw for a picture whose latent has that size, `[1, C, h, w]`."""
         shape = (1, self.model.config.in_channels, *size)
-        return randn_tensor(shape, generator, self.pipe._execution_device, self.model.dtype)
+        return randn_tensor(shape, generator, self.device, self.model.dtype)
 
     def latents(self, x: Tensor) -> Tensor:
         """`[B, C, h, w]` as the pipeline takes them."""
@@ -96,7 +103,7 @@ class Family:
         each with its own length, so rows of unequal length need no padding and no second call of the model."""
 
         def repeated(t: Tensor) -> Tensor:
-            return t.to(self.pipe._execution_device, self.model.dtype).expand(rows, *t.shape)
+            return t.to(self.device, self.model.dtype).expand(rows, *t.shape)
 
         context = repeated(base.context[: CHUNK_TOKENS + 2])
         embeds = {"prompt_embeds": context, "negative_prompt_embeds": context}

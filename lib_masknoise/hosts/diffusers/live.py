@@ -10,7 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny, DiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    AutoencoderTiny,
+    DDIMScheduler,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    StableDiffusionXLPipeline,
+)
 from PIL import Image
 from torch import Tensor
 
@@ -28,6 +34,10 @@ STEPS = 4
 """Of a sketch. All are made where there is nothing to go on from; the first is left out where there is a last sketch,
 which then stands for what the first step would have found. Leaving out more, a new concept hardly shows: its colours
 are decided where the noise is strong (docs/live.md)."""
+FAINT = 0.1
+"""Strength of the noise, relative to the picture's, below which a sketch's last step asks the U-Net no more."""
+WITHOUT_NOISE = (EulerDiscreteScheduler, DDIMScheduler)
+"""Schedulers of one evaluation a step that add no noise of their own."""
 REMEMBERED_PROMPTS = 64
 
 TINY = {0.18215: "madebyollin/taesd", 0.13025: "madebyollin/taesdxl"}
@@ -74,7 +84,7 @@ class LiveHost:
     def sketch(self, wish: Wish, maps: Maps, frame: float, last: Tensor | None, step: Step) -> Tensor:
         """Few steps with the pipeline's own kind of scheduler, on one of its own."""
         job = self._job(wish, maps, self._attention)
-        pipe, device = self.pipe, self.pipe._execution_device
+        pipe, device = self.pipe, job.family.device
         generator = torch.Generator("cpu").manual_seed(wish.settings.seed)
         noise = job.initial(job.noise(generator)[0], [frame])
         if last is not None and last.shape != noise.shape:
@@ -84,6 +94,7 @@ class LiveHost:
         if total == 1:
             last = None
         scheduler.set_timesteps(total, device=device)
+        faint = _faint_at_last(scheduler, noise)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
         options = pipe.prepare_extra_step_kwargs(generator, 0.0)
@@ -92,9 +103,14 @@ class LiveHost:
         else:
             first, x = stepped(scheduler, last, noise, options)
         times = scheduler.timesteps[first:]
+        asked = len(times) - 1 if faint and len(times) > 1 else len(times)
+        predicted = noise
         with job.bound([frame]) as binding:
             added = self._added(job)
             for i, t in enumerate(times):
+                if i == asked:  # so little noise is left that what was found last will do
+                    x = scheduler.step(predicted, t, x, **options, return_dict=False)[0]
+                    break
                 binding.fraction = (first + i) / (first + len(times))
                 rows = scheduler.scale_model_input(torch.cat([x, x]) if job.guided else x, t)
                 predicted = pipe.unet(rows, t, **added, return_dict=False)[0]
@@ -151,7 +167,7 @@ class LiveHost:
         if width is not None:
             scale = torch.tensor([job.guidance_scale - 1.0])
             given["timestep_cond"] = pipe.get_guidance_scale_embedding(scale, embedding_dim=width).to(
-                pipe._execution_device, pipe.unet.dtype
+                job.family.device, pipe.unet.dtype
             )
         if isinstance(pipe, StableDiffusionXLPipeline):
             pooled = embeds["pooled_prompt_embeds"]
@@ -177,6 +193,15 @@ def stepped(scheduler: Any, last: Tensor, noise: Tensor, options: dict[str, Any]
         scheduler.scale_model_input(x, t)  # some want to have been asked
         x = scheduler.step(_prediction(scheduler, last, noise, t), t, x, **options, return_dict=False)[0]
     return count, x
+
+
+def _faint_at_last(scheduler: Any, like: Tensor) -> bool:
+    """Whether the last step begins with hardly any noise, and what the step before has found will do: the noise itself,
+    which is the same at every time where the scheduler adds none. It has not begun yet."""
+    times = scheduler.timesteps
+    if not isinstance(scheduler, WITHOUT_NOISE) or scheduler.config.prediction_type != "epsilon":
+        return False
+    return float(_relative_sigma(scheduler, like, times[-1])) < FAINT
 
 
 def _prediction(scheduler: Any, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:

@@ -183,7 +183,7 @@ class Job:
         if additions.clip_skip(self.pipe) > 1 and not isinstance(self.pipe, StableDiffusionXLPipeline):
             # Not every version of diffusers finds the layer in every version of transformers.
             contexts = [one.context[: CHUNK_TOKENS + 2] for one in (self.base, self.base_negative)]
-            own = [t.to(self.pipe._execution_device, self.pipe.unet.dtype).expand(count, -1, -1) for t in contexts]
+            own = [t.to(self.family.device, self.pipe.unet.dtype).expand(count, -1, -1) for t in contexts]
             return self._sample(generators, step_end, prompt_embeds=own[0], negative_prompt_embeds=own[1])
         prompt, negative_prompt = ([without_tags(text)] * count for text in self.prompts)
         return self._sample(generators, step_end, prompt=prompt, negative_prompt=negative_prompt)

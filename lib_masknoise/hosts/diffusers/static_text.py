@@ -55,11 +55,11 @@ class Transformer(Family):
         return guidance_scale > 1
 
     def noise(self, size: Size, generator: torch.Generator) -> Tensor:
-        return randn_tensor((1, self.channels, *size), generator, self.pipe._execution_device, self.model.dtype)
+        return randn_tensor((1, self.channels, *size), generator, self.device, self.model.dtype)
 
     def empty(self, *shape: int) -> Tensor:
         """A stand-in of which only the shape counts."""
-        return torch.zeros(*shape, device=self.pipe._execution_device, dtype=self.model.dtype)
+        return torch.zeros(*shape, device=self.device, dtype=self.model.dtype)
 
     @contextmanager
     def bind(
@@ -118,7 +118,7 @@ class Wan(Transformer):
             embeds, _ = self.pipe.encode_prompt(
                 [prompt], do_classifier_free_guidance=False, max_sequence_length=WAN_TOKENS
             )
-            embeds = embeds.to(self.pipe._execution_device, self.model.dtype)[0]
+            embeds = embeds.to(self.device, self.model.dtype)[0]
             length = 1 + int(embeds.any(dim=1).nonzero().max())
             # The row after the text is a zero: what the network makes of that is what fills the text up.
             rows = torch.cat([embeds[:length], torch.zeros_like(embeds[:1])])
@@ -128,7 +128,7 @@ class Wan(Transformer):
 
     def noise(self, size: Size, generator: torch.Generator) -> Tensor:
         shape = (1, self.model.config.in_channels, 1, *size)
-        return randn_tensor(shape, generator, self.pipe._execution_device, torch.float32)[:, :, 0]
+        return randn_tensor(shape, generator, self.device, torch.float32)[:, :, 0]
 
     def latents(self, x: Tensor) -> Tensor:
         return x.unsqueeze(2)
@@ -207,7 +207,7 @@ class Prx(Transformer):
 
     def noise(self, size: Size, generator: torch.Generator) -> Tensor:
         shape = (1, self.pipe.vae.config.latent_channels, *size)
-        return randn_tensor(shape, generator, self.pipe._execution_device, self.pipe.text_encoder.dtype)
+        return randn_tensor(shape, generator, self.device, self.pipe.text_encoder.dtype)
 
     def stand_ins(self, base: Encoded, rows: int) -> dict[str, Any]:
         token = self.empty(rows, 1, self.model.config.context_in_dim)
