@@ -15,6 +15,10 @@ from tests.webui.compare import NEAR
 from tests.webui.scenes import animated, concept, everywhere, halves, painted, split
 
 
+ITSELF = 5
+"""Of 255: as far from itself A1111's img2img has been seen, without anything of ours."""
+
+
 @pytest.fixture(scope="module")
 def grey() -> str:
     return _png(Image.new("RGB", (hosts.SIZE, hosts.SIZE), (128, 128, 128)))
@@ -23,14 +27,14 @@ def grey() -> str:
 @pytest.fixture(scope="module")
 def same(webui, grey):
     """Raises where two pictures are further apart than the host's own img2img is from itself: some encode the input
-    picture with a draw that no seed decides."""
+    picture with a draw that no seed decides, and mostly it is the same and now and then not."""
     own = [webui.img2img(grey) for _ in range(4)]
-    most = max(difference(one, other) for one in own for other in own)
+    most = max(ITSELF, *(difference(one, other) for one in own for other in own))
 
     def assert_same(one: Images, other: Images, what: str) -> None:
         measured = difference(one, other)
         NEAR.append((measured, what, hosts.SAMPLER))
-        assert measured <= 2 * most + hosts.tolerance(hosts.SAMPLER, "Latent"), f"{what}: {measured}, itself: {most}"
+        assert measured <= most + hosts.tolerance(hosts.SAMPLER, "Latent"), f"{what}: {measured}, itself: {most}"
 
     return assert_same
 
