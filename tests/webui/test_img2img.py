@@ -14,7 +14,6 @@ from tests.webui.client import Images, difference
 from tests.webui.compare import NEAR
 from tests.webui.scenes import animated, concept, everywhere, halves, painted, split
 
-
 ITSELF = 5
 """Of 255: as far from itself A1111's img2img has been seen, without anything of ours."""
 
