@@ -242,3 +242,18 @@ def test_every_frame_says_which_it_is(webui):
     images = webui.txt2img(animated(3), batch_size=2)
     for index, text in enumerate(images.infotexts[:3]):
         assert f"MaskNoise frame: {index}" in text
+
+
+# --- A concept in a part of the steps
+
+
+@pytest.mark.parametrize("start, end", [(0.5, 1.0), (0.0, 0.5), (0.25, 0.75)])
+def test_a_concept_in_a_part_of_the_steps_is_prompt_editing(webui, start, end):
+    """Which the host counts one step later."""
+    steps = 8
+    edited = f"[red bricks:lava:{round(start * steps) - 1}]" if start else "lava"
+    edited = f"[{edited}:red bricks:{round(end * steps) - 1}]" if end < 1 else edited
+    scene = {"concepts": [concept("lava", start=start, end=end)]}
+    ours = webui.txt2img(scene, prompt="red bricks", steps=steps)
+    assert_near(ours, webui.txt2img(prompt=edited, steps=steps), edited, hosts.SAMPLER)
+    assert difference(ours, webui.txt2img(prompt="red bricks", steps=steps)) > 8
