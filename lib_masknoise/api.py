@@ -8,6 +8,7 @@ Nothing here touches the model: no route needs the WebUI's queue.
 # No `from __future__ import annotations`: fastapi and pydantic read the annotations of what is defined here.
 
 import io
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -119,6 +120,24 @@ async def read_body(request: Request, most: int = MAX_BODY) -> bytes | None:
         if count > MAX_DROPPED:
             break
     return bytes(body) if count <= most else None
+
+
+def is_json(request: Request) -> bool:
+    """Only scripts of the page itself may send this type without being asked first (CORS)."""
+    return request.headers.get("content-type", "").startswith("application/json")
+
+
+def no_json() -> Response:
+    """The answer to a body of another type."""
+    return refusal(415, [Problem("", "expected the content type application/json")])
+
+
+def session_of(body: bytes) -> str:
+    """The page that a body names, "" where it names none."""
+    try:
+        return str(json.loads(body)["session"])
+    except (ValueError, TypeError, KeyError):
+        return ""
 
 
 def too_large() -> Response:

@@ -3,7 +3,6 @@
 # No `from __future__ import annotations`: fastapi reads the annotations of what is defined here.
 
 import base64
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from lib_masknoise.api import PREFIX, read_body, refusal, too_large
+from lib_masknoise.api import PREFIX, is_json, no_json, read_body, refusal, session_of, too_large
 from lib_masknoise.explore.model import Stop
 from lib_masknoise.explore.requests import REQUESTS, Asked
 from lib_masknoise.explore.workshop import Made, Workshop
@@ -26,9 +25,8 @@ def add_explore(app: FastAPI, workshop: Workshop, dependencies: Sequence[Any] = 
     router = APIRouter(prefix=PATH, dependencies=list(dependencies), tags=["MaskNoise"])
 
     async def answer(request: Request, kind: type[Asked]) -> Response:
-        # Only scripts of the page itself may send this type without being asked first (CORS).
-        if not request.headers.get("content-type", "").startswith("application/json"):
-            return refusal(415, [Problem("", "expected the content type application/json")])
+        if not is_json(request):
+            return no_json()
         body = await read_body(request)
         return too_large() if body is None else await run_in_threadpool(_answered, workshop, kind, body)
 
@@ -54,7 +52,7 @@ def add_explore(app: FastAPI, workshop: Workshop, dependencies: Sequence[Any] = 
 
     @router.post("/stop", summary="End what is being made for a session")
     async def stop(request: Request) -> Response:
-        workshop.stop(_session_of(await read_body(request, 10_000) or b""))
+        workshop.stop(session_of(await read_body(request, 10_000) or b""))
         return Response(status_code=204)
 
     app.include_router(router)
@@ -76,10 +74,3 @@ def answer_of(made: Made) -> dict[str, Any]:
     names = [name for name in made.view["files"] if name not in NOT_PICTURES]
     files = {name: base64.b64encode((made.folder / name).read_bytes()).decode() for name in names}
     return {**made.view, "files": files}
-
-
-def _session_of(body: bytes) -> str:
-    try:
-        return str(json.loads(body)["session"])
-    except (ValueError, TypeError, KeyError):
-        return ""

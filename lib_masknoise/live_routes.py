@@ -14,7 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from PIL import Image
 
-from lib_masknoise.api import PREFIX, read_body, refusal, too_large
+from lib_masknoise.api import PREFIX, is_json, no_json, read_body, refusal, session_of, too_large
 from lib_masknoise.live.engine import Engine, Note, Picture
 from lib_masknoise.live.host import Host, Settings, Wish
 from lib_masknoise.scene import Part, Problem, Scene, SceneError, pydantic
@@ -50,16 +50,15 @@ def add_live(app: FastAPI, engine: Engine, dependencies: Sequence[Any] = ()) -> 
 
     @router.post("/live", summary="A picture that follows its scene, streamed")
     async def live(request: Request) -> Response:
-        # Only scripts of the page itself may send this type without being asked first (CORS).
-        if not request.headers.get("content-type", "").startswith("application/json"):
-            return refusal(415, [Problem("", "expected the content type application/json")])
+        if not is_json(request):
+            return no_json()
         body = await read_body(request)
         if body is None:
             return too_large()
         try:
             session, wish = await run_in_threadpool(_wish, body, engine.host)
         except SceneError as error:
-            engine.stop(_session_of(body))
+            engine.stop(session_of(body))
             return refusal(422, error.problems)
         # A host that compresses answers would hold pictures back until its buffer is full.
         headers = {"Content-Encoding": "identity", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -67,7 +66,7 @@ def add_live(app: FastAPI, engine: Engine, dependencies: Sequence[Any] = ()) -> 
 
     @router.post("/live/stop", summary="End what a page wanted to see")
     async def stop(request: Request) -> Response:
-        engine.stop(_session_of(await read_body(request, 10_000) or b""))
+        engine.stop(session_of(await read_body(request, 10_000) or b""))
         return Response(status_code=204)
 
     app.include_router(router)
@@ -93,13 +92,6 @@ def _wish(body: bytes, host: Host) -> tuple[str, Wish]:
     wish = Wish(scene or Scene.parse({"enabled": False}), settings, asked.breathe)
     host.check(wish)
     return asked.session, wish
-
-
-def _session_of(body: bytes) -> str:
-    try:
-        return str(json.loads(body)["session"])
-    except (ValueError, TypeError, KeyError):
-        return ""
 
 
 async def _lines(engine: Engine, session: str, wish: Wish) -> AsyncIterator[bytes]:

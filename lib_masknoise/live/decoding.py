@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from lib_masknoise import ASSETS
@@ -101,3 +102,9 @@ def linear_rgb(latents: Tensor, scaling_factor: float) -> Tensor | None:
         return None
     matrix = torch.tensor(known, dtype=torch.float32)
     return (torch.einsum("bchw,cr->brhw", latents.float().cpu(), matrix) / 2 + 0.5).clamp(0, 1)
+
+
+def to_picture(rgb: Tensor) -> Image.Image:
+    """``[1, 3, H, W]`` from 0 to 1 → a picture."""
+    pixels = (rgb[0].float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(np.ascontiguousarray(pixels))

@@ -47,7 +47,13 @@ def bind(
     later: what takes the place of both sides from a fraction of the steps on, in the order of these.
     Raises ValueError when a cross-attention layer is not a plain one (an IP-Adapter, say).
     """
-    binding = Binding(unet, positive, negative, outside, window, attention, later)
+    with installed(Binding(unet, positive, negative, outside, window, attention, later)) as binding:
+        yield binding
+
+
+@contextmanager
+def installed(binding: Binding) -> Iterator[Binding]:
+    """A binding on its model until the block ends, however it ends."""
     try:
         binding.install()
         yield binding

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lib_masknoise.attention import AttentionPass
 from lib_masknoise.conditioning import Encoded, LocationConditioning
-from lib_masknoise.hosts.diffusers.binding import Binding, Later, bind
+from lib_masknoise.hosts.diffusers.binding import Binding, Later, installed
 from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS, encode
 from lib_masknoise.maps import Size
 from lib_masknoise.scene import Scene
@@ -96,7 +96,11 @@ class Family:
         later: Later = (),
     ) -> AbstractContextManager[Binding]:
         """The model attending to a conditioning until the block ends; see `binding.bind`."""
-        return bind(self.model, *inside, outside, window, attention, later)
+        return installed(self.binding(self.model, *inside, outside, window, attention, later))
+
+    def binding(self, *args: Any) -> Binding:
+        """What is installed on such a model meanwhile; the arguments are those of `Binding`."""
+        return Binding(*args)
 
     def stand_ins(self, base: Encoded, rows: int) -> dict[str, Any]:
         """What the pipeline wants to be given as embeddings. Only their shapes count: the binding has the contexts,

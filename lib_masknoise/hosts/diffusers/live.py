@@ -8,7 +8,6 @@ from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import (
     AutoencoderTiny,
@@ -26,7 +25,7 @@ from lib_masknoise.hosts.diffusers.encoding import encode
 from lib_masknoise.hosts.diffusers.families import require_unet
 from lib_masknoise.hosts.diffusers.rendering import Job, check_size
 from lib_masknoise.live import Step, Turns, Wish
-from lib_masknoise.live.decoding import linear_rgb, tiny_decoder
+from lib_masknoise.live.decoding import linear_rgb, tiny_decoder, to_picture
 from lib_masknoise.maps import Maps
 from lib_masknoise.scene import Problem, SceneError
 
@@ -225,18 +224,24 @@ def decoder(pipe: DiffusionPipeline) -> Callable[[Tensor], Image.Image]:
     was distilled from it; a linear map to colours; else its own."""
     vae, scale = pipe.vae, float(pipe.vae.config.scaling_factor)
     if isinstance(vae, AutoencoderTiny):
-        return lambda latent: _picture(_decoded(vae, latent / scale))
+        return lambda latent: to_picture(_decoded(vae, latent / scale))
     tiny = tiny_decoder(vae.decoder.state_dict())
     if tiny is not None:
         tiny = tiny.to(pipe._execution_device, vae.dtype)
-        return lambda latent: _picture(_run(tiny, latent.to(vae.dtype)))
+        return lambda latent: to_picture(_run(tiny, latent.to(vae.dtype)))
     known = next((name for factor, name in TINY.items() if abs(factor - scale) < 1e-4), None)
     fetched = known and _fetched(known, pipe)
     if fetched:
-        return lambda latent: _picture(_decoded(fetched, latent.to(fetched.dtype)))
+        return lambda latent: to_picture(_decoded(fetched, latent.to(fetched.dtype)))
     if linear_rgb(torch.zeros(1, vae.config.latent_channels, 1, 1), scale) is not None:
-        return lambda latent: _picture(linear_rgb(latent, scale))
-    return lambda latent: _picture(_decoded(vae, latent.to(vae.dtype) / scale))
+        return lambda latent: _linear(latent, scale)
+    return lambda latent: to_picture(_decoded(vae, latent.to(vae.dtype) / scale))
+
+
+def _linear(latent: Tensor, scale: float) -> Image.Image:
+    rgb = linear_rgb(latent, scale)
+    assert rgb is not None  # the model is known
+    return to_picture(rgb)
 
 
 def _fetched(name: str, pipe: DiffusionPipeline) -> AutoencoderTiny | None:
@@ -258,10 +263,3 @@ def _run(tiny: torch.nn.Module, latent: Tensor) -> Tensor:
 @torch.no_grad()
 def _decoded(vae: Any, latent: Tensor) -> Tensor:
     return vae.decode(latent, return_dict=False)[0] / 2 + 0.5
-
-
-def _picture(rgb: Tensor | None) -> Image.Image:
-    """``[1, 3, H, W]`` from 0 to 1 → a picture."""
-    assert rgb is not None
-    pixels = (rgb[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(np.ascontiguousarray(pixels))

@@ -6,8 +6,7 @@ that contexts are blended exactly. The keys pass an RMS norm (`attention.KeyNorm
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,11 +14,11 @@ from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from lib_masknoise.attention import AttentionPass, KeyNorm, Share
+from lib_masknoise.attention import KeyNorm, Share
 from lib_masknoise.conditioning import Encoded
 from lib_masknoise.errors import ModelError
-from lib_masknoise.hosts.diffusers.binding import Binding, Later
-from lib_masknoise.hosts.diffusers.family import Family, Sides
+from lib_masknoise.hosts.diffusers.binding import Binding
+from lib_masknoise.hosts.diffusers.family import Family
 from lib_masknoise.maps import Size, extent
 
 WAN_TOKENS = 512
@@ -37,10 +36,6 @@ def key_norm(norm: Any) -> KeyNorm:
 
 class Transformer(Family):
     """What the families of transformers have in common."""
-
-    def binding(self, *args: Any) -> Binding:
-        """What is installed on the model; the arguments are those of `Binding`."""
-        raise NotImplementedError
 
     @property
     def model(self) -> Any:
@@ -60,22 +55,6 @@ class Transformer(Family):
     def empty(self, *shape: int) -> Tensor:
         """A stand-in of which only the shape counts."""
         return torch.zeros(*shape, device=self.device, dtype=self.model.dtype)
-
-    @contextmanager
-    def bind(
-        self,
-        inside: Sides,
-        outside: Sides,
-        window: tuple[float, float],
-        attention: AttentionPass | None,
-        later: Later = (),
-    ) -> Iterator[Binding]:
-        binding = self.binding(self.model, *inside, outside, window, attention, later)
-        try:
-            binding.install()
-            yield binding
-        finally:
-            binding.close()
 
 
 # --- Wan 2

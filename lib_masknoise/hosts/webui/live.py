@@ -28,7 +28,7 @@ from lib_masknoise.hosts.webui import facts
 from lib_masknoise.hosts.webui import job as jobs
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts
 from lib_masknoise.live import Engine, Picture, Step, Wish, described
-from lib_masknoise.live.decoding import TinyDecoder, tiny_decoder
+from lib_masknoise.live.decoding import TinyDecoder, tiny_decoder, to_picture
 from lib_masknoise.maps import Maps
 from lib_masknoise.noise import fields
 from lib_masknoise.scene import Problem, Scene, SceneError
@@ -275,13 +275,13 @@ class LiveHost:
     def decode(self, latent: Tensor) -> Image.Image:
         tiny = self._distilled()
         if tiny is not None:
-            return _picture(tiny.to(latent.device)(latent.float()))
+            return to_picture(tiny.to(latent.device)(latent.float()))
         for approximation in (TAESD, CHEAP) if _has_taesd() else (CHEAP,):
             try:
-                return _picture(sd_samplers_common.samples_to_images_tensor(latent, approximation) / 2 + 0.5)
+                return to_picture(sd_samplers_common.samples_to_images_tensor(latent, approximation) / 2 + 0.5)
             except Exception:  # noqa: S112 - of a kind of model that the host has no such approximation for
                 continue
-        return _picture(sd_samplers_common.samples_to_images_tensor(latent, 0) / 2 + 0.5)
+        return to_picture(sd_samplers_common.samples_to_images_tensor(latent, 0) / 2 + 0.5)
 
     def _distilled(self) -> TinyDecoder | None:
         """That of the autoencoder in use, where there is one."""
@@ -416,12 +416,6 @@ def _plain(latent: Tensor | None) -> Tensor:
     """A latent that ordinary code may use, whatever mode the host has made it in."""
     assert latent is not None
     return latent.detach().clone().float().cpu()
-
-
-def _picture(rgb: Tensor) -> Image.Image:
-    """``[1, 3, H, W]`` from 0 to 1 → a picture."""
-    pixels = (rgb[0].float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(pixels.copy())
 
 
 def _api_defaults(app: Any) -> list[Any] | None:
