@@ -15,12 +15,14 @@ from lib_masknoise.disk import check_folder
 from lib_masknoise.errors import BrokenOutput
 from lib_masknoise.render import PlanChanged, Settings, write
 from lib_masknoise.scene import Scene, SceneError
+from lib_masknoise.wildcards import Wildcards, expand, expand_text
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
 STDIN = "-"
+SIDES = ("prompt", "negative")
 LATENT_PIXELS = 8
 CHECKED_SIZE = (512, 512)
 """Height and width in pixels of the picture in which `check` looks at masks: it knows no model."""
@@ -197,6 +199,14 @@ def _add_additions(parser: argparse.ArgumentParser) -> None:
         help="layers from the text encoder's end, as the WebUIs count (default: %(default)s)",
     )
     add("--vae", metavar="FILE|FOLDER", help="instead of the model's own")
+    add(
+        "--wildcards",
+        type=arguments.folder,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="with the files that prompts name as __trees__; may be given several times",
+    )
 
 
 def additions_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -240,7 +250,7 @@ def _ui(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         return _refuse(f"{error}: the page needs gradio and diffusers: pip install 'masknoise[cli,ui]'")
     try:
-        page.run(options.port, options.model, additions_of(options))
+        page.run(options.port, options.model, additions_of(options), Wildcards(options.wildcards))
     except (FileNotFoundError, ValueError) as error:
         return _refuse(error)
     except OSError as error:  # the port is taken
@@ -256,11 +266,17 @@ def _render(options: argparse.Namespace) -> int:
     scene = _scene(options.scene)
     if options.frames is not None:
         scene = scene.replace({"animation.frames": options.frames})
+    wildcards = Wildcards(options.wildcards)
+    try:  # what is written says what it shows
+        prompts = [expand_text(getattr(options, name), f"{options.seed}:{name}", wildcards) for name in SIDES]
+    except ValueError as error:
+        return _refuse(error)
+    scene = expand(scene, options.seed, wildcards)
     for remark in _remarks(scene, options.size or CHECKED_SIZE):
         print(f"remark: {remark}", file=sys.stderr)
     settings = Settings(
-        prompt=options.prompt,
-        negative_prompt=options.negative,
+        prompt=prompts[0],
+        negative_prompt=prompts[1],
         model=options.model,
         seed=options.seed,
         steps=options.steps,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from pathlib import Path
 
 from lib_masknoise import networks
 
@@ -70,6 +71,12 @@ def size(text: str) -> tuple[int, int]:
     if not match or any(int(n) < 8 or int(n) % 8 for n in match.groups()):
         raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT in pixels, multiples of 8, got {text!r}")
     return int(match[2]), int(match[1])
+
+
+def folder(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"no folder {text}")
+    return Path(text)
 
 
 def lora(text: str) -> networks.Lora:
