@@ -73,6 +73,13 @@ def size(text: str) -> tuple[int, int]:
     return int(match[2]), int(match[1])
 
 
+def coloured(text: str) -> tuple[str, str]:
+    """`#rrggbb=a prompt`."""
+    if not re.match(r"#[0-9a-fA-F]{6}=", text):
+        raise argparse.ArgumentTypeError(f"expected a colour and a prompt such as #ff8000=lava, got {text!r}")
+    return text[:7], text[8:]
+
+
 def folder(text: str) -> Path:
     if not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"no folder {text}")
