@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from fastapi import HTTPException, Request
 from fastapi.security import HTTPBasic
+from modules import rng as host_rng
 from modules import shared
 from modules.processing import StableDiffusionProcessingImg2Img, StableDiffusionProcessingTxt2Img
 
@@ -323,10 +324,14 @@ def _move(p: Any, noise: torch.Tensor, rows: Rows) -> None:
     """Visual noise into a pass's noise, in place; img2img's has been multiplied by a setting of the host's."""
     factor = getattr(p, "initial_noise_multiplier", None)
     factor = 1.0 if factor is None else factor
+
+    def draw(seed: int) -> torch.Tensor:
+        return host_rng.randn_local(seed, tuple(noise.shape[1:]))
+
     if factor == 1.0:
-        noise.copy_(rows.visual(noise))
+        noise.copy_(rows.visual(noise, draw))
     elif factor:
-        noise.copy_(rows.visual(noise / factor) * factor)
+        noise.copy_(rows.visual(noise / factor, draw) * factor)
 
 
 def _fit_input(p: Any, count: int) -> None:

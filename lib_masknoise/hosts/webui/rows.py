@@ -7,7 +7,7 @@ into location conditionings, each made once for as long as its prompts last. Kno
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -104,16 +104,18 @@ class Rows:
             rows |= {image: Row(made, index) for index, image in enumerate(images)}
         return [rows[image] for image in range(len(bases))]
 
-    def visual(self, noise: torch.Tensor) -> torch.Tensor:
-        """The initial noise of the batch with the visual noise in it: `[B, C, h, w]` → a tensor like it."""
+    def visual(self, noise: torch.Tensor, draw: Callable[[int], torch.Tensor] | None = None) -> torch.Tensor:
+        """The initial noise of the batch with the visual noise in it: `[B, C, h, w]` → a tensor like it. draw: the
+        host's own noise of a seed, `[C, h, w]`, for scenes that travel through seeds."""
         options = self.scene.noise.visual
         if not options.strength:
             return noise
         motion = options.motion or self.scene.motion
+        others = [draw(seed) for seed in options.stops] if draw else []
         moved = []
         for i, (one, picture) in enumerate(zip(noise, self.pictures, strict=True)):
             (free,) = self.maps_of(i).amount("visual", [picture.frame])
-            moved.append(visual(one, free, motion, [picture.frame], self.maps.total, picture.seed))
+            moved.append(visual(one, free, motion, [picture.frame], self.maps.total, picture.seed, others))
         return torch.cat(moved)
 
     def _made(
