@@ -35,6 +35,7 @@ from lib_masknoise.render import Settings
 from lib_masknoise.render.studio import host_options
 from lib_masknoise.scene import Scene, SceneError
 from lib_masknoise.ui import accordions, explore, inputs, keeping, live
+from lib_masknoise.wildcards import Wildcards, expand
 
 ROOT = Path(__file__).resolve().parents[1]
 TAB = "txt2img"
@@ -52,16 +53,17 @@ class Stopped(Exception):
 
 class Studio:
     """A pipeline, one job at a time, and which sessions want theirs to stop. model: where the pipeline came from, None
-    for the built-in one."""
+    for the built-in one. wildcards: files that prompts may name."""
 
-    def __init__(self, pipe: Any, folder: Path, model: str | None = None) -> None:
+    def __init__(self, pipe: Any, folder: Path, model: str | None = None, wildcards: Wildcards | None = None) -> None:
         self.pipe = pipe
         self.model = model
         self.additions: dict[str, str] = {}
         """What has been added to the model, in an infotext's words."""
         self.folder = folder
         self.turns = Turns()
-        self.live = Engine(LiveHost(pipe, self.turns))
+        self.wildcards = wildcards or Wildcards()
+        self.live = Engine(LiveHost(pipe, self.turns, self.wildcards))
         self.workshop = Workshop(PipelineHost(pipe, self.turns.job, model), folder / "explore")
         self._kept = itertools.count()
         self._stops: dict[str, threading.Event] = {}
@@ -159,11 +161,16 @@ def create(studio: Studio, presets: Presets | None = None) -> gr.Blocks:
     return page
 
 
-def run(port: int | None, model: str | None = None, additions: Mapping[str, Any] | None = None) -> None:
+def run(
+    port: int | None,
+    model: str | None = None,
+    additions: Mapping[str, Any] | None = None,
+    wildcards: Wildcards | None = None,
+) -> None:
     """Serve the page until it is interrupted. additions: to the model, as `load_pipeline` takes them."""
     pipe = host.load_pipeline(model, **(additions or {}))
     with tempfile.TemporaryDirectory(prefix="masknoise-") as folder:
-        studio = Studio(pipe, Path(folder), model)
+        studio = Studio(pipe, Path(folder), model, wildcards)
         studio.additions = _named(additions or {})
         page, _ = serve(studio, port, Presets(Path.home() / ".masknoise" / "presets"))
         try:
@@ -278,7 +285,7 @@ def _generate(studio: Studio, session: str, settings: Sequence[Any], job: Sequen
     prompt, negative, width, height, steps, guidance, seed = settings
     unchanged = gr.update()
     try:
-        scene = inputs.read(job) or Scene.parse({"enabled": False})
+        scene = expand(inputs.read(job) or Scene.parse({"enabled": False}), int(seed), studio.wildcards)
     except SceneError as error:
         yield [live.problem_list(error.problems), unchanged, unchanged, unchanged]
         return

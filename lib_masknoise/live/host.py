@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lib_masknoise.maps import Maps
 from lib_masknoise.scene import Scene
+from lib_masknoise.wildcards import Wildcards
 
 Step = Callable[[], None]
 """Called after every step of the denoiser; what it raises ends the pass."""
@@ -66,6 +67,9 @@ class Host(Protocol):
 
     def setting(self) -> Hashable:
         """What pictures depend on beside the wish: which model is loaded, and the host's own settings."""
+
+    def wildcards(self) -> Wildcards:
+        """The files that prompts of concepts may name."""
 
     def check(self, wish: Wish) -> None:
         """Raise SceneError for what the host cannot do."""

@@ -28,6 +28,7 @@ from lib_masknoise.live import FAINT, STEPS, Step, Turns, Wish
 from lib_masknoise.live.decoding import linear_rgb, tiny_decoder, to_picture
 from lib_masknoise.maps import Maps
 from lib_masknoise.scene import Problem, SceneError
+from lib_masknoise.wildcards import Wildcards
 
 WITHOUT_NOISE = (EulerDiscreteScheduler, DDIMScheduler)
 """Schedulers of one evaluation a step that add no noise of their own."""
@@ -38,12 +39,14 @@ TINY = {0.18215: "madebyollin/taesd", 0.13025: "madebyollin/taesdxl"}
 
 
 class LiveHost:
-    """A pipeline as the host of an `Engine`. turns: shared with whatever else uses the pipeline."""
+    """A pipeline as the host of an `Engine`. turns: shared with whatever else uses the pipeline. wildcards: files that
+    concepts' prompts may name."""
 
-    def __init__(self, pipe: DiffusionPipeline, turns: Turns | None = None) -> None:
+    def __init__(self, pipe: DiffusionPipeline, turns: Turns | None = None, wildcards: Wildcards | None = None) -> None:
         require_unet(pipe, "live painting")
         self.pipe = pipe
         self.turns = turns or Turns()
+        self._wildcards = wildcards or Wildcards()
         self.factor = pipe.vae_scale_factor
         self.decode = decoder(pipe)
         self._encoded: OrderedDict[str, Encoded] = OrderedDict()
@@ -57,6 +60,9 @@ class LiveHost:
 
     def setting(self) -> Hashable:
         return None  # one pipeline, which stays as it is
+
+    def wildcards(self) -> Wildcards:
+        return self._wildcards
 
     def check(self, wish: Wish) -> None:
         made = wish.settings

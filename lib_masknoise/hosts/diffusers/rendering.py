@@ -34,6 +34,7 @@ from lib_masknoise.maps import Maps
 from lib_masknoise.networks import without_tags
 from lib_masknoise.noise.latent import visual
 from lib_masknoise.scene import Scene
+from lib_masknoise.wildcards import Wildcards, expand
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def render(
     frames: Sequence[float] | None = None,
     batch_size: int = 4,
     on_step: Callable[[Progress], None] | None = None,
+    wildcards: Wildcards | None = None,
 ) -> Iterator[Frame]:
     """Render frames of a scene, in order, a batch at a time; every frame is handed out as soon as its batch is done.
 
@@ -92,10 +94,12 @@ def render(
     guidance_scale: 1 or less turns guidance and the negative prompts off. frames: which frames (0-based, fractions
     too); all of `scene.animation.frames` when None. A LoRA that a prompt names (`<lora:NAME:0.8>`) is in the weights
     meanwhile. A frame does not depend on the others: any subset, order and batch size gives the same images. on_step:
-    called after every denoising step; an exception it raises ends the render and leaves the pipeline as it was. Raises
+    called after every denoising step; an exception it raises ends the render and leaves the pipeline as it was.
+    wildcards: the files that concepts' prompts may name (`wildcards.expand`). Raises SceneError for a missing one,
     BrokenOutput where a batch comes out as no pictures: numbers that are not finite, or a picture that the model's
     safety checker has blackened. Warns of what the model cannot do.
     """
+    scene = expand(scene, seed, wildcards)
     kind = family(pipe)
     size = size or kind.default_size
     check_size(size, kind.multiple)

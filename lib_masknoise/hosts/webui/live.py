@@ -26,13 +26,14 @@ from lib_masknoise import infotext
 from lib_masknoise.conditioning import negatives, prompts
 from lib_masknoise.hosts.webui import facts
 from lib_masknoise.hosts.webui import job as jobs
-from lib_masknoise.hosts.webui.prompts import ConceptPrompts
+from lib_masknoise.hosts.webui.prompts import ConceptPrompts, wildcards
 from lib_masknoise.live import FAINT, STEPS, Engine, Picture, Step, Wish, described
 from lib_masknoise.live.decoding import TinyDecoder, tiny_decoder, to_picture
 from lib_masknoise.maps import Maps
 from lib_masknoise.noise import fields
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.ui import inputs
+from lib_masknoise.wildcards import Wildcards
 
 TITLE = "MaskNoise"
 REMEMBERED_PROMPTS = 8
@@ -185,6 +186,9 @@ class LiveHost:
     def setting(self) -> Hashable:
         """The host's own settings, the checkpoint among them."""
         return json.dumps(shared.opts.data, sort_keys=True, default=str)
+
+    def wildcards(self) -> Wildcards:
+        return wildcards()
 
     def check(self, wish: Wish) -> None:
         """Raise SceneError for a sampler or a scheduler that the host does not have."""
