@@ -264,6 +264,12 @@ CONTROLS: tuple[Control, ...] = (
         "Concept noise size",
         "The size of one patch of drifting meaning, as a fraction of the image's shorter side.",
     ),
+    _text(
+        "noise.concept.layers",
+        "all",
+        "Concept noise layers",
+        'Which layers see the drift: "all", or some of coarse, middle, fine and blocks such as "in4,out3-5".',
+    ),
     _number(
         "noise.feature.strength",
         0.0,
@@ -278,7 +284,8 @@ CONTROLS: tuple[Control, ...] = (
         "noise.feature.dimensions",
         "0-63",
         "Features that shift",
-        'Which numbers of the text features are shifted: indices and ranges such as "0-63,100", or "all".',
+        'Which numbers of the text features are shifted: indices and ranges such as "0-63,100", "all", or "style" or '
+        '"layout" where those were found for the model.',
         "Feature noise dimensions",
     ),
     _number(
@@ -289,6 +296,12 @@ CONTROLS: tuple[Control, ...] = (
         0.01,
         "Feature noise size",
         "The size of one patch of shifted features, as a fraction of the image's shorter side.",
+    ),
+    _text(
+        "noise.feature.layers",
+        "all",
+        "Feature noise layers",
+        'Which layers see the shift: "all", or some of coarse, middle, fine and blocks such as "in4,out3-5".',
     ),
     _choice("motion.kind", "none", MOTIONS, "Motion", "How the noise moves from frame to frame."),
     _number(

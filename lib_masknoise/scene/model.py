@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Optional
 
 from lib_masknoise import easing
 from lib_masknoise.controls import control, default_scale
-from lib_masknoise.scene import colours, dimensions, pictures
+from lib_masknoise.scene import colours, dimensions, layers, pictures
 from lib_masknoise.scene.editing import put_all
 from lib_masknoise.scene.errors import Problem, SceneError, path_of, shown
 from lib_masknoise.scene.masks import AnyMask, Mask, RectMask, mask_of
@@ -208,6 +208,13 @@ def _own_motion() -> Any:
     return pydantic.Field(None, description="How this noise moves; null means as the scene's motion says.")
 
 
+def _named_layers() -> Any:
+    def check(cls: type, value: Any) -> str:
+        return layers.canonical(value)
+
+    return pydantic.validator("layers", pre=True, allow_reuse=True)(check)
+
+
 class VisualNoise(Part):
     """Noise in the initial latent."""
 
@@ -221,7 +228,10 @@ class ConceptNoise(Part):
     strength: float = setting("noise.concept.strength")
     rank: int = setting("noise.concept.rank")
     size: float = setting("noise.concept.size")
+    layers: str = setting("noise.concept.layers")
     motion: Optional[Motion] = _own_motion()  # noqa: UP045
+
+    _layers = _named_layers()
 
 
 class FeatureNoise(Part):
@@ -230,7 +240,10 @@ class FeatureNoise(Part):
     strength: float = setting("noise.feature.strength")
     dimensions: str = setting("noise.feature.dimensions")
     size: float = setting("noise.feature.size")
+    layers: str = setting("noise.feature.layers")
     motion: Optional[Motion] = _own_motion()  # noqa: UP045
+
+    _layers = _named_layers()
 
     @pydantic.validator("dimensions", pre=True)
     def _canonical(cls, value: Any) -> Any:

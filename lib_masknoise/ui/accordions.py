@@ -245,8 +245,8 @@ def _blend(parts: _Parts) -> None:
 def _noise(parts: _Parts) -> None:
     with _part("More: noise", parts.elem_id("noise")):
         parts.row("noise.exponent", "noise.seed")
-        parts.row("noise.concept.rank", "noise.concept.size")
-        parts.row("noise.feature.dimensions", "noise.feature.size")
+        parts.row("noise.concept.rank", "noise.concept.size", "noise.concept.layers")
+        parts.row("noise.feature.dimensions", "noise.feature.size", "noise.feature.layers")
 
 
 def _motion(parts: _Parts) -> None:

@@ -33,7 +33,7 @@ from lib_masknoise.hosts.diffusers.families import family
 from lib_masknoise.maps import Maps
 from lib_masknoise.networks import without_tags
 from lib_masknoise.noise.latent import visual
-from lib_masknoise.scene import Scene
+from lib_masknoise.scene import Scene, layers
 from lib_masknoise.wildcards import Wildcards, expand
 
 
@@ -142,6 +142,7 @@ class Job:
     ):
         self.family = family(pipe)
         scene = self.family.doable(scene)
+        layers.check(scene.noise, self.family.tags.values())
         self.pipe, self.scene, self.prompts, self.seed = pipe, scene, prompts_of_image, seed
         self.steps, self.size, self.guidance_scale = steps, size, guidance_scale
         self.noise_seed = seed if scene.noise.seed < 0 else scene.noise.seed

@@ -27,7 +27,7 @@ from lib_masknoise.hosts.webui.refusal import Refused
 from lib_masknoise.hosts.webui.rows import Picture, Rows
 from lib_masknoise.maps import Maps, Size, extent
 from lib_masknoise.noise import fields
-from lib_masknoise.noise.feature import parse_dimensions
+from lib_masknoise.noise.feature import check_dimensions
 from lib_masknoise.presets import PresetError, Presets
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.ui import inputs, live
@@ -364,28 +364,29 @@ def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:
 
     def launch_sampling(steps: int, sample: Callable[[], Any]) -> Any:
         job.sampled = True
-        _check_dimensions(job.scene, sampler.sampler_extra_args["cond"])
+        _check_dimensions(job.scene, rows, sampler.sampler_extra_args["cond"])
         job.prompts.encode(p)
         try:
             with sampling(p, rows, job.prompts, sampler, _method_of_host()):
                 return launch(steps, sample)
         except Conflict as error:
             raise Refused([Problem("", str(error))]) from error
+        except SceneError as error:
+            raise Refused(error.problems) from error
 
     sampler.launch_sampling = launch_sampling
 
 
-def _check_dimensions(scene: Scene, cond: Any) -> None:
+def _check_dimensions(scene: Scene, rows: Rows, cond: Any) -> None:
     """Whether the model has the dimensions that the feature noise is for. cond: the host's, of the batch."""
     if not scene.noise.feature.strength:
         return
-    path = "noise.feature.dimensions"
     context = cond.batch[0][0].schedules[0].cond
     width = (context["crossattn"] if isinstance(context, dict) else context).shape[-1]
     try:
-        parse_dimensions(scene.noise.feature.dimensions, width)
-    except ValueError as error:
-        raise Refused([Problem(path, str(error).removeprefix(f"{path}: "))]) from None
+        check_dimensions(scene.noise.feature.dimensions, width, rows.subspaces)
+    except SceneError as error:
+        raise Refused(error.problems) from None
 
 
 def _method_of_host() -> Callable[[Denoising], Method]:

@@ -16,6 +16,7 @@ import torch
 from lib_masknoise.attention import Row
 from lib_masknoise.conditioning import Encoded, LocationConditioning, condition, condition_negative
 from lib_masknoise.maps import Maps
+from lib_masknoise.noise.feature import Subspaces
 from lib_masknoise.noise.latent import visual
 
 CACHED = 64
@@ -41,10 +42,11 @@ class Rows:
     """The conditionings of one sampling pass.
 
     maps: of the job's scene at the latent's size. pictures: the images of the batch; those with maps of their own see
-    these.
+    these. subspaces: what is known of the model.
     """
 
-    def __init__(self, maps: Maps, pictures: Sequence[Picture]):
+    def __init__(self, maps: Maps, pictures: Sequence[Picture], subspaces: Subspaces | None = None):
+        self.subspaces = subspaces or {}
         self.maps, self.pictures = maps, tuple(pictures)
         self.scene, self.size = maps.scene, maps.size
         self._known: dict[Hashable, tuple[LocationConditioning, tuple[Encoded, ...]]] = {}
@@ -132,6 +134,6 @@ class Rows:
             else:
                 own = [self.pictures[image] for image in images]
                 seeds = [picture.seed if picture.fields is None else picture.fields for picture in own]
-                made = condition(maps, base, concepts, frames, seeds)
+                made = condition(maps, base, concepts, frames, seeds, self.subspaces)
             self._known[key] = made, prompts  # the prompts stay alive, so that no other object gets their id
         return self._known[key][0]
