@@ -72,7 +72,7 @@ class Band:
         return self.broken if self.broken is not None else float(control(self.effect).high or 0.0)
 
     def place(self, value: float) -> str:
-        """"invisible", "useful" or "broken"."""
+        """ "invisible", "useful" or "broken"."""
         if self.visible is None or value < self.visible:
             return "invisible" if self.broken is None or value <= self.broken else "broken"
         return "useful" if value <= self.top else "broken"
@@ -101,9 +101,10 @@ class Band:
 
 @dataclass(frozen=True)
 class Profile:
-    """model: the hash of the checkpoint's weights. name: of the checkpoint, for people. prompts: what was measured with.
-    settings: how (guidance_scale, size, steps, …). effects: by the controls' paths. style: what `calibrate --style` has
-    found, None where it has not been looked for."""
+    """model: the hash of the checkpoint's weights. name: of the checkpoint, for people. prompts: what was measured
+    with. settings: how (guidance_scale, size, …). effects: by the controls' paths. style: what has been found of
+    directions of style, None where they have not been looked for.
+    """
 
     model: str
     prompts: tuple[str, ...]
@@ -114,7 +115,7 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """As profile.json has it."""
-        bands = {path: {k: v for k, v in asdict(band).items() if k != "effect"} for path, band in self.effects.items()}
+        bands = {path: _said(band) for path, band in self.effects.items()}
         return {
             "version": VERSION,
             "model": self.model,
@@ -162,6 +163,13 @@ class Profile:
         varies with the prompts about as much as with the effect."""
         asked = _words(prompts)
         return not asked or len(asked & _words(self.prompts)) >= FAMILIAR * len(asked)
+
+
+def _said(band: Band) -> dict[str, Any]:
+    """A band as JSON types, without the effect, which is its name."""
+    given = asdict(band)
+    del given["effect"]
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
 def general(path: str) -> str:
