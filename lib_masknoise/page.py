@@ -58,8 +58,8 @@ class Stopped(Exception):
 
 class Studio:
     """A pipeline, one job at a time, and which sessions want theirs to stop. model: where the pipeline came from, None
-    for the built-in one. wildcards: files that prompts may name. profiles: where those of models are kept; in the folder
-    of everything else when None."""
+    for the built-in one. wildcards: files that prompts may name. profiles: where those of models are kept; in `folder`
+    when None."""
 
     def __init__(
         self,
