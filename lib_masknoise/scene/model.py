@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Optional
 
 from lib_masknoise import easing
 from lib_masknoise.controls import control, default_scale
-from lib_masknoise.scene import dimensions, layers, pictures
+from lib_masknoise.scene import colours, dimensions, layers, pictures
 from lib_masknoise.scene.editing import put_all
 from lib_masknoise.scene.errors import Problem, SceneError, path_of, shown
 from lib_masknoise.scene.masks import AnyMask, Mask, RectMask, mask_of
@@ -325,6 +325,18 @@ class Scene(Part):
             for prompt, (start, end) in zip(prompts, strips, strict=True)
         ]
         return cls.parse({"concepts": concepts, "blend": {"common": common}})
+
+    @classmethod
+    def from_colours(cls, picture: Any, prompts: Mapping[str, str], tolerance: float = colours.TOLERANCE) -> "Scene":
+        """A scene from one colour-coded picture: what the places of each flat colour show.
+
+        picture: a PIL image, or a data URL. prompts: by colours such as ``"#ff0000"``. tolerance: see `ImageMask`.
+        Raises SceneError, which lists the picture's colours where one of those given is none of them.
+        """
+        data = picture if isinstance(picture, str) else pictures.data_url(picture)
+        masks = ({"kind": "image", "data": data, "colour": one, "tolerance": tolerance} for one in prompts)
+        texts = prompts.values()
+        return cls.parse({"concepts": [{"prompt": text, "mask": m} for text, m in zip(texts, masks, strict=True)]})
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "Scene":

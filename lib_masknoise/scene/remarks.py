@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lib_masknoise.controls import control
-from lib_masknoise.scene import pictures
+from lib_masknoise.scene import colours, pictures
 from lib_masknoise.scene.errors import Problem
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def _acting(scene: Scene) -> list[tuple[int, Concept]]:
 
 
 def _of_concepts(scene: Scene, weights: Any) -> Iterator[Problem]:
+    yield from _of_colours(scene)
     for row, (i, concept) in enumerate(_acting(scene)):
         path = f"concepts[{i}]"
         yield from _of_prompts(path, concept)
@@ -89,6 +90,20 @@ def _of_pictures(path: str, mask: Any) -> Iterator[Problem]:
     count = pictures.frame_count(mask.data) if mask.kind == "image" else 1
     if count > 1:
         yield Problem(f"{path}.data", f"a picture of {count} frames: the first is the mask")
+
+
+def _of_colours(scene: Scene) -> Iterator[Problem]:
+    """The colours of a colour-coded picture that no concept is for."""
+    users: dict[tuple[str, float], list[tuple[int, str]]] = {}
+    for i, concept in _acting(scene):
+        if concept.mask.kind == "image" and concept.mask.colour:
+            users.setdefault((concept.mask.data, concept.mask.tolerance), []).append((i, concept.mask.colour))
+    for (data, tolerance), named in users.items():
+        found = pictures.colour_map(data, tolerance)
+        used = {found.find(colour, tolerance) for _, colour in named}
+        left = [k for k, name in enumerate(found.names) if k not in used and name not in colours.BACKGROUNDS]
+        if left:
+            yield Problem(f"concepts[{named[0][0]}].mask.colour", f"{found.listed(left)} of the picture: no concept's")
 
 
 def _keys(concept: Concept) -> Sequence[Any]:

@@ -13,6 +13,7 @@ from lib_masknoise.maps import rasterize
 from lib_masknoise.scene import Scene
 from lib_masknoise.scene.pictures import mask_values
 from tests.browser.painter import EDITOR, MOUNTED, Painter
+from tests.unit.test_colours import colour_coded
 from tools.small_model.patch_classifier import CONCEPTS, PatchClassifier
 
 
@@ -726,6 +727,32 @@ def test_masks_come_in_other_formats(painter, tmp_path, ending):
     data = painter.concepts[0]["mask"]["data"]
     assert data.startswith("data:image/png;base64,")
     assert np.abs(mask_values(data) - half / 255).max() < (0.1 if ending == "avif" else 1e-6)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_a_colour_map_becomes_layers(painter, tmp_path, ending):
+    """Each flat colour a layer, drawn as the library draws it; white is left to the base, prompts are kept."""
+    painter.add_concept("coral")
+    colour_coded(tmp_path / f"map.{ending}")
+    with painter.page.expect_file_chooser() as chooser:
+        painter.button("Colour map").click()
+    chooser.value.set_files(tmp_path / f"map.{ending}")
+    painter.page.wait_for_function("document.querySelector('.mn-status').innerText.includes('layers')")
+    concepts = painter.concepts
+    assert [one["prompt"] for one in concepts] == ["coral", "", ""] and "In the picture" in painter.status
+    assert len({one["mask"]["colour"] for one in concepts}) == 3
+    for i in range(3):
+        painter.js(f"{EDITOR}.select({EDITOR}.layers[{i}].id)")
+        assert difference(painter) < (1e-3 if ending == "png" else 0.02)
+
+
+def test_a_photograph_is_no_colour_map(painter, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.png")
+    with painter.page.expect_file_chooser() as chooser:
+        painter.button("Colour map").click()
+    chooser.value.set_files(tmp_path / "photo.png")
+    painter.page.wait_for_function("document.querySelector('.mn-status').innerText.includes('no flat colours')")
 
 
 def test_what_is_no_picture_is_refused(painter, tmp_path):

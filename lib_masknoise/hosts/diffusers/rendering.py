@@ -35,6 +35,7 @@ from lib_masknoise.networks import without_tags
 from lib_masknoise.noise.feature import Subspaces
 from lib_masknoise.noise.latent import visual
 from lib_masknoise.scene import Scene, layers
+from lib_masknoise.wildcards import Wildcards, expand
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def render(
     frames: Sequence[float] | None = None,
     batch_size: int = 4,
     on_step: Callable[[Progress], None] | None = None,
+    wildcards: Wildcards | None = None,
     subspaces: Subspaces | None = None,
 ) -> Iterator[Frame]:
     """Render frames of a scene, in order, a batch at a time; every frame is handed out as soon as its batch is done.
@@ -95,10 +97,12 @@ def render(
     too); all of `scene.animation.frames` when None. A LoRA that a prompt names (`<lora:NAME:0.8>`) is in the weights
     meanwhile. A frame does not depend on the others: any subset, order and batch size gives the same images. on_step:
     called after every denoising step; an exception it raises ends the render and leaves the pipeline as it was.
-    subspaces: what is known of the model (`calibrate.style.Found.subspaces`); what its profile has when None. Raises
+    subspaces: what is known of the model (`calibrate.style`), what its profile has when None. wildcards: the files
+    that concepts' prompts may name (`wildcards.expand`). Raises SceneError for a missing one,
     BrokenOutput where a batch comes out as no pictures: numbers that are not finite, or a picture that the model's
     safety checker has blackened. Warns of what the model cannot do.
     """
+    scene = expand(scene, seed, wildcards)
     kind = family(pipe)
     size = size or kind.default_size
     check_size(size, kind.multiple)

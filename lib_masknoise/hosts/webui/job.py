@@ -22,7 +22,7 @@ from modules.processing import StableDiffusionProcessingImg2Img, StableDiffusion
 from lib_masknoise import animation, infotext
 from lib_masknoise.hosts.webui import containers, facts, files, parts, xyz
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, Method, sampling
-from lib_masknoise.hosts.webui.prompts import ConceptPrompts, network_tags
+from lib_masknoise.hosts.webui.prompts import ConceptPrompts, network_tags, wildcards
 from lib_masknoise.hosts.webui.refusal import Refused
 from lib_masknoise.hosts.webui.rows import Picture, Rows
 from lib_masknoise.maps import Maps, Size, extent
@@ -31,6 +31,7 @@ from lib_masknoise.noise.feature import check_dimensions
 from lib_masknoise.presets import PresetError, Presets
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.ui import inputs, live
+from lib_masknoise.wildcards import Wildcards, expand
 from lib_masknoise.window import WHOLE, Window
 
 ADAPTIVE = "DPM adaptive"
@@ -62,6 +63,8 @@ class Job:
     """What the scene asks for that will not do what one expects of it."""
     tiles: Sequence[Window] = ()
     """Of the images of this job, where they are parts of one picture."""
+    wildcards: Wildcards = field(default_factory=Wildcards)
+    _said: dict[int, Scene] = field(default_factory=dict)
 
     _maps: dict[tuple[Size, Window], Maps] = field(default_factory=dict)
 
@@ -71,6 +74,19 @@ class Job:
         if (size, window) not in self._maps:
             self._maps[size, window] = Maps(self.scene, size, window=window)
         return self._maps[size, window]
+
+    def saying(self, seed: int) -> Scene:
+        """The scene with the choices in its concepts' prompts made, for an image with that seed; the same object where
+        the same is said. Raises SceneError."""
+        if seed not in self._said:
+            made = expand(self.scene, seed, self.wildcards)
+            self._said[seed] = next((known for known in self._said.values() if known == made), made)
+        return self._said[seed]
+
+    def seed_of(self, seeds: Sequence[int], index: int) -> int:
+        """The seed by which an image of the job makes its choices: frames, and parts of one picture, make the first
+        one's."""
+        return seeds[0 if self.animated or self.tiles else index]
 
     def know(self, maps: Maps) -> None:
         """Maps of the scene that are drawn already."""
@@ -143,7 +159,7 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets, is_img2img: 
         if scene.animation.frames > 1:
             animation.require_encoders(scene.animation.formats, scene.animation.interpolate)
         fields.require(scene)
-        p.masknoise = job = Job(scene, ConceptPrompts(scene), getattr(p, FRAMES, None))
+        p.masknoise = job = Job(scene, ConceptPrompts(scene), getattr(p, FRAMES, None), wildcards=wildcards())
         if tiles is not None:
             if job.animated:
                 wanted = "expected 1, as the script SD upscale makes one picture of many parts"
@@ -191,6 +207,8 @@ def process(p: Any, job: Job) -> None:
         _share_between_frames(p, job.total)
     pixels = facts.pixels_of_latent()
     size = p.height // pixels, p.width // pixels
+    for index in range(len(p.all_seeds)):  # before anything is sampled, lest a file is missed in the last batch
+        job.saying(job.seed_of(p.all_seeds, index))
     job.remarks = tuple(map(str, job.maps(size).remarks()))
     for remark in job.remarks:
         p.comment(f"MaskNoise: {remark}")
@@ -234,8 +252,31 @@ def before_process_batch(p: Any, job: Job, prompts: list[str]) -> None:
             rng = p.rng
             options = rng.subseed_strength, rng.seed_resize_from_h, rng.seed_resize_from_w
             p.rng = type(rng)(rng.shape, p.seeds, p.subseeds, *options)
+    _choose(p, job)
     if job.prompts.networks and not p.disable_extra_networks:
         prompts[:] = [text + network_tags(job.prompts.networks, _networks_of([text])) for text in prompts]
+
+
+def _choose(p: Any, job: Job) -> None:
+    """What the concepts of the batch's images say: their prompts, and its infotext where there was a choice."""
+    scenes = _scenes(p, job)
+    if all(scene is job.scene for scene in scenes):
+        return
+    different = {id(scene): scene for scene in scenes}.values()
+    job.prompts = ConceptPrompts(*different)
+    of_each = {id(scene): containers.described(p, scene) for scene in different}
+    for key in {key for params in of_each.values() for key in params}:
+
+        def value(p: Any, index: int = 0, key: str = key, **others: Any) -> str | None:
+            return of_each[id(scenes[min(index, len(scenes) - 1)])].get(key)
+
+        p.extra_generation_params[key] = value
+
+
+def _scenes(p: Any, job: Job) -> list[Scene]:
+    """What each image of the batch shows."""
+    first = p.iteration * p.batch_size
+    return [job.saying(job.seed_of(p.all_seeds, first + i)) for i in range(len(p.seeds))]
 
 
 def _networks_of(prompts: list[str]) -> dict[str, list[Any]]:
@@ -298,18 +339,21 @@ def _fit_input(p: Any, count: int) -> None:
 
 def _pictures(p: Any, job: Job, size: Size) -> list[Picture]:
     first = p.iteration * p.batch_size
-    own = job.scene.noise.seed
+    seed_of_scene = job.scene.noise.seed
     pictures = [
-        Picture(job.frame(first + i) if job.animated else 0, seed if own < 0 else own) for i, seed in enumerate(p.seeds)
+        Picture(job.frame(first + i) if job.animated else 0, seed if seed_of_scene < 0 else seed_of_scene)
+        for i, seed in enumerate(p.seeds)
     ]
+    scenes = _scenes(p, job)
     if not job.tiles:
-        return pictures
+        own = {id(scene): job.maps(size).saying(scene) for scene in scenes if scene is not job.scene}
+        return [one._replace(maps=own.get(id(scene))) for one, scene in zip(pictures, scenes, strict=True)]
     tiles = p.masknoise_tiles
     tiles.seed = pictures[0].seed if tiles.seed is None else tiles.seed
     # Of a last tile alone the host makes a whole batch.
     windows = [*job.tiles, *[job.tiles[-1]] * (len(pictures) - len(job.tiles))]
-    of_each = zip(pictures, windows, strict=False)
-    return [picture._replace(maps=job.maps(size, window), fields=tiles.seed) for picture, window in of_each]
+    of_each = ((one, job.maps(size, window)) for one, window in zip(pictures, windows, strict=False))
+    return [one._replace(maps=maps.saying(scenes[0]), fields=tiles.seed) for one, maps in of_each]
 
 
 def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:
@@ -385,6 +429,9 @@ def postprocess_image(p: Any, job: Job) -> None:
 def postprocess(p: Any, job: Job, processed: Any) -> None:
     """The job is done: write the animation of the frames there are, and hand it out."""
     containers.shorten(p, processed.images)
+    for key in [key for key, value in p.extra_generation_params.items() if callable(value)]:
+        if key in (first := containers.described(p, job.saying(p.all_seeds[0]))):
+            p.extra_generation_params[key] = first[key]
     if job.animated:  # a function of each image, which the answer would give as null
         p.extra_generation_params[infotext.FRAME] = _span(job.complete)
     if job.remarks:  # for the API, whose answer has no comments; each image's own infotext does without
