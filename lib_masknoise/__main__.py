@@ -1,4 +1,4 @@
-"""The command line: `python -m lib_masknoise demo | render | check | colours | explore | ui`."""
+"""The command line: `python -m lib_masknoise demo | render | check | colours | explore | calibrate | ui`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lib_masknoise import ASSETS, __version__, arguments
+from lib_masknoise import calibrate_command as calibrate
 from lib_masknoise import explore_command as explore
+from lib_masknoise.calibrate.profile import Profile, outside
 from lib_masknoise.disk import check_folder
 from lib_masknoise.errors import BrokenOutput
 from lib_masknoise.render import PlanChanged, Settings, write
@@ -54,6 +56,9 @@ examples:
   python -m lib_masknoise explore between --from "a wheat field" --to "an ocean" --out out/between
       what lies between two prompts, as a page that opens from the disk
 
+  python -m lib_masknoise calibrate --model sd15.safetensors --scene my-scene.json --out profile.json
+      from where to where each strength is useful with that model; then check my-scene.json --profile profile.json
+
 exit codes: 0 done, 1 the disk, the cluster or the model failed, 2 something in the input is wrong (a problem a line),
 130 interrupted; after 1 and 130 the finished frames stay, and --resume goes on from them"""
 
@@ -85,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"MaskNoise {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="{demo,render,check,colours,explore,ui}")
+    commands = parser.add_subparsers(
+        title="commands", required=True, metavar="{demo,render,check,colours,explore,calibrate,ui}"
+    )
 
     demo = commands.add_parser("demo", help="render the built-in scene on the built-in model")
     demo.add_argument(
@@ -107,6 +114,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Validate a scene. Prints every problem as `path: message`, one a line, and exits with 2.",
     )
     check.add_argument("scene", type=Path, metavar="SCENE.json", help="the scene; - reads it from standard input")
+    check.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="of a model (calibrate --out): which strengths lie outside its ranges",
+    )
     check.set_defaults(run=_check)
 
     colours = commands.add_parser(
@@ -128,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     colours.set_defaults(run=_colours)
 
     explore.add_parser(commands)
+    calibrate.add_parser(commands)
 
     ui = commands.add_parser(
         "ui",
@@ -257,8 +271,9 @@ def _remarks(scene: Scene, size: tuple[int, int]) -> Sequence[object]:
 
 def _check(options: argparse.Namespace) -> int:
     scene = _scene(options.scene)
+    profile = None if options.profile is None else Profile.read(options.profile)
     print(f"{_named(options.scene)}: a valid scene")
-    for remark in _remarks(scene, CHECKED_SIZE):
+    for remark in (*_remarks(scene, CHECKED_SIZE), *(outside(scene, profile) if profile else ())):
         print(f"remark: {remark}")
     return 0
 

@@ -12,14 +12,18 @@ from lib_masknoise import networks
 
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
     """What every command that makes pictures takes, but for what they are of."""
-    model = "a diffusers folder or a .safetensors file (default: the built-in miniature model)"
     parser.add_argument("--negative", default="", metavar="P", help="the negative prompt")
-    parser.add_argument("--model", metavar="M", help=model)
+    add_model(parser)
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of the image (default: %(default)s)")
     parser.add_argument(
         "--steps", type=positive, default=20, metavar="N", help="denoising steps (default: %(default)s)"
     )
     parser.add_argument("--size", type=size, metavar="WxH", help="in pixels, multiples of 8 (default: the model's own)")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    model = "a diffusers folder or a .safetensors file (default: the built-in miniature model)"
+    parser.add_argument("--model", metavar="M", help=model)
 
 
 def add_guidance(parser: argparse.ArgumentParser) -> None:

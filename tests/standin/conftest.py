@@ -21,6 +21,7 @@ ADAPTER = (
     "facts",
     "files",
     "forge",
+    "initial",
     "job",
     "joint",
     "live",

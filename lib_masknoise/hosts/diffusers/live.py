@@ -24,18 +24,12 @@ from lib_masknoise.conditioning import Encoded, negatives, prompts
 from lib_masknoise.hosts.diffusers.encoding import encode
 from lib_masknoise.hosts.diffusers.families import require_unet
 from lib_masknoise.hosts.diffusers.rendering import Job, check_size
-from lib_masknoise.live import Step, Turns, Wish
+from lib_masknoise.live import FAINT, STEPS, Step, Turns, Wish
 from lib_masknoise.live.decoding import linear_rgb, tiny_decoder, to_picture
 from lib_masknoise.maps import Maps
 from lib_masknoise.scene import Problem, SceneError
 from lib_masknoise.wildcards import Wildcards
 
-STEPS = 4
-"""Of a sketch. All are made where there is nothing to go on from; the first is left out where there is a last sketch,
-which then stands for what the first step would have found. Leaving out more, a new concept hardly shows: its colours
-are decided where the noise is strong (docs/live.md)."""
-FAINT = 0.1
-"""Strength of the noise, relative to the picture's, below which a sketch's last step asks the U-Net no more."""
 WITHOUT_NOISE = (EulerDiscreteScheduler, DDIMScheduler)
 """Schedulers of one evaluation a step that add no noise of their own."""
 REMEMBERED_PROMPTS = 64

@@ -16,6 +16,7 @@ import torch
 from lib_masknoise.attention import Row
 from lib_masknoise.conditioning import Encoded, LocationConditioning, condition, condition_negative
 from lib_masknoise.maps import Maps
+from lib_masknoise.noise.feature import Subspaces
 from lib_masknoise.noise.latent import visual
 
 CACHED = 64
@@ -41,10 +42,19 @@ class Rows:
     """The conditionings of one sampling pass.
 
     maps: of the job's scene at the latent's size. pictures: the images of the batch; those with maps of their own see
-    these.
+    these. subspaces: what is known of the model. draw: the host's own noise of a seed, `[C, h, w]`, for scenes that
+    travel through seeds.
     """
 
-    def __init__(self, maps: Maps, pictures: Sequence[Picture]):
+    def __init__(
+        self,
+        maps: Maps,
+        pictures: Sequence[Picture],
+        subspaces: Subspaces | None = None,
+        draw: Callable[[int], torch.Tensor] | None = None,
+    ):
+        self.subspaces = subspaces or {}
+        self._draw = draw
         self.maps, self.pictures = maps, tuple(pictures)
         self.scene, self.size = maps.scene, maps.size
         self._known: dict[Hashable, tuple[LocationConditioning, tuple[Encoded, ...]]] = {}
@@ -104,14 +114,13 @@ class Rows:
             rows |= {image: Row(made, index) for index, image in enumerate(images)}
         return [rows[image] for image in range(len(bases))]
 
-    def visual(self, noise: torch.Tensor, draw: Callable[[int], torch.Tensor] | None = None) -> torch.Tensor:
-        """The initial noise of the batch with the visual noise in it: `[B, C, h, w]` → a tensor like it. draw: the
-        host's own noise of a seed, `[C, h, w]`, for scenes that travel through seeds."""
+    def visual(self, noise: torch.Tensor) -> torch.Tensor:
+        """The initial noise of the batch with the visual noise in it: `[B, C, h, w]` → a tensor like it."""
         options = self.scene.noise.visual
         if not options.strength:
             return noise
         motion = options.motion or self.scene.motion
-        others = [draw(seed) for seed in options.stops] if draw else []
+        others = [self._draw(seed) for seed in options.stops] if self._draw else []
         moved = []
         for i, (one, picture) in enumerate(zip(noise, self.pictures, strict=True)):
             (free,) = self.maps_of(i).amount("visual", [picture.frame])
@@ -134,6 +143,6 @@ class Rows:
             else:
                 own = [self.pictures[image] for image in images]
                 seeds = [picture.seed if picture.fields is None else picture.fields for picture in own]
-                made = condition(maps, base, concepts, frames, seeds)
+                made = condition(maps, base, concepts, frames, seeds, self.subspaces)
             self._known[key] = made, prompts  # the prompts stay alive, so that no other object gets their id
         return self._known[key][0]
