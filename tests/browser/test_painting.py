@@ -521,6 +521,23 @@ def covering(painter) -> list[float]:
     return Maps(scene, (8, 8)).weights()[0].mean((1, 2)).tolist()
 
 
+def test_when_a_concept_sets_in_and_stops(painter):
+    """The two sliders of its card: the scene's fields, the other end giving way, and the bars below."""
+    painter.add_concept("lava")
+    for label, value in (("Sets in in %", "60"), ("Stops in %", "40")):
+        painter.page.get_by_label(label).fill(value)
+        painter.page.get_by_label(label).press("Enter")
+        if label.startswith("Sets"):
+            assert painter.concepts[0]["start"] == 0.6 and "end" not in painter.concepts[0]
+            painter.page.wait_for_selector(
+                "#masknoise_preview figure svg title:has-text('60% to 100%')", state="attached"
+            )
+    assert (painter.concepts[0]["start"], painter.concepts[0]["end"]) == (0.4, 0.4)
+    painter.page.get_by_label("Sets in", exact=True).fill("0")
+    painter.page.wait_for_selector("#masknoise_preview figure svg title:has-text('0% to 40%')", state="attached")
+    assert "start" not in painter.concepts[0] and painter.concepts[0]["end"] == 0.4
+
+
 def test_locked_and_hidden_layers_are_not_painted_on(painter):
     painter.add_concept()
     for name, words in (("Lock", "locked"), ("Hide on the canvas", "hidden")):
