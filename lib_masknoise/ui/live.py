@@ -94,8 +94,8 @@ def settings_of(values: Sequence[Any]) -> list[Any]:
 
 
 def figures(drawn: preview.Preview, size: tuple[int, int]) -> str:
-    """Coefficients; when concepts act, where that is not always; the noise's amount where there is any; frames and curve
-    where there are several frames. Each with a legend."""
+    """Coefficients; when concepts act, where that is not always; the noise's amount where there is any; frames and
+    curve where there are several frames. Each with a legend."""
     scene = drawn.scene
     small = _fitted(size, LONGER_SIDE)
     noises = [name for name in preview.NOISES if getattr(scene.noise, name).strength > 0]
