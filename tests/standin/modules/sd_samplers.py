@@ -196,6 +196,7 @@ def sigmas(steps: int, like: Tensor) -> Tensor:
 class Sampler:
     def __init__(self, config: SamplerConfig):
         self.config = config
+        self.func = config.function
         self.model_wrap_cfg = CFGDenoiser(self)
         self.sampler_extra_args: dict[str, Any] = {}
         self.last_latent: Tensor | None = None
@@ -240,7 +241,7 @@ class Sampler:
         }
         return self.launch_sampling(
             len(schedule) - 1,
-            lambda: self.config.function(
+            lambda: self.func(
                 self.model_wrap_cfg, x, schedule, extra_args=self.sampler_extra_args, callback=self.callback_state
             ),
         )
