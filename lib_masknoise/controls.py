@@ -237,6 +237,12 @@ CONTROLS: tuple[Control, ...] = (
         "Visual noise strength",
         "How far the initial noise of unmasked places moves from frame to frame.",
     ),
+    _text(
+        "noise.visual.seeds",
+        "",
+        "Travel to seeds",
+        'Seeds such as "12, 7": unmasked places go from the image\'s own to each in turn, and with a loop back again.',
+    ),
     _number(
         "noise.concept.strength",
         0.0,

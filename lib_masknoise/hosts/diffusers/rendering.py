@@ -273,7 +273,9 @@ class Job:
             noise = self._ordered
         motion = self.scene.noise.visual.motion or self.scene.motion
         free = self.maps.amount("visual", frames)
-        return visual(noise, free, motion, frames, self.maps.total, self.noise_seed)
+        seeds = self.scene.noise.visual.stops
+        others = [self.noise(torch.Generator("cpu").manual_seed(seed))[0] for seed in seeds]
+        return visual(noise, free, motion, frames, self.maps.total, self.noise_seed, others)
 
     def stand_in_embeds(self, rows: int) -> dict[str, Any]:
         """What the pipeline wants to be given as embeddings, for some rows."""
