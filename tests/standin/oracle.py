@@ -195,7 +195,7 @@ class _Picture:
             if name.endswith("attn2"):
                 vars(layer).pop("forward", None)
                 if c is not None:
-                    layer.forward = functools.partial(self._attend, layer, _double(c))
+                    layer.forward = functools.partial(self._attend, layer, _double(c.seen_by(_tags(name))))
         sigma = sigma.double()[:, None, None, None]
         noise = self.unet(x / (1 + sigma**2).sqrt(), 50 * sigma.flatten(), context=context[None].double(), **options)
         return x - sigma * noise, weight
@@ -226,6 +226,13 @@ def _with_length(c: LocationConditioning, length: int, empty: Tensor | None) -> 
     return replace(
         c, contexts=contexts, lengths=(length,) * len(contexts), noise=noise(c.noise, 0.0), offset=noise(c.offset, 1.0)
     )
+
+
+def _tags(name: str) -> frozenset[str]:
+    """What the stand-in's layers are called: blocks 3 of the input and 0 and 1 of the output see half the latent."""
+    side, block = name.split(".")[:2]
+    block = {"input_blocks": "in", "output_blocks": "out"}.get(side, "mid") + (block if side != "middle_block" else "")
+    return frozenset({block, "coarse" if block in ("in3", "mid", "out0", "out1") else "fine"})
 
 
 def _double(c: LocationConditioning) -> LocationConditioning:

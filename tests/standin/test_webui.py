@@ -106,6 +106,24 @@ def test_a_feature_dimension_that_the_model_does_not_have_is_refused(host):
     assert problem.path == "noise.feature.dimensions" and "the last dimension, 7" in problem.message
 
 
+def test_layers_that_the_model_does_not_have_are_refused(host):
+    wrong = scene("tree", noise={"feature": {"strength": 1.0, "dimensions": "0-2", "layers": "coarse,middle"}})
+    with pytest.raises(host.jobs.Refused) as raised:
+        host.process(host.job(wrong))
+    (problem,) = raised.value.problems
+    assert problem.path == "noise.feature.layers"
+    has = "coarse, fine, in1, in3, mid, out0, out1, out2, out3"
+    assert problem.message == f'expected "all" or layers of this model, which are {has}; got "middle"'
+
+
+def test_directions_of_style_are_refused_where_nobody_has_looked_for_them(host):
+    wrong = scene("tree", noise={"feature": {"strength": 1.0, "dimensions": "style"}})
+    with pytest.raises(host.jobs.Refused) as raised:
+        host.process(host.job(wrong))
+    (problem,) = raised.value.problems
+    assert problem.path == "noise.feature.dimensions" and "calibrate --style" in problem.message
+
+
 def test_formats_that_cannot_be_written_are_refused_before_the_frames_are_made(refused, monkeypatch):
     def none(*args):
         raise ImportError("gif needs PyAV: pip install av")
