@@ -21,6 +21,7 @@ from modules.processing import StableDiffusionProcessingImg2Img, StableDiffusion
 
 from lib_masknoise import animation, infotext
 from lib_masknoise.hosts.webui import containers, facts, files, parts, xyz
+from lib_masknoise.hosts.webui.checkpoints import subspaces
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, Method, sampling
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts, network_tags, wildcards
 from lib_masknoise.hosts.webui.refusal import Refused
@@ -308,7 +309,7 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
             message = "expected 1: of this model every batch is a video, whose frames the model itself moves"
             raise SceneError((Problem("animation.frames", message),))
         pictures = pictures[: len(noise)]
-    rows = Rows(job.maps(extent(noise), parts.only_masked(p)), pictures)
+    rows = Rows(job.maps(extent(noise), parts.only_masked(p)), pictures, subspaces(job.scene))
     if noise is not job.moved:  # Forge calls the hook twice for the hires pass
         _move(p, noise, rows)
         job.moved = noise
