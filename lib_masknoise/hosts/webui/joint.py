@@ -81,7 +81,9 @@ class JointAttention:
         p.extra_generation_params[infotext.BLENDING] = p.extra_generation_params[infotext.BLENDING].replace(
             self.what, Masks.what
         )
-        p.comment(f"MaskNoise: for prompts of several parts, or weights so far from the image's prompt, {Masks.instead}")
+        p.comment(
+            f"MaskNoise: for prompts of several parts, or weights so far from the image's prompt, {Masks.instead}"
+        )
 
 
 def takes_masks(model: torch.nn.Module) -> bool:
