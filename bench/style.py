@@ -29,7 +29,7 @@ from lib_masknoise.scene import Scene
 
 KNOWN = 14  # of the subjects, those that the built-in model knows; of the manners, the first eight
 STEPS, SIZE = 8, (128, 128)
-PICTURES = 12
+PICTURES = 8
 STRENGTHS = {"style": (1.0, 2.0), "principal": (1.5, 3.5), "random": (2.0, 4.0), "random, same layers": (1.0, 2.5)}
 DRAWS = 2000
 

@@ -64,7 +64,7 @@ def load_pipeline(
         family(pipe)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
-    additions.tell(pipe, networks.beside(None if model is None else str(path), lora_dir), clip_skip)
+    additions.tell(pipe, path, networks.beside(None if model is None else str(path), lora_dir), clip_skip)
     if sampler is not None:
         pipe.scheduler = additions.scheduler(sampler, pipe.scheduler)
     for one in loras:

@@ -23,6 +23,7 @@ from modules.processing import StableDiffusionProcessingImg2Img, StableDiffusion
 
 from lib_masknoise import animation, infotext
 from lib_masknoise.hosts.webui import containers, facts, files, initial, parts, xyz
+from lib_masknoise.hosts.webui.checkpoints import subspaces
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, Method, sampling
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts, network_tags, wildcards
 from lib_masknoise.hosts.webui.refusal import Refused
@@ -313,7 +314,7 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
             raise SceneError((Problem("animation.frames", message),))
         pictures = pictures[: len(noise)]
     draw = functools.partial(host_rng.randn_local, shape=tuple(noise.shape[1:]))
-    rows = Rows(job.maps(extent(noise), parts.only_masked(p)), pictures, draw=draw)
+    rows = Rows(job.maps(extent(noise), parts.only_masked(p)), pictures, subspaces(job.scene), draw)
     in_order = initial.wanted(p, rows)
     if noise is not job.moved and not in_order:  # Forge calls the hook twice for the hires pass
         noise.copy_(_moved(p, noise, rows.visual))
