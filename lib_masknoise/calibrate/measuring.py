@@ -162,7 +162,7 @@ class Bench:
     def run(self, effect: Effect, case: Case, strength: float) -> list[Image.Image]:
         """A short run at one strength: a picture of each seed."""
         scene = effect.scene(case, [strength], self.like)
-        made = []
+        made: list[Image.Image] = []
         for seed in self._seeds:
             made += self.probe.rendered(scene, self._of(effect.base(case), seed), [0], self.report)
         return made

@@ -228,15 +228,15 @@ class _Reading:
             self.problems.append(Problem(path, "expected an object"))
             return None
         count = len(self.problems)
-        ends = [self._number(f"{path}.{name}", given.get(name), optional=True) for name in ("visible", "broken")]
+        visible, broken = (self._number(f"{path}.{name}", given.get(name), True) for name in ("visible", "broken"))
         rows = self._number(f"{path}.rows", given.get("rows", 0)) or 0
-        lists = [self._numbers(f"{path}.{name}", given.get(name, [])) for name in ("scales", "changes")]
+        scales, changes = (self._numbers(f"{path}.{name}", given.get(name, [])) for name in ("scales", "changes"))
         if len(self.problems) > count:
             return None
-        if len(lists[0]) != len(lists[1]):
+        if len(scales) != len(changes):
             self.problems.append(Problem(f"{path}.changes", "expected one for each of scales"))
             return None
-        return Band(effect, *ends, int(rows), *lists)
+        return Band(effect, visible, broken, int(rows), scales, changes)
 
     def _number(self, path: str, value: Any, optional: bool = False) -> float | None:
         right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
