@@ -287,7 +287,7 @@ def band(look: Look, run: Callable[[float], Run]) -> Band:
         found = run(origin + place)
         return replace(found, scale=place)
 
-    first = made(min(crossing(scales, changes, VISIBLE) or most, most))
+    first = made(min(crossing(scales, changes, VISIBLE / effect.gain) or most, most))
     pictures = [change * _ratio(scales, changes, first) for change in changes]
     strained = crossing(scales, strain(look), STRAINED)
 
