@@ -81,11 +81,19 @@ def bands(scene: Scene, profile: Profile, prompts: Sequence[str] = ()) -> dict[s
     own = [*prompts, *(concept.prompt for concept in scene.acting.concepts)]
     stale = not profile.familiar(own)
     return {
-        path: {"origin": band.origin, "visible": band.visible, "top": band.top, "breaks": band.broken is not None,
-               "low": control(path).low, "high": control(path).high, "stale": stale}
+        path: {
+            "origin": band.origin,
+            "visible": band.visible,
+            "top": band.top,
+            "breaks": band.broken is not None,
+            "places": [[place, band.percent(place)] for place in band.places],
+            "low": control(path).low,
+            "high": control(path).high,
+            "stale": stale,
+        }
         for path, band in profile.effects.items()
         if path != idle
-    }  # fmt: skip
+    }
 
 
 def settings_of(values: Sequence[Any]) -> list[Any]:
