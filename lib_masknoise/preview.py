@@ -194,7 +194,8 @@ def _field_colours(maps: Maps, name: str, frames: Sequence[int], size: Size) -> 
     amounts = maps.amount(name, frames).expand(len(frames), -1, -1)
     if name == "visual":
         still = torch.randn(1, *maps.size, generator=generator(seed, "preview"))
-        fields = visual(still, amounts, motion, frames, total, seed)
+        others = [torch.randn(1, *maps.size, generator=generator(stop, "preview")) for stop in noise.stops]
+        fields = visual(still, amounts, motion, frames, total, seed, others)
     else:
         purpose = f"{name}/fields"
         fields = moving_fields(1, amounts, noise.size, motion, frames, total, seed, purpose) / max(1.0, noise.strength)

@@ -32,8 +32,9 @@ def cases(prompts: Sequence[str]) -> list[Case]:
 @dataclass(frozen=True)
 class Effect:
     """path: of its control. lowest: the smallest strength above the origin that is tried. breaks: the change of the
-    picture, in distances of two seeds, up to which it holds; None where change alone breaks nothing. base: the image's prompt
-    in its scenes. plain: the prompt whose plain picture its scenes make at the origin. frames: a scene of strengths."""
+    picture, in distances of two seeds, up to which it holds; None where change alone breaks nothing. base: the
+    image's prompt in its scenes. plain: the prompt whose plain picture its scenes make at the origin. frames: a scene
+    of strengths."""
 
     path: str
     lowest: float

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Optional
 
 from lib_masknoise import easing
 from lib_masknoise.controls import control, default_scale
-from lib_masknoise.scene import colours, dimensions, layers, pictures
+from lib_masknoise.scene import colours, dimensions, layers, numbers, pictures, seeds
 from lib_masknoise.scene.editing import put_all
 from lib_masknoise.scene.errors import Problem, SceneError, path_of, shown
 from lib_masknoise.scene.masks import AnyMask, Mask, RectMask, mask_of
@@ -219,7 +219,17 @@ class VisualNoise(Part):
     """Noise in the initial latent."""
 
     strength: float = setting("noise.visual.strength")
+    seeds: str = setting("noise.visual.seeds")
     motion: Optional[Motion] = _own_motion()  # noqa: UP045
+
+    @pydantic.validator("seeds", pre=True)
+    def _canonical(cls, value: Any) -> Any:
+        return seeds.canonical(value)
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The seeds that the initial noise goes to; none where it has no strength."""
+        return seeds.listed(self.seeds) if self.strength else ()
 
 
 class ConceptNoise(Part):
@@ -250,14 +260,68 @@ class FeatureNoise(Part):
         return dimensions.canonical(value)
 
 
+TIME = Rule(int, 1, 1000)
+SHARE = Rule(float, -10, 10)
+
+
+class Injection(Part):
+    """How the initial noise leans towards the prompts."""
+
+    strength: float = setting("noise.initial.inject.strength")
+    form: str = setting("noise.initial.inject.form")
+    times: str = setting("noise.initial.inject.times")
+    weights: str = setting("noise.initial.inject.weights")
+    restandardise: bool = setting("noise.initial.inject.restandardise")
+
+    @pydantic.validator("times", pre=True)
+    def _canonical_times(cls, value: Any) -> Any:
+        canonical = numbers.canonical(value, TIME, "1000,800")
+        if not canonical:
+            raise ValueError(f"expected at least one time, got {shown(value)}")
+        return canonical
+
+    @pydantic.validator("weights", pre=True)
+    def _canonical_weights(cls, value: Any, values: Mapping[str, Any]) -> Any:
+        canonical = numbers.canonical(value, SHARE, "0.7,0.3")
+        found, times = numbers.numbers(canonical), numbers.numbers(values.get("times", ""))
+        if found and times and len(found) != len(times):
+            raise ValueError(f"expected {len(times)} as there are times, or none; got {len(found)}")
+        if found and not any(found):
+            raise ValueError(f"expected one that is not 0, got {shown(value)}")
+        return canonical
+
+    @property
+    def shares(self) -> list[tuple[int, float]]:
+        """The times, and how much each counts."""
+        times = [int(time) for time in numbers.numbers(self.times)]
+        return list(zip(times, numbers.numbers(self.weights) or [1.0] * len(times), strict=True))
+
+
+class InitialNoise(Part):
+    """What is done to the initial noise before anything is sampled."""
+
+    choose: int = setting("noise.initial.choose")
+    erase: int = setting("noise.initial.erase")
+    inject: Injection = pydantic.Field(default_factory=Injection, description="How it leans towards the prompts.")
+    where: str = setting("noise.initial.where")
+
+    @property
+    def acts(self) -> bool:
+        """Whether the noise is another one than the host's."""
+        return self.erase > 1 or self.choose > 1 or self.inject.strength > 0
+
+
 class Noise(Part):
-    """The three kinds of noise, and what they share."""
+    """The three kinds of noise, what they share, and the initial noise before they move it."""
 
     exponent: float = setting("noise.exponent")
     seed: int = setting("noise.seed")
     visual: VisualNoise = pydantic.Field(default_factory=VisualNoise, description="Noise in the initial latent.")
     concept: ConceptNoise = pydantic.Field(default_factory=ConceptNoise, description="Noise in the text embeddings.")
     feature: FeatureNoise = pydantic.Field(default_factory=FeatureNoise, description="Noise on chosen text features.")
+    initial: InitialNoise = pydantic.Field(
+        default_factory=InitialNoise, description="What is done to the initial noise before the first step."
+    )
 
 
 class Animation(Part):
@@ -367,6 +431,13 @@ class Scene(Part):
         dimensions = schema["definitions"]["FeatureNoise"]["properties"]["dimensions"]
         indices = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
         dimensions["anyOf"] = [{"type": dimensions.pop("type")}, indices]
+        stops = schema["definitions"]["VisualNoise"]["properties"]["seeds"]
+        stops["anyOf"] = [{"type": stops.pop("type")}, {**indices, "minItems": 0, "maxItems": seeds.MOST}]
+        injection = schema["definitions"]["Injection"]["properties"]
+        for name, rule, least in (("times", TIME, 1), ("weights", SHARE, 0)):
+            kind = {"type": {int: "integer", float: "number"}[rule.kind], "minimum": rule.low, "maximum": rule.high}
+            listed = {"type": "array", "items": kind, "minItems": least}
+            injection[name]["anyOf"] = [{"type": injection[name].pop("type")}, kind, listed]
         return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "MaskNoise scene", **schema}
 
     def replace(self, changes: Mapping[str, Any]) -> "Scene":
@@ -383,9 +454,11 @@ class Scene(Part):
 
     @property
     def neutral(self) -> bool:
-        """True where the scene cannot change an image: disabled, or no concept and every strength 0."""
+        """True where the scene cannot change an image: disabled, or no concept, every strength 0 and the initial noise
+        as it is."""
         noise = self.noise
         still = noise.visual.strength == noise.concept.strength == noise.feature.strength == 0
+        still = still and not noise.initial.acts
         return not self.enabled or (not self.acting.concepts and still)
 
     @property

@@ -144,6 +144,8 @@ def _largest(weights: Any) -> Any:
 
 
 def _of_noise(scene: Scene, weights: Any) -> Iterator[Problem]:
+    if scene.noise.visual.seeds and not scene.noise.visual.strength:
+        yield Problem("noise.visual.seeds", "the visual noise has no strength: 1 goes all the way to the seeds")
     held = _freest(weights) >= HELD
     for name in _strong(scene):
         if held:
@@ -151,7 +153,7 @@ def _of_noise(scene: Scene, weights: Any) -> Iterator[Problem]:
                 f"noise.{name}.strength",
                 "the masks hold every place of the picture: no noise reaches any; leave some of it uncovered or softer",
             )
-        elif _silent(_motion(scene, name), scene.animation.frames):
+        elif not _travels(scene, name) and _silent(_motion(scene, name), scene.animation.frames):
             yield Problem(
                 f"noise.{name}.strength",
                 f"its motion, {_motion(scene, name).kind}, is at 0 in every frame: there is no noise",
@@ -160,6 +162,10 @@ def _of_noise(scene: Scene, weights: Any) -> Iterator[Problem]:
 
 def _motion(scene: Scene, name: str) -> Motion:
     return getattr(scene.noise, name).motion or scene.motion
+
+
+def _travels(scene: Scene, name: str) -> bool:
+    return name == "visual" and bool(scene.noise.visual.stops)
 
 
 def _silent(motion: Motion, frames: int) -> bool:

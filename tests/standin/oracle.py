@@ -25,6 +25,7 @@ from lib_masknoise.conditioning import (
 )
 from lib_masknoise.maps import Maps, coefficients, level_with
 from lib_masknoise.noise import SeparableNoise
+from lib_masknoise.noise.initial import EPSILON, Guess, alone, at_every_step, ordered
 from lib_masknoise.noise.latent import visual
 from lib_masknoise.scene import Scene
 from tests.materialised import materialised_attention
@@ -89,7 +90,30 @@ class _Picture:
         options = self.scene.noise.visual
         free = self.maps.amount("visual", [self.frame])[0]
         motion = options.motion or self.scene.motion
-        return visual(noise.to(self.model.dtype), free, motion, [self.frame], self.total, self.own_seed)[0]
+        noise = noise.to(self.model.dtype)
+        if self.scene.noise.initial.acts:
+            noise = ordered(noise, self.scene.noise.initial, self.maps.weights([0])[0], self.own_seed, self._ask)
+        return visual(noise, free, motion, [self.frame], self.total, self.own_seed)[0]
+
+    def _ask(self, z: Tensor, time: int, concept: int | None = None, guided: bool = False) -> list[Guess]:
+        """The stand-in's levels are 4·time/1000; its model sees noise of unit variance."""
+        scene = at_every_step(self.maps.scene) if concept is None else alone(self.maps.scene, concept)
+        level = torch.tensor([0.004 + (4.0 - 0.004) * (time - 1) / 999], dtype=torch.float64)
+        whole = float((1 + level**2).sqrt())
+        sides = []
+        for cfg in (1.0, 0.0):
+            picture = _Picture(
+                self.model, self.unet, scene, self.prompt, self.negative, 0, self.seed, self.size, self.total_steps, cfg,
+                lambda step, sigma: False,
+            )  # fmt: skip
+            picture.own_seed = self.own_seed
+            # What a pass begins with is noise alone, but at its first level not quite of variance 1 for the model.
+            seen = z.double() * 4.0 / (1 + 4.0**2) ** 0.5
+            sides.append([picture(one[None] * whole, level)[0].float() for one in seen])
+        return [
+            Guess(one.float(), with_, without, EPSILON, 1 / whole, float(level) / whole)
+            for one, with_, without in zip(seen, *sides, strict=True)
+        ]
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         blend = self.scene.blend

@@ -28,10 +28,12 @@ Sides = tuple[LocationConditioning, "LocationConditioning | None"]
 class Family:
     """Stable Diffusion 1.x, 2.x and XL, and what the others differ in.
 
-    batches: whether the host alone can make several guided pictures in one call.
+    batches: whether the host alone can make several guided pictures in one call. together: whether rows of a call may
+    see one side and the other, in the order of `Binding`'s.
     """
 
     batches = True
+    together = True
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
         self.pipe = pipe
@@ -92,6 +94,10 @@ class Family:
 
     def latents(self, x: Tensor) -> Tensor:
         """`[B, C, h, w]` as the pipeline takes them."""
+        return x
+
+    def maps_of(self, x: Tensor, size: Size) -> Tensor:
+        """The inverse of `latents`, for a picture of `size` in pixels."""
         return x
 
     def bind(

@@ -27,12 +27,14 @@ from lib_masknoise.conditioning import (
 )
 from lib_masknoise.errors import BrokenOutput
 from lib_masknoise.hosts.diffusers import additions, styles
+from lib_masknoise.hosts.diffusers.asking import Asking
 from lib_masknoise.hosts.diffusers.binding import Binding
 from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS
 from lib_masknoise.hosts.diffusers.families import family
 from lib_masknoise.maps import Maps
 from lib_masknoise.networks import without_tags
 from lib_masknoise.noise.feature import Subspaces
+from lib_masknoise.noise.initial import FIRST, ordered
 from lib_masknoise.noise.latent import visual
 from lib_masknoise.scene import Scene, layers
 from lib_masknoise.wildcards import Wildcards, expand
@@ -156,6 +158,7 @@ class Job:
         self.attention = attention
         self.latents: Tensor | None = None
         """What the last batch was decoded from."""
+        self._ordered: Tensor | None = None
         self.base, self.base_negative = (self.encoded[prompt] for prompt in prompts_of_image)
 
     def images(self, frames: Sequence[float], on_step: Callable[[float], None]) -> list[Image.Image]:
@@ -168,6 +171,7 @@ class Job:
             parts = [generators[i : i + together] for i in range(0, len(generators), together)]
             return [image for part in parts for image in self._host_alone(part, on_step)]
         noise = torch.cat([self.noise(generator) for generator in generators])[0]
+        latents = self.family.latents(self.initial(noise, frames))
         with self.bound(frames) as binding:
 
             def step_end(pipe: DiffusionPipeline, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +183,7 @@ class Job:
             return self._sample(
                 generators,
                 step_end,
-                latents=self.family.latents(self.initial(noise, frames)),
+                latents=latents,
                 **self.stand_in_embeds(len(frames)),
             )
 
@@ -260,10 +264,18 @@ class Job:
         return self.family.noise(self.maps.size, generator)
 
     def initial(self, noise: Tensor, frames: Sequence[float]) -> Tensor:
-        """The initial latents of some frames with the visual noise, `[B, C, h, w]`."""
+        """The initial latents of some frames, `[B, C, h, w]`, from the image's noise `[C, h, w]`: in the order that the
+        scene wants, which is the same for all frames, and then with the visual noise."""
+        if self.scene.noise.initial.acts:
+            if self._ordered is None:
+                (weights,) = self.maps.weights([FIRST])
+                self._ordered = ordered(noise, self.scene.noise.initial, weights, self.noise_seed, Asking(self))
+            noise = self._ordered
         motion = self.scene.noise.visual.motion or self.scene.motion
         free = self.maps.amount("visual", frames)
-        return visual(noise, free, motion, frames, self.maps.total, self.noise_seed)
+        seeds = self.scene.noise.visual.stops
+        others = [self.noise(torch.Generator("cpu").manual_seed(seed))[0] for seed in seeds]
+        return visual(noise, free, motion, frames, self.maps.total, self.noise_seed, others)
 
     def stand_in_embeds(self, rows: int) -> dict[str, Any]:
         """What the pipeline wants to be given as embeddings, for some rows."""

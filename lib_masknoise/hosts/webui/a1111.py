@@ -105,6 +105,7 @@ class Layers:
 
     def after_denoiser(self, params: Any) -> None:
         """`uncond + w_k (cond_k − uncond)` for `cond_k`, so that the host's sum over k weighs by location."""
+        self.denoising.plain = params.x[-len(self.denoising.rows.pictures) :]
         weights = self.denoising.weights
         if weights is None or self.denoising.error is not None:
             return

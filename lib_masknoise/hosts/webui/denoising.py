@@ -38,6 +38,8 @@ class Conflict(RuntimeError):
 class Method(Protocol):
     """How one host's model comes to see what is planned."""
 
+    denoising: Denoising
+
     def bind(self) -> None:
         """Install it on the model in use now: the refiner may have exchanged it for another in the middle of a pass."""
 
@@ -102,6 +104,10 @@ class Denoising:
         """What each row sees, the prompts' first; None outside the window: the host does as it does without us."""
         self.weights: Tensor | None = None
         """By how much the guidance of each row of the prompts counts: `[rows, 1, h, w]`; None: the host applies it."""
+        self.plain: Tensor | None = None
+        """What the last call predicted without the prompts, in the terms of the host's denoiser."""
+        self.guided: Tensor | None = None
+        """The picture that it predicted with guidance, in hosts that tell."""
         self._given_size = rows.size
         self._padding = Padding()
 

@@ -98,10 +98,12 @@ class Patches:
     def _weigh_guidance(self, args: Options) -> Tensor:
         """The sum of the weights at each location scales the guidance there. Without negative prompts the host takes 0
         for what they predict, and so do we."""
-        total = self.blender.total_weight(args["denoised"])
-        if total is None:
-            return args["denoised"]
-        return args["uncond_denoised"] + (args["denoised"] - args["uncond_denoised"]) * spread(total, args["denoised"])
+        guided, plain = args["denoised"], args["uncond_denoised"]
+        total = self.blender.total_weight(guided)
+        if total is not None:
+            guided = plain + (guided - plain) * spread(total, guided)
+        self.denoising.plain, self.denoising.guided = plain, guided
+        return guided
 
 
 def spread(weight: Tensor, like: Tensor) -> Tensor:

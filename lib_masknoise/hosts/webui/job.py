@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from fastapi import HTTPException, Request
 from fastapi.security import HTTPBasic
+from modules import rng as host_rng
 from modules import shared
 from modules.processing import StableDiffusionProcessingImg2Img, StableDiffusionProcessingTxt2Img
 
 from lib_masknoise import animation, infotext
-from lib_masknoise.hosts.webui import containers, facts, files, parts, xyz
+from lib_masknoise.hosts.webui import containers, facts, files, initial, parts, xyz
 from lib_masknoise.hosts.webui.checkpoints import subspaces
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, Method, sampling
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts, network_tags, wildcards
@@ -66,6 +68,8 @@ class Job:
     """Of the images of this job, where they are parts of one picture."""
     wildcards: Wildcards = field(default_factory=Wildcards)
     _said: dict[int, Scene] = field(default_factory=dict)
+    order: initial.Order = field(default_factory=initial.Order)
+    """What the noise of its images becomes where the scene puts it in order."""
 
     _maps: dict[tuple[Size, Window], Maps] = field(default_factory=dict)
 
@@ -309,25 +313,28 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
             message = "expected 1: of this model every batch is a video, whose frames the model itself moves"
             raise SceneError((Problem("animation.frames", message),))
         pictures = pictures[: len(noise)]
-    rows = Rows(job.maps(extent(noise), parts.only_masked(p)), pictures, subspaces(job.scene))
-    if noise is not job.moved:  # Forge calls the hook twice for the hires pass
-        _move(p, noise, rows)
+    draw = functools.partial(host_rng.randn_local, shape=tuple(noise.shape[1:]))
+    rows = Rows(job.maps(extent(noise), parts.only_masked(p)), pictures, subspaces(job.scene), draw=draw)
+    in_order = initial.wanted(p, rows)
+    if noise is not job.moved and not in_order:  # Forge calls the hook twice for the hires pass
+        noise.copy_(_moved(p, noise, rows.visual))
         job.moved = noise
     _fit_input(p, len(noise))
     if job.animated and job.frames is None:
         first = p.iteration * p.batch_size
         shared.state.textinfo = f"MaskNoise: frames {first + 1}–{first + len(p.seeds)} of {job.total}"
-    _bind_sampler(p, job, rows)
+    _bind_sampler(p, job, rows, noise if in_order else None)
 
 
-def _move(p: Any, noise: torch.Tensor, rows: Rows) -> None:
-    """Visual noise into a pass's noise, in place; img2img's has been multiplied by a setting of the host's."""
+def _moved(p: Any, noise: torch.Tensor, move: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """A pass's noise after what is done to noise of unit variance; img2img's has been multiplied by a setting of the
+    host's."""
     factor = getattr(p, "initial_noise_multiplier", None)
     factor = 1.0 if factor is None else factor
+
     if factor == 1.0:
-        noise.copy_(rows.visual(noise))
-    elif factor:
-        noise.copy_(rows.visual(noise / factor) * factor)
+        return move(noise)
+    return move(noise / factor) * factor if factor else noise
 
 
 def _fit_input(p: Any, count: int) -> None:
@@ -357,8 +364,9 @@ def _pictures(p: Any, job: Job, size: Size) -> list[Picture]:
     return [one._replace(maps=maps.saying(scenes[0]), fields=tiles.seed) for one, maps in of_each]
 
 
-def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:
-    """Have the sampler sample with the conditioning. What is installed lasts as long as its `launch_sampling` runs."""
+def _bind_sampler(p: Any, job: Job, rows: Rows, noise: torch.Tensor | None) -> None:
+    """Have the sampler sample with the conditioning. What is installed lasts as long as its `launch_sampling` runs.
+    noise: the pass's, where it is to be put in order first."""
     sampler = p.sampler
     vars(sampler).pop("launch_sampling", None)  # Forge calls the hook twice for the hires pass
     launch = sampler.launch_sampling
@@ -368,7 +376,10 @@ def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:
         _check_dimensions(job.scene, rows, sampler.sampler_extra_args["cond"])
         job.prompts.encode(p)
         try:
-            with sampling(p, rows, job.prompts, sampler, _method_of_host()):
+            with ExitStack() as stack:
+                if noise is not None:
+                    stack.enter_context(_in_order(p, job, rows, noise, steps, sample))
+                stack.enter_context(sampling(p, rows, job.prompts, sampler, _method_of_host()))
                 return launch(steps, sample)
         except Conflict as error:
             raise Refused([Problem("", str(error))]) from error
@@ -376,6 +387,19 @@ def _bind_sampler(p: Any, job: Job, rows: Rows) -> None:
             raise Refused(error.problems) from error
 
     sampler.launch_sampling = launch_sampling
+
+
+def _in_order(
+    p: Any, job: Job, rows: Rows, noise: torch.Tensor, steps: int, sample: Callable[[], Any]
+) -> AbstractContextManager[None]:
+    """The pass begins with its noise in the order that the scene wants, and then with the visual noise in it."""
+
+    def make(beginning: initial.Beginning) -> torch.Tensor:
+        count, method = len(rows.pictures), _method_of_host()
+        images = [initial.Asking(p, p.sampler, beginning, rows, i, job.prompts, method) for i in range(count)]
+        return _moved(p, noise, lambda unit: rows.visual(job.order.noise(unit, images, job.animated)))
+
+    return initial.exchanged(p, p.sampler, noise, steps, sample, make)
 
 
 def _check_dimensions(scene: Scene, rows: Rows, cond: Any) -> None:

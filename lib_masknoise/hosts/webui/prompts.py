@@ -113,6 +113,10 @@ class ConceptPrompts:
         own = {text: plain for text, plain in self._negatives.items() if plain}
         self._schedules = {text: self._conds(p, single, plain, True)[0] for text, plain in own.items()}
 
+    def negative(self, p: Any, text: str) -> Any:
+        """The host's conds of one negative prompt, for a pass that goes without any."""
+        return self._conds(p, prompt_parser.get_learned_conditioning, text, True)
+
     def _conds(self, p: Any, function: Any, text: str, negative: bool) -> Any:
         size = (p.hr_upscale_to_x, p.hr_upscale_to_y) if p.is_hr_pass else (p.width, p.height)
         # One at a time: the host pads prompts that it encodes together to the longest one.
