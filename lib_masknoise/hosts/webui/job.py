@@ -314,7 +314,7 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
             raise SceneError((Problem("animation.frames", message),))
         pictures = pictures[: len(noise)]
     draw = functools.partial(host_rng.randn_local, shape=tuple(noise.shape[1:]))
-    rows = Rows(job.maps(extent(noise), parts.only_masked(p)), pictures, subspaces(job.scene), draw=draw)
+    rows = Rows(job.maps(extent(noise), parts.only_masked(p)), pictures, subspaces(job.scene), draw)
     in_order = initial.wanted(p, rows)
     if noise is not job.moved and not in_order:  # Forge calls the hook twice for the hires pass
         noise.copy_(_moved(p, noise, rows.visual))
