@@ -31,8 +31,8 @@ from lib_masknoise.scene import Scene
 
 KNOWN = 14  # of the subjects, those that the built-in model knows; of the manners, the first eight
 STEPS, SIZE = 8, (128, 128)
-PICTURES = 6
-STRENGTHS = {"style": 1.5, "principal": 2.5, "random": 3.5, "random, same layers": 2.0}
+PICTURES = 10
+STRENGTHS = {"style": 1.5, "principal": 1.5, "random": 2.0, "random, same layers": 2.0}
 """At which they change about as much of the style."""
 DRAWS = 2000
 
@@ -182,8 +182,8 @@ def figures(pipe, work: Path) -> dict:
     }  # fmt: skip
     print(json.dumps(result, indent=2), flush=True)
     _, others = halves()
-    prompts = understood(others)[:: max(1, len(understood(others)) // PICTURES)][:PICTURES]
-    jobs = list(zip(prompts, range(5000, 5000 + PICTURES), strict=True))
+    own = understood(others)
+    jobs = [(own[9 * i % len(own)], 5000 + i) for i in range(PICTURES)]
     plain = torch.stack([picture(pipe, prompt, seed, found, "plain", 0.0, work) for prompt, seed in jobs])
     amounts = {}
     for name, strength in STRENGTHS.items():
