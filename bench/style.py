@@ -31,7 +31,7 @@ from lib_masknoise.scene import Scene
 
 KNOWN = 14  # of the subjects, those that the built-in model knows; of the manners, the first eight
 STEPS, SIZE = 8, (128, 128)
-PICTURES = 10
+PICTURES, SEED = 10, 5000
 STRENGTHS = {"style": 1.5, "principal": 1.5, "random": 2.0, "random, same layers": 2.0}
 """At which they change about as much of the style."""
 DRAWS = 2000
@@ -145,9 +145,13 @@ def compared(found: style.Found, name: str, picture: int) -> dict[str, Subspace]
     return subspace(found, torch.linalg.qr(drawn.flatten(1).T).Q.T.unflatten(1, (groups, n)))
 
 
+def file_of(work: Path, seed: int, name: str, strength: float) -> Path:
+    return work / f"{seed}-{name}-{strength:g}.png".replace(", ", "-").replace(" ", "-")
+
+
 def picture(pipe, prompt: str, seed: int, found: style.Found, name: str, strength: float, work: Path) -> Tensor:
     """`[3, H, W]` from 0 to 1."""
-    file = work / f"{seed}-{name}-{strength:g}.png".replace(", ", "-").replace(" ", "-")
+    file = file_of(work, seed, name, strength)
     if not file.exists():
         # A patch as large as can be: the whole picture moves in one direction, nearly.
         feature = {"strength": strength, "dimensions": "style", "size": 4.0}
@@ -183,7 +187,7 @@ def figures(pipe, work: Path) -> dict:
     print(json.dumps(result, indent=2), flush=True)
     _, others = halves()
     own = understood(others)
-    jobs = [(own[9 * i % len(own)], 5000 + i) for i in range(PICTURES)]
+    jobs = [(own[3 * i % len(own)], SEED + i) for i in range(PICTURES)]
     plain = torch.stack([picture(pipe, prompt, seed, found, "plain", 0.0, work) for prompt, seed in jobs])
     amounts = {}
     for name, strength in STRENGTHS.items():
@@ -210,16 +214,29 @@ def finished(amounts: dict[str, Tensor]) -> dict:
     return result
 
 
+def sheet(work: Path, rows: Sequence[int]) -> Image.Image:
+    """Some of the pictures: each one plain, with directions of style, with random ones, with principal ones."""
+    columns = [("plain", 0.0), *((name, STRENGTHS[name]) for name in ("style", "random", "principal"))]
+    height, width = SIZE
+    made = Image.new("RGB", (len(columns) * (width + 4) - 4, len(rows) * (height + 4) - 4), "white")
+    for y, row in enumerate(rows):
+        for x, (name, strength) in enumerate(columns):
+            made.paste(Image.open(file_of(work, SEED + row, name, strength)), (x * (width + 4), y * (height + 4)))
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("docs/quality/style.json"))
+    parser.add_argument("--rows", type=int, nargs="+", default=[0, 1, 2, 3], help="of the sheet of pictures")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     result = figures(load_pipeline(), options.work)
     options.out.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     print(json.dumps(result, indent=2))
+    sheet(options.work, options.rows).save(options.out.with_suffix(".jpg"), quality=88)
 
 
 if __name__ == "__main__":
