@@ -109,6 +109,10 @@ keys = st.fixed_dictionaries(
 def value_of(entry) -> st.SearchStrategy:
     if entry.path == "noise.feature.dimensions":
         return st.sampled_from(["all", "0-63", "7", "0-3,9,20-21"]) | st.lists(st.integers(0, 4000), min_size=1)
+    if entry.path == "noise.initial.inject.times":
+        return st.sampled_from(["1000", " 300", 7, [512]])
+    if entry.path == "noise.initial.inject.weights":
+        return st.sampled_from(["", "0.5", 2.0, [-1], []])
     if isinstance(entry.default, bool):
         return st.booleans()
     if isinstance(entry.default, tuple):
