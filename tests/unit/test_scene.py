@@ -113,6 +113,8 @@ def value_of(entry) -> st.SearchStrategy:
         )
     if entry.path.endswith(".layers"):
         return st.sampled_from(["all", "coarse", "fine,middle", " IN1 - 3, mid,out0"])
+    if entry.path == "noise.visual.seeds":
+        return st.sampled_from(["", "12, 7", " 3", [8, 1], [2**63 - 1]])
     if entry.path == "noise.initial.inject.times":
         return st.sampled_from(["1000", " 300", 7, [512]])
     if entry.path == "noise.initial.inject.weights":
