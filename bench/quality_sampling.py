@@ -145,25 +145,32 @@ class Sampler:
 
     def plain_latents(self, prompt: str, seeds: Sequence[int]) -> Tensor:
         count = len(seeds)
-        return self._latents(seeds, prompt=[prompt] * count, negative_prompt=[""] * count)
+        return self._latents(self.noise(seeds), prompt=[prompt] * count, negative_prompt=[""] * count)
 
     def scene(self, scene: Scene, seeds: Sequence[int], method: str = "conditioning", prompt: str = "") -> np.ndarray:
         """A scene over the base `prompt`, by one of METHODS. All seeds are rows of one batch."""
         return self.decode(self.scene_latents(scene, seeds, method, prompt))
 
     def scene_latents(
-        self, scene: Scene, seeds: Sequence[int], method: str = "conditioning", prompt: str = ""
+        self,
+        scene: Scene,
+        seeds: Sequence[int],
+        method: str = "conditioning",
+        prompt: str = "",
+        noise: Tensor | None = None,
     ) -> Tensor:
+        """noise: the initial latents `[S, C, h, w]`, where they are not those of the seeds."""
         encoded = encode(self.pipe, [prompt, "", *prompts(scene)])
         base, negative = encoded[prompt], encoded[""]
         positive = condition(Maps(scene, self.latent_size), base, encoded)
         chosen = METHODS[method]
         bound = chosen.binding(self.pipe.unet, chosen.change(positive), unblended(negative), None, (0.0, 1.0))
         # Only the shape of the embeddings counts: the binding has the contexts.
-        embeds = base.context[:77].to(self.pipe.device, self.pipe.unet.dtype).expand(len(seeds), -1, -1)
+        noise = self.noise(seeds) if noise is None else noise
+        embeds = base.context[:77].to(self.pipe.device, self.pipe.unet.dtype).expand(len(noise), -1, -1)
         with closing(bound):
             bound.install()
-            return self._latents(seeds, prompt_embeds=embeds, negative_prompt_embeds=embeds)
+            return self._latents(noise, prompt_embeds=embeds, negative_prompt_embeds=embeds)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
@@ -171,12 +178,15 @@ class Sampler:
         decoded = self.pipe.vae.decode(latents / self.pipe.vae.config.scaling_factor).sample
         return np.stack([np.asarray(image) for image in self.pipe.image_processor.postprocess(decoded)])
 
-    def _latents(self, seeds: Sequence[int], **prompts: Any) -> Tensor:
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """The initial latents of some seeds, `[S, C, h, w]`."""
         shape = (1, self.pipe.unet.config.in_channels, *self.latent_size)
-        latents = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+    def _latents(self, noise: Tensor, **prompts: Any) -> Tensor:
         return self.pipe(
             **prompts,
-            latents=latents.to(self.pipe.device, self.pipe.unet.dtype),
+            latents=noise.to(self.pipe.device, self.pipe.unet.dtype),
             height=self.size[0],
             width=self.size[1],
             num_inference_steps=self.steps,

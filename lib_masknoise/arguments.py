@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from pathlib import Path
 
 from lib_masknoise import networks
 
@@ -26,14 +27,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_guidance(parser: argparse.ArgumentParser) -> None:
-    usual = "guidance scale (default: 4 for the built-in model, 7 for others)"
+    usual = "guidance scale (default: 4 for the built-in model, 7 for others, a transformer's own)"
     parser.add_argument("--guidance", type=finite, metavar="G", help=usual)
-
-
-def guidance(options: argparse.Namespace) -> float:
-    """The guidance scale that was asked for, else the model's usual one."""
-    asked: float | None = getattr(options, "guidance", None)
-    return asked if asked is not None else 7.0 if options.model else 4.0
 
 
 def positive(text: str) -> int:
@@ -74,6 +69,19 @@ def size(text: str) -> tuple[int, int]:
     if not match or any(int(n) < 8 or int(n) % 8 for n in match.groups()):
         raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT in pixels, multiples of 8, got {text!r}")
     return int(match[2]), int(match[1])
+
+
+def coloured(text: str) -> tuple[str, str]:
+    """`#rrggbb=a prompt`."""
+    if not re.match(r"#[0-9a-fA-F]{6}=", text):
+        raise argparse.ArgumentTypeError(f"expected a colour and a prompt such as #ff8000=lava, got {text!r}")
+    return text[:7], text[8:]
+
+
+def folder(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"no folder {text}")
+    return Path(text)
 
 
 def lora(text: str) -> networks.Lora:

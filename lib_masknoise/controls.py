@@ -18,6 +18,8 @@ MODES = ("interpolate", "add")
 OVERLAPS = ("mix", "top")
 INTERPOLATIONS = ("linear", "spherical")
 MOTIONS = ("none", "sine", "circle", "simplex", "walk", "linear", "keyframes")
+PLACES = ("everywhere", "pinned", "free")
+INJECTIONS = ("text", "prediction")
 FORMATS = ("gif", "webp", "apng", "mp4", "sheet")
 
 ADD_SCALE = 0.1
@@ -235,6 +237,12 @@ CONTROLS: tuple[Control, ...] = (
         "Visual noise strength",
         "How far the initial noise of unmasked places moves from frame to frame.",
     ),
+    _text(
+        "noise.visual.seeds",
+        "",
+        "Travel to seeds",
+        'Seeds such as "12, 7": unmasked places go from the image\'s own to each in turn, and with a loop back again.',
+    ),
     _number(
         "noise.concept.strength",
         0.0,
@@ -243,7 +251,7 @@ CONTROLS: tuple[Control, ...] = (
         0.01,
         "Concept noise strength",
         "How far the meaning of unmasked places drifts; 1 is as far as the prompts' own words spread. "
-        "Not with Flux, SD 3 and other models without cross-attention.",
+        "In the WebUIs not with Flux, SD 3 and other models without cross-attention.",
     ),
     _number(
         "noise.concept.rank",
@@ -264,6 +272,12 @@ CONTROLS: tuple[Control, ...] = (
         "Concept noise size",
         "The size of one patch of drifting meaning, as a fraction of the image's shorter side.",
     ),
+    _text(
+        "noise.concept.layers",
+        "all",
+        "Concept noise layers",
+        'Which layers see the drift: "all", or some of coarse, middle, fine and blocks such as "in4,out3-5".',
+    ),
     _number(
         "noise.feature.strength",
         0.0,
@@ -272,13 +286,14 @@ CONTROLS: tuple[Control, ...] = (
         0.01,
         "Feature noise strength",
         "How far the chosen dimensions of the text features are shifted in unmasked places. "
-        "Not with Flux, SD 3 and other models without cross-attention.",
+        "In the WebUIs not with Flux, SD 3 and other models without cross-attention.",
     ),
     _text(
         "noise.feature.dimensions",
         "0-63",
         "Features that shift",
-        'Which numbers of the text features are shifted: indices and ranges such as "0-63,100", or "all".',
+        'Which numbers of the text features are shifted: indices and ranges such as "0-63,100", "all", or "style" or '
+        '"layout" where those were found for the model.',
         "Feature noise dimensions",
     ),
     _number(
@@ -289,6 +304,79 @@ CONTROLS: tuple[Control, ...] = (
         0.01,
         "Feature noise size",
         "The size of one patch of shifted features, as a fraction of the image's shorter side.",
+    ),
+    _text(
+        "noise.feature.layers",
+        "all",
+        "Feature noise layers",
+        'Which layers see the shift: "all", or some of coarse, middle, fine and blocks such as "in4,out3-5".',
+    ),
+    _number(
+        "noise.initial.choose",
+        1,
+        1,
+        64,
+        1,
+        "Seeds to choose from",
+        "How many initial noises are tried before the first step; the one whose picture begins closest to the masks is "
+        "taken. Each costs one evaluation of the model, and one for each concept.",
+        "Initial noise choose",
+    ),
+    _number(
+        "noise.initial.erase",
+        1,
+        1,
+        64,
+        1,
+        "Noises added up",
+        "How many noises the initial one is the normalised sum of: what the seed alone would have shown is erased. 1 "
+        "leaves it.",
+        "Initial noise erase",
+    ),
+    _number(
+        "noise.initial.inject.strength",
+        0.0,
+        0.0,
+        20.0,
+        0.1,
+        "Lean towards the prompts",
+        "How far the initial noise leans towards what the prompts say at each place, before the first step.",
+        "Initial noise inject strength",
+    ),
+    _choice(
+        "noise.initial.inject.form",
+        "text",
+        INJECTIONS,
+        "Initial noise inject form",
+        "Text leans by what the prompts change in the model's prediction; prediction adds the prediction itself, as "
+        "published.",
+    ),
+    _text(
+        "noise.initial.inject.times",
+        "1000",
+        "Initial noise inject times",
+        'At which times of the model its prediction is asked for, 1000 being noise alone: one or several, "1000,800".',
+    ),
+    _text(
+        "noise.initial.inject.weights",
+        "",
+        "Initial noise inject weights",
+        "By how much the prediction at each of the times counts; empty means equally.",
+    ),
+    _switch(
+        "noise.initial.inject.restandardise",
+        True,
+        "Initial noise stays noise",
+        "Whether the noise that leans is white and of variance 1 again; off, the published scaling, which spoils most "
+        "pictures.",
+        "Initial noise inject restandardise",
+    ),
+    _choice(
+        "noise.initial.where",
+        "everywhere",
+        PLACES,
+        "Initial noise where",
+        "Where noises are added up and lean: everywhere, where masks hold the picture, or where it is free.",
     ),
     _choice("motion.kind", "none", MOTIONS, "Motion", "How the noise moves from frame to frame."),
     _number(

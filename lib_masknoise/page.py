@@ -39,6 +39,7 @@ from lib_masknoise.render import Settings
 from lib_masknoise.render.studio import host_options
 from lib_masknoise.scene import Scene, SceneError
 from lib_masknoise.ui import accordions, calibrate, explore, inputs, keeping, live
+from lib_masknoise.wildcards import Wildcards, expand
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path.home() / ".masknoise"
@@ -57,16 +58,25 @@ class Stopped(Exception):
 
 class Studio:
     """A pipeline, one job at a time, and which sessions want theirs to stop. model: where the pipeline came from, None
-    for the built-in one. profiles: where those of models are kept; in the folder of everything else when None."""
+    for the built-in one. wildcards: files that prompts may name. profiles: where those of models are kept; in `folder`
+    when None."""
 
-    def __init__(self, pipe: Any, folder: Path, model: str | None = None, profiles: Path | None = None) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        folder: Path,
+        model: str | None = None,
+        wildcards: Wildcards | None = None,
+        profiles: Path | None = None,
+    ) -> None:
         self.pipe = pipe
         self.model = model
         self.additions: dict[str, str] = {}
         """What has been added to the model, in an infotext's words."""
         self.folder = folder
         self.turns = Turns()
-        self.live = Engine(LiveHost(pipe, self.turns))
+        self.wildcards = wildcards or Wildcards()
+        self.live = Engine(LiveHost(pipe, self.turns, self.wildcards))
         probe = PipelineProbe(pipe, model)
         self.workshop = Workshop(PipelineHost(probe, self.turns.job, model), folder / "explore")
         self.calibrator = Calibrator(self.workshop, Profiles(profiles or folder / "profiles"), probe.identity)
@@ -173,11 +183,16 @@ def create(studio: Studio, presets: Presets | None = None) -> gr.Blocks:
     return page
 
 
-def run(port: int | None, model: str | None = None, additions: Mapping[str, Any] | None = None) -> None:
+def run(
+    port: int | None,
+    model: str | None = None,
+    additions: Mapping[str, Any] | None = None,
+    wildcards: Wildcards | None = None,
+) -> None:
     """Serve the page until it is interrupted. additions: to the model, as `load_pipeline` takes them."""
     pipe = host.load_pipeline(model, **(additions or {}))
     with tempfile.TemporaryDirectory(prefix="masknoise-") as folder:
-        studio = Studio(pipe, Path(folder), model, HOME / "profiles")
+        studio = Studio(pipe, Path(folder), model, wildcards, HOME / "profiles")
         studio.additions = _named(additions or {})
         page, _ = serve(studio, port, Presets(HOME / "presets", studio.calibrator.numbers))
         try:
@@ -293,7 +308,7 @@ def _generate(studio: Studio, session: str, settings: Sequence[Any], job: Sequen
     prompt, negative, width, height, steps, guidance, seed = settings
     unchanged = gr.update()
     try:
-        scene = inputs.read(job) or Scene.parse({"enabled": False})
+        scene = expand(inputs.read(job) or Scene.parse({"enabled": False}), int(seed), studio.wildcards)
     except SceneError as error:
         yield [live.problem_list(error.problems), unchanged, unchanged, unchanged]
         return

@@ -23,6 +23,8 @@ from lib_masknoise.disk import replace_file
 from lib_masknoise.scene import Problem, Scene, SceneError
 
 VERSION = 1
+HOME = Path.home() / ".masknoise" / "profiles"
+"""Where the command line and the page keep profiles; the WebUIs look there too, as that is where style is found."""
 
 ORIGINS: Mapping[str, float] = {
     "blend.scale": 0.0,

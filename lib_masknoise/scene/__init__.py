@@ -1,7 +1,7 @@
 """The Scene, strictly read: what a job is, in one description. See :mod:`lib_masknoise.scene.model`.
 
 errors: what is wrong, and where. strict: the base of every part (on rules, for one value, and reading, of JSON).
-pictures, points, masks, dimensions: what parts are made of. model: the Scene. editing: changes by path.
+pictures, points, masks, dimensions, numbers: what parts are made of. model: the Scene. editing: changes by path.
 """
 
 from lib_masknoise.scene.errors import Problem, SceneError
@@ -36,6 +36,8 @@ from lib_masknoise.scene.model import (
     ConceptKeyframe,
     ConceptNoise,
     FeatureNoise,
+    InitialNoise,
+    Injection,
     Keyframe,
     Motion,
     Noise,
@@ -80,6 +82,8 @@ __all__ = [
     "Filter",
     "GradientMask",
     "ImageMask",
+    "InitialNoise",
+    "Injection",
     "Keyframe",
     "Mask",
     "Motion",

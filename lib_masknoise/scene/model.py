@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Optional
 
 from lib_masknoise import easing
 from lib_masknoise.controls import control, default_scale
-from lib_masknoise.scene import dimensions, pictures
+from lib_masknoise.scene import colours, dimensions, layers, numbers, pictures, seeds
 from lib_masknoise.scene.editing import put_all
 from lib_masknoise.scene.errors import Problem, SceneError, path_of, shown
 from lib_masknoise.scene.masks import AnyMask, Mask, RectMask, mask_of
@@ -208,11 +208,28 @@ def _own_motion() -> Any:
     return pydantic.Field(None, description="How this noise moves; null means as the scene's motion says.")
 
 
+def _named_layers() -> Any:
+    def check(cls: type, value: Any) -> str:
+        return layers.canonical(value)
+
+    return pydantic.validator("layers", pre=True, allow_reuse=True)(check)
+
+
 class VisualNoise(Part):
     """Noise in the initial latent."""
 
     strength: float = setting("noise.visual.strength")
+    seeds: str = setting("noise.visual.seeds")
     motion: Optional[Motion] = _own_motion()  # noqa: UP045
+
+    @pydantic.validator("seeds", pre=True)
+    def _canonical(cls, value: Any) -> Any:
+        return seeds.canonical(value)
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The seeds that the initial noise goes to; none where it has no strength."""
+        return seeds.listed(self.seeds) if self.strength else ()
 
 
 class ConceptNoise(Part):
@@ -221,7 +238,10 @@ class ConceptNoise(Part):
     strength: float = setting("noise.concept.strength")
     rank: int = setting("noise.concept.rank")
     size: float = setting("noise.concept.size")
+    layers: str = setting("noise.concept.layers")
     motion: Optional[Motion] = _own_motion()  # noqa: UP045
+
+    _layers = _named_layers()
 
 
 class FeatureNoise(Part):
@@ -230,21 +250,78 @@ class FeatureNoise(Part):
     strength: float = setting("noise.feature.strength")
     dimensions: str = setting("noise.feature.dimensions")
     size: float = setting("noise.feature.size")
+    layers: str = setting("noise.feature.layers")
     motion: Optional[Motion] = _own_motion()  # noqa: UP045
+
+    _layers = _named_layers()
 
     @pydantic.validator("dimensions", pre=True)
     def _canonical(cls, value: Any) -> Any:
         return dimensions.canonical(value)
 
 
+TIME = Rule(int, 1, 1000)
+SHARE = Rule(float, -10, 10)
+
+
+class Injection(Part):
+    """How the initial noise leans towards the prompts."""
+
+    strength: float = setting("noise.initial.inject.strength")
+    form: str = setting("noise.initial.inject.form")
+    times: str = setting("noise.initial.inject.times")
+    weights: str = setting("noise.initial.inject.weights")
+    restandardise: bool = setting("noise.initial.inject.restandardise")
+
+    @pydantic.validator("times", pre=True)
+    def _canonical_times(cls, value: Any) -> Any:
+        canonical = numbers.canonical(value, TIME, "1000,800")
+        if not canonical:
+            raise ValueError(f"expected at least one time, got {shown(value)}")
+        return canonical
+
+    @pydantic.validator("weights", pre=True)
+    def _canonical_weights(cls, value: Any, values: Mapping[str, Any]) -> Any:
+        canonical = numbers.canonical(value, SHARE, "0.7,0.3")
+        found, times = numbers.numbers(canonical), numbers.numbers(values.get("times", ""))
+        if found and times and len(found) != len(times):
+            raise ValueError(f"expected {len(times)} as there are times, or none; got {len(found)}")
+        if found and not any(found):
+            raise ValueError(f"expected one that is not 0, got {shown(value)}")
+        return canonical
+
+    @property
+    def shares(self) -> list[tuple[int, float]]:
+        """The times, and how much each counts."""
+        times = [int(time) for time in numbers.numbers(self.times)]
+        return list(zip(times, numbers.numbers(self.weights) or [1.0] * len(times), strict=True))
+
+
+class InitialNoise(Part):
+    """What is done to the initial noise before anything is sampled."""
+
+    choose: int = setting("noise.initial.choose")
+    erase: int = setting("noise.initial.erase")
+    inject: Injection = pydantic.Field(default_factory=Injection, description="How it leans towards the prompts.")
+    where: str = setting("noise.initial.where")
+
+    @property
+    def acts(self) -> bool:
+        """Whether the noise is another one than the host's."""
+        return self.erase > 1 or self.choose > 1 or self.inject.strength > 0
+
+
 class Noise(Part):
-    """The three kinds of noise, and what they share."""
+    """The three kinds of noise, what they share, and the initial noise before they move it."""
 
     exponent: float = setting("noise.exponent")
     seed: int = setting("noise.seed")
     visual: VisualNoise = pydantic.Field(default_factory=VisualNoise, description="Noise in the initial latent.")
     concept: ConceptNoise = pydantic.Field(default_factory=ConceptNoise, description="Noise in the text embeddings.")
     feature: FeatureNoise = pydantic.Field(default_factory=FeatureNoise, description="Noise on chosen text features.")
+    initial: InitialNoise = pydantic.Field(
+        default_factory=InitialNoise, description="What is done to the initial noise before the first step."
+    )
 
 
 class Animation(Part):
@@ -314,6 +391,18 @@ class Scene(Part):
         return cls.parse({"concepts": concepts, "blend": {"common": common}})
 
     @classmethod
+    def from_colours(cls, picture: Any, prompts: Mapping[str, str], tolerance: float = colours.TOLERANCE) -> "Scene":
+        """A scene from one colour-coded picture: what the places of each flat colour show.
+
+        picture: a PIL image, or a data URL. prompts: by colours such as ``"#ff0000"``. tolerance: see `ImageMask`.
+        Raises SceneError, which lists the picture's colours where one of those given is none of them.
+        """
+        data = picture if isinstance(picture, str) else pictures.data_url(picture)
+        masks = ({"kind": "image", "data": data, "colour": one, "tolerance": tolerance} for one in prompts)
+        texts = prompts.values()
+        return cls.parse({"concepts": [{"prompt": text, "mask": m} for text, m in zip(texts, masks, strict=True)]})
+
+    @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "Scene":
         """The scene in a JSON file (UTF-8). Raises SceneError, also where the file cannot be read."""
         try:
@@ -342,6 +431,13 @@ class Scene(Part):
         dimensions = schema["definitions"]["FeatureNoise"]["properties"]["dimensions"]
         indices = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
         dimensions["anyOf"] = [{"type": dimensions.pop("type")}, indices]
+        stops = schema["definitions"]["VisualNoise"]["properties"]["seeds"]
+        stops["anyOf"] = [{"type": stops.pop("type")}, {**indices, "minItems": 0, "maxItems": seeds.MOST}]
+        injection = schema["definitions"]["Injection"]["properties"]
+        for name, rule, least in (("times", TIME, 1), ("weights", SHARE, 0)):
+            kind = {"type": {int: "integer", float: "number"}[rule.kind], "minimum": rule.low, "maximum": rule.high}
+            listed = {"type": "array", "items": kind, "minItems": least}
+            injection[name]["anyOf"] = [{"type": injection[name].pop("type")}, kind, listed]
         return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "MaskNoise scene", **schema}
 
     def replace(self, changes: Mapping[str, Any]) -> "Scene":
@@ -358,9 +454,11 @@ class Scene(Part):
 
     @property
     def neutral(self) -> bool:
-        """True where the scene cannot change an image: disabled, or no concept and every strength 0."""
+        """True where the scene cannot change an image: disabled, or no concept, every strength 0 and the initial noise
+        as it is."""
         noise = self.noise
         still = noise.visual.strength == noise.concept.strength == noise.feature.strength == 0
+        still = still and not noise.initial.acts
         return not self.enabled or (not self.acting.concepts and still)
 
     @property

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lib_masknoise.controls import control
-from lib_masknoise.scene import pictures
+from lib_masknoise.scene import colours, pictures
 from lib_masknoise.scene.errors import Problem
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def remarks(scene: Scene, weights: Any = None) -> tuple[Problem, ...]:
         *_of_concepts(scene, weights),
         *_of_blend(scene),
         *_of_noise(scene, weights),
+        *_of_initial_noise(scene, weights),
         *_of_animation(scene, weights),
     )
 
@@ -51,6 +52,7 @@ def _acting(scene: Scene) -> list[tuple[int, Concept]]:
 
 
 def _of_concepts(scene: Scene, weights: Any) -> Iterator[Problem]:
+    yield from _of_colours(scene)
     for row, (i, concept) in enumerate(_acting(scene)):
         path = f"concepts[{i}]"
         yield from _of_prompts(path, concept)
@@ -91,6 +93,20 @@ def _of_pictures(path: str, mask: Any) -> Iterator[Problem]:
         yield Problem(f"{path}.data", f"a picture of {count} frames: the first is the mask")
 
 
+def _of_colours(scene: Scene) -> Iterator[Problem]:
+    """The colours of a colour-coded picture that no concept is for."""
+    users: dict[tuple[str, float], list[tuple[int, str]]] = {}
+    for i, concept in _acting(scene):
+        if concept.mask.kind == "image" and concept.mask.colour:
+            users.setdefault((concept.mask.data, concept.mask.tolerance), []).append((i, concept.mask.colour))
+    for (data, tolerance), named in users.items():
+        found = pictures.colour_map(data, tolerance)
+        used = {found.find(colour, tolerance) for _, colour in named}
+        left = [k for k, name in enumerate(found.names) if k not in used and name not in colours.BACKGROUNDS]
+        if left:
+            yield Problem(f"concepts[{named[0][0]}].mask.colour", f"{found.listed(left)} of the picture: no concept's")
+
+
 def _keys(concept: Concept) -> Sequence[Any]:
     return concept.keyframes or (None,)
 
@@ -129,6 +145,8 @@ def _largest(weights: Any) -> Any:
 
 
 def _of_noise(scene: Scene, weights: Any) -> Iterator[Problem]:
+    if scene.noise.visual.seeds and not scene.noise.visual.strength:
+        yield Problem("noise.visual.seeds", "the visual noise has no strength: 1 goes all the way to the seeds")
     held = _freest(weights) >= HELD
     for name in _strong(scene):
         if held:
@@ -136,15 +154,35 @@ def _of_noise(scene: Scene, weights: Any) -> Iterator[Problem]:
                 f"noise.{name}.strength",
                 "the masks hold every place of the picture: no noise reaches any; leave some of it uncovered or softer",
             )
-        elif _silent(_motion(scene, name), scene.animation.frames):
+        elif not _travels(scene, name) and _silent(_motion(scene, name), scene.animation.frames):
             yield Problem(
                 f"noise.{name}.strength",
                 f"its motion, {_motion(scene, name).kind}, is at 0 in every frame: there is no noise",
             )
 
 
+def _of_initial_noise(scene: Scene, weights: Any) -> Iterator[Problem]:
+    initial = scene.noise.initial
+    changes = initial.erase > 1 or initial.inject.strength > 0
+    if initial.choose > 1 and not _acting(scene):
+        yield Problem("noise.initial.choose", "there is no concept to choose by: the noise stays the image's own")
+    if initial.inject.strength and not initial.inject.restandardise:
+        wrong = "off: the noise is no longer of variance 1, which most models answer with spots instead of a picture"
+        yield Problem("noise.initial.inject.restandardise", wrong)
+    if changes and initial.where == "pinned" and not _acting(scene):
+        yield Problem(
+            "noise.initial.where", "pinned, and there is no concept to hold anything: the noise stays as it is"
+        )
+    if changes and initial.where == "free" and _freest(weights) >= HELD:
+        yield Problem("noise.initial.where", "free, and the masks hold every place: the noise stays as it is")
+
+
 def _motion(scene: Scene, name: str) -> Motion:
     return getattr(scene.noise, name).motion or scene.motion
+
+
+def _travels(scene: Scene, name: str) -> bool:
+    return name == "visual" and bool(scene.noise.visual.stops)
 
 
 def _silent(motion: Motion, frames: int) -> bool:

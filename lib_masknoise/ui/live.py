@@ -102,13 +102,16 @@ def settings_of(values: Sequence[Any]) -> list[Any]:
 
 
 def figures(drawn: preview.Preview, size: tuple[int, int]) -> str:
-    """Coefficients; the noise's amount where there is any; frames and curve where there are several frames. Each with a
-    legend."""
+    """Coefficients; when concepts act, where that is not always; the noise's amount where there is any; frames and
+    curve where there are several frames. Each with a legend."""
     scene = drawn.scene
     small = _fitted(size, LONGER_SIDE)
     noises = [name for name in preview.NOISES if getattr(scene.noise, name).strength > 0]
     blend = drawn.picture("coefficients", 0, small)
     shown = [_figure("Blend: what each place is made of", blend, _concepts_legend(scene))]
+    chart = preview.steps_chart(scene)
+    if chart:
+        shown.append(f"<figure><figcaption>Steps: when each concept acts</figcaption>{chart}</figure>")
     if noises:
         legend = _ramp("none", preview.HEAT, "most")
         shown.append(_figure("Noise: where it may move", drawn.picture("noise", 0, small), legend))

@@ -22,6 +22,7 @@ ADAPTER = (
     "facts",
     "files",
     "forge",
+    "initial",
     "job",
     "joint",
     "live",

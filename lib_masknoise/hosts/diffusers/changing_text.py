@@ -182,6 +182,9 @@ class Flux(Joint):
     def latents(self, x: Tensor) -> Tensor:
         return self.pipe._pack_latents(x, *x.shape)
 
+    def maps_of(self, x: Tensor, size: Size) -> Tensor:
+        return self.pipe._unpack_latents(x, *size, self.pipe.vae_scale_factor)
+
     def stand_ins(self, base: Encoded, rows: int) -> dict[str, Any]:
         token = self.empty(rows, 1, self.model.config.joint_attention_dim)
         return {"prompt_embeds": token, "pooled_prompt_embeds": self.empty(rows, len(_pooled(base)))}

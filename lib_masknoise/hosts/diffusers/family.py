@@ -15,9 +15,11 @@ from torch import Tensor
 from lib_masknoise.attention import AttentionPass
 from lib_masknoise.conditioning import Encoded, LocationConditioning
 from lib_masknoise.hosts.diffusers.binding import Binding, Later, installed
+from lib_masknoise.hosts.diffusers.blocks import layer_tags
 from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS, encode
 from lib_masknoise.maps import Size
 from lib_masknoise.scene import Scene
+from lib_masknoise.scene.layers import Tags
 
 Sides = tuple[LocationConditioning, "LocationConditioning | None"]
 """The conditioning of the rows with the prompt, and of those without it where guidance has such rows."""
@@ -26,10 +28,12 @@ Sides = tuple[LocationConditioning, "LocationConditioning | None"]
 class Family:
     """Stable Diffusion 1.x, 2.x and XL, and what the others differ in.
 
-    batches: whether the host alone can make several guided pictures in one call.
+    batches: whether the host alone can make several guided pictures in one call. together: whether rows of a call may
+    see one side and the other, in the order of `Binding`'s.
     """
 
     batches = True
+    together = True
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
         self.pipe = pipe
@@ -70,6 +74,11 @@ class Family:
         """The scene without what such a model cannot do and would stumble over."""
         return scene
 
+    @cached_property
+    def tags(self) -> dict[str, Tags]:
+        """Of the cross-attention layers, by the names of their processors; empty where they have none."""
+        return layer_tags(self.model)
+
     def encode(self, prompts: Iterable[str]) -> dict[str, Encoded]:
         """The contexts that are blended, one for each different prompt."""
         return encode(self.pipe, prompts)
@@ -85,6 +94,10 @@ class Family:
 
     def latents(self, x: Tensor) -> Tensor:
         """`[B, C, h, w]` as the pipeline takes them."""
+        return x
+
+    def maps_of(self, x: Tensor, size: Size) -> Tensor:
+        """The inverse of `latents`, for a picture of `size` in pixels."""
         return x
 
     def bind(

@@ -64,6 +64,8 @@ class Wan(Transformer):
     """Wan 2.x, text to one picture: a video of one frame. The contexts are what its two-layer network makes of the
     encoder's: what is blended must be what the attention projects."""
 
+    together = False  # the side is told by the number of tokens of a call
+
     def __init__(self, pipe: DiffusionPipeline) -> None:
         super().__init__(pipe)
         if pipe.transformer is None or getattr(pipe, "transformer_2", None) is not None:
@@ -111,6 +113,9 @@ class Wan(Transformer):
 
     def latents(self, x: Tensor) -> Tensor:
         return x.unsqueeze(2)
+
+    def maps_of(self, x: Tensor, size: Size) -> Tensor:
+        return x[:, :, 0]
 
     def stand_ins(self, base: Encoded, rows: int) -> dict[str, Any]:
         """The side is told by the number of tokens: the pipeline evaluates one side after the other."""

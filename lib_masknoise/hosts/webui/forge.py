@@ -19,6 +19,7 @@ from modules import shared
 from torch import Tensor
 
 from lib_masknoise.attention import Row, Share, shares
+from lib_masknoise.hosts.webui.blocks import layer_of, layer_tags
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, context_of
 from lib_masknoise.maps import extent
 
@@ -97,10 +98,12 @@ class Patches:
     def _weigh_guidance(self, args: Options) -> Tensor:
         """The sum of the weights at each location scales the guidance there. Without negative prompts the host takes 0
         for what they predict, and so do we."""
-        total = self.blender.total_weight(args["denoised"])
-        if total is None:
-            return args["denoised"]
-        return args["uncond_denoised"] + (args["denoised"] - args["uncond_denoised"]) * spread(total, args["denoised"])
+        guided, plain = args["denoised"], args["uncond_denoised"]
+        total = self.blender.total_weight(guided)
+        if total is not None:
+            guided = plain + (guided - plain) * spread(total, guided)
+        self.denoising.plain, self.denoising.guided = plain, guided
+        return guided
 
 
 def spread(weight: Tensor, like: Tensor) -> Tensor:
@@ -128,6 +131,7 @@ class CrossAttention:
         return self
 
     def bound(self, unet: torch.nn.Module) -> None:
+        self.denoising.name_layers({layer_of(name): tags for name, tags in layer_tags(unet).items()})
         self._blocks = _blocks(unet)
 
     def released(self) -> None:
@@ -266,5 +270,5 @@ def _begins_with(context: Tensor, known: Tensor) -> bool:
 
 
 def _layer(extra_options: Options) -> tuple[Any, ...]:
-    """Which cross-attention layer of the U-Net it is."""
+    """Which cross-attention layer of the U-Net it is, a `blocks.Layer`."""
     return (*extra_options["block"], extra_options.get("block_index", 0))

@@ -30,6 +30,7 @@ class CFGDenoiser:
     def __init__(self, sampler: Sampler):
         self.sampler, self.p = sampler, None
         self.step, self.steps, self.total_steps = 0, 0, 0
+        self.init_latent: Tensor | None = None
 
     def __call__(
         self, x: Tensor, sigma: Tensor, cond: Any, uncond: Any, cond_scale: float, s_min_uncond: float
@@ -195,8 +196,8 @@ def sigmas(steps: int, like: Tensor) -> Tensor:
 
 class Sampler:
     def __init__(self, config: SamplerConfig):
-        self.config = config
-        self.func = config.function
+        self.config, self.func = config, config.function
+        self.model_wrap = SimpleNamespace(sigmas=torch.linspace(0.004, 4.0, 1000))
         self.model_wrap_cfg = CFGDenoiser(self)
         self.sampler_extra_args: dict[str, Any] = {}
         self.last_latent: Tensor | None = None
@@ -228,10 +229,13 @@ class Sampler:
         image_conditioning: Any = None,
     ) -> Tensor:
         schedule = sigmas(steps, x)[steps - max(1, int(p.denoising_strength * steps)) :]
-        return self._run(p, x + noise * schedule[0], schedule, conditioning, unconditional_conditioning)
+        return self._run(p, x + noise * schedule[0], schedule, conditioning, unconditional_conditioning, x)
 
-    def _run(self, p: Any, x: Tensor, schedule: Tensor, cond: Any, uncond: Any) -> Tensor:
+    def _run(
+        self, p: Any, x: Tensor, schedule: Tensor, cond: Any, uncond: Any, picture: Tensor | None = None
+    ) -> Tensor:
         self.model_wrap_cfg.p, self.model_wrap_cfg.step = p, 0
+        self.model_wrap_cfg.init_latent = picture
         self.last_latent = x
         self.sampler_extra_args = {
             "cond": cond,
@@ -242,6 +246,11 @@ class Sampler:
         return self.launch_sampling(
             len(schedule) - 1,
             lambda: self.func(
-                self.model_wrap_cfg, x, schedule, extra_args=self.sampler_extra_args, callback=self.callback_state
+                self.model_wrap_cfg,
+                x,
+                extra_args=self.sampler_extra_args,
+                disable=False,
+                callback=self.callback_state,
+                sigmas=schedule,
             ),
         )
