@@ -5,7 +5,7 @@
 (() => {
     "use strict";
     const MaskNoise = (window.MaskNoise ??= {});
-    const {element} = MaskNoise;
+    const {element} = MaskNoise.elements;
     const WEIGHT = "concepts[].weight";
 
     const part = (value, {low, high}) => Math.min(1, Math.max(0, (value - low) / (high - low)));

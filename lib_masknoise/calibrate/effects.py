@@ -95,8 +95,8 @@ def _prompt(case: Case) -> str:
     return case.prompt
 
 
-# `gain` and `breaks` are what three prompts on the built-in model had (docs/calibration.md); `breaks` where a fifth of the
-# patches were no longer what they should be, of a weight with the prompt that breaks first. Visual noise leaves the
+# `gain` and `breaks` are what two cases on the built-in model had (docs/calibration.md): `breaks` where a fifth of
+# the patches were no longer what they should be, of a weight with the prompt that breaks first. Visual noise leaves the
 # latent white and of variance 1: another seed's picture is no broken one.
 EFFECTS: tuple[Effect, ...] = (
     Effect("blend.scale", 1 / 10, 1.0, 0.45, _base, _base, _concept(mode="add")),

@@ -50,10 +50,10 @@ class Painter:
             self.errors.append(message.text)
 
     def wait_until_mounted(self) -> None:
-        self.page.wait_for_selector(".mn-canvas", timeout=30_000)
+        self.page.wait_for_selector(".mn-canvas", timeout=120_000)
         self.page.wait_for_function(f"{MOUNTED}.panel.editor.width === 128")
         # The layout moves until the first preview stands below the canvas.
-        self.page.wait_for_selector(f"{self.preview} figure", timeout=30_000)
+        self.page.wait_for_selector(f"{self.preview} figure", timeout=120_000)
         self.page.locator(".mn-canvas").scroll_into_view_if_needed()
 
     def reload(self) -> None:

@@ -88,7 +88,7 @@ def test_a_stop_leaves_the_pipeline_as_it_was(probe):
 def test_the_command_keeps_its_profile_and_check_reads_it(tmp_path, monkeypatch, capsys):
     from lib_masknoise import calibrate_command
 
-    monkeypatch.setattr(calibrate_command, "PROFILES", tmp_path / "profiles")
+    monkeypatch.setattr(calibrate_command, "HOME", tmp_path / "profiles")
     monkeypatch.setattr(measuring, "SEEDS", 2)
     monkeypatch.setattr(measuring, "SCALES", 4)
     out = tmp_path / "profile.json"

@@ -7,6 +7,7 @@ import pytest
 
 gr = pytest.importorskip("gradio")
 
+from lib_masknoise.calibrate.profile import Band, Profile, in_numbers  # noqa: E402
 from lib_masknoise.controls import CONTROLS, control  # noqa: E402
 from lib_masknoise.presets import Presets  # noqa: E402
 from lib_masknoise.scene import Scene  # noqa: E402
@@ -150,7 +151,7 @@ def test_text_that_is_no_scene_changes_nothing_and_says_why():
 def test_presets_are_saved_loaded_and_deleted(tmp_path):
     shelf = accordions._Shelf(Presets(tmp_path))
     values = inputs.show(Scene.parse(SCENE))
-    update, message = shelf.save("dunes", *values)
+    update, message = shelf.save("dunes", False, *values)
     assert update["choices"] == ["dunes"] and "Saved" in message
     *loaded, message = shelf.load("dunes")
     assert loaded == values and "Loaded" in message
@@ -158,11 +159,23 @@ def test_presets_are_saved_loaded_and_deleted(tmp_path):
     assert update["choices"] == [] and Presets(tmp_path).names() == []
 
 
+def test_presets_are_saved_in_per_cent_of_the_models_range(tmp_path):
+    profile = Profile("ab" * 32, (), {"noise.visual.strength": Band("noise.visual.strength", 0.25, 1.0)})
+    presets = Presets(tmp_path, lambda data: in_numbers(data, profile))
+    values = inputs.show(Scene.parse({"noise": {"visual": {"strength": 0.5}}}))
+    _, message = accordions._Shelf(presets).save("half", True, *values)
+    assert "no profile" in message and presets.names() == []
+    shelf = accordions._Shelf(presets, lambda: profile)
+    shelf.save("half", True, *values)
+    assert '"50.0%"' in (tmp_path / "half.json").read_text()
+    assert shelf.load("half")[:-1] == values
+
+
 @pytest.mark.parametrize("name", ["", "../up", None])
 def test_a_bad_preset_name_is_said(tmp_path, name):
     shelf = accordions._Shelf(Presets(tmp_path))
     assert "mn-problems" in shelf.load(name)[-1]
-    assert "mn-problems" in shelf.save(name, *inputs.defaults())[-1]
+    assert "mn-problems" in shelf.save(name, False, *inputs.defaults())[-1]
     assert "mn-problems" in shelf.delete(name)[-1]
     assert list(tmp_path.parent.glob("*.json")) == []
 
