@@ -80,7 +80,7 @@ def _profile(options: argparse.Namespace) -> Profile:
     """The one that is kept, where it is of the same prompts and settings; else one that is made."""
     from lib_masknoise.calibrate.measuring import calibrate, described
     from lib_masknoise.calibrate.requests import prompts_of
-    from lib_masknoise.render.studio import host
+    from lib_masknoise.render.studio import guidance, host
 
     scene = None if options.scene is None else Scene.read(options.scene)
     prompts = prompts_of(tuple(options.prompt), "", scene)
@@ -93,7 +93,7 @@ def _profile(options: argparse.Namespace) -> Profile:
         model=options.model,
         seed=options.seed,
         size=options.size,
-        guidance_scale=arguments.guidance(options),
+        guidance_scale=guidance(options.guidance, options.model),
     )
     profiles, like = Profiles(HOME), scene or Scene()
     probe = PipelineProbe(load_pipeline(options.model), options.model)

@@ -251,7 +251,7 @@ CONTROLS: tuple[Control, ...] = (
         0.01,
         "Concept noise strength",
         "How far the meaning of unmasked places drifts; 1 is as far as the prompts' own words spread. "
-        "Not with Flux, SD 3 and other models without cross-attention.",
+        "In the WebUIs not with Flux, SD 3 and other models without cross-attention.",
     ),
     _number(
         "noise.concept.rank",
@@ -286,7 +286,7 @@ CONTROLS: tuple[Control, ...] = (
         0.01,
         "Feature noise strength",
         "How far the chosen dimensions of the text features are shifted in unmasked places. "
-        "Not with Flux, SD 3 and other models without cross-attention.",
+        "In the WebUIs not with Flux, SD 3 and other models without cross-attention.",
     ),
     _text(
         "noise.feature.dimensions",

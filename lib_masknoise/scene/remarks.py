@@ -39,6 +39,7 @@ def remarks(scene: Scene, weights: Any = None) -> tuple[Problem, ...]:
         *_of_concepts(scene, weights),
         *_of_blend(scene),
         *_of_noise(scene, weights),
+        *_of_initial_noise(scene, weights),
         *_of_animation(scene, weights),
     )
 
@@ -158,6 +159,22 @@ def _of_noise(scene: Scene, weights: Any) -> Iterator[Problem]:
                 f"noise.{name}.strength",
                 f"its motion, {_motion(scene, name).kind}, is at 0 in every frame: there is no noise",
             )
+
+
+def _of_initial_noise(scene: Scene, weights: Any) -> Iterator[Problem]:
+    initial = scene.noise.initial
+    changes = initial.erase > 1 or initial.inject.strength > 0
+    if initial.choose > 1 and not _acting(scene):
+        yield Problem("noise.initial.choose", "there is no concept to choose by: the noise stays the image's own")
+    if initial.inject.strength and not initial.inject.restandardise:
+        wrong = "off: the noise is no longer of variance 1, which most models answer with spots instead of a picture"
+        yield Problem("noise.initial.inject.restandardise", wrong)
+    if changes and initial.where == "pinned" and not _acting(scene):
+        yield Problem(
+            "noise.initial.where", "pinned, and there is no concept to hold anything: the noise stays as it is"
+        )
+    if changes and initial.where == "free" and _freest(weights) >= HELD:
+        yield Problem("noise.initial.where", "free, and the masks hold every place: the noise stays as it is")
 
 
 def _motion(scene: Scene, name: str) -> Motion:

@@ -105,14 +105,15 @@ class _Picture:
         whole = float((1 + level**2).sqrt())
         sides = []
         for cfg in (1.0, 0.0):
-            picture = _Picture(
-                self.model, self.unet, scene, self.prompt, self.negative, 0, self.seed, self.size, self.total_steps, cfg,
-                lambda step, sigma: False,
-            )  # fmt: skip
+            own = self.model, self.unet, scene, self.prompt, self.negative, 0, self.seed, self.size, self.total_steps
+            picture = _Picture(*own, cfg, lambda step, sigma: False)
             picture.own_seed = self.own_seed
             # What a pass begins with is noise alone, but at its first level not quite of variance 1 for the model.
             seen = z.double() * 4.0 / (1 + 4.0**2) ** 0.5
-            sides.append([picture(one[None] * whole, level)[0].float() for one in seen])
+            sides.append([])
+            for one in seen:
+                picture.step = 0
+                sides[-1].append(picture(one[None] * whole, level)[0].float())
         return [
             Guess(one.float(), with_, without, EPSILON, 1 / whole, float(level) / whole)
             for one, with_, without in zip(seen, *sides, strict=True)

@@ -47,7 +47,7 @@ def strength_of(scene, frame):
 
 
 class Linear:
-    """A model that heads for the picture of its seed, moved by the strength times a gain, and finishes a bit further."""
+    """A model that heads for the picture of its seed, moved by the strength times a gain, and finishes half as far."""
 
     size = SIZE
 

@@ -81,9 +81,7 @@ class JointAttention:
         p.extra_generation_params[infotext.BLENDING] = p.extra_generation_params[infotext.BLENDING].replace(
             self.what, Masks.what
         )
-        p.comment(
-            f"MaskNoise: for prompts of several parts, or weights so far from the image's prompt, {Masks.instead}"
-        )
+        p.comment(f"MaskNoise: with several parts in a prompt, or weights so far from its own, {Masks.instead}")
 
 
 def takes_masks(model: torch.nn.Module) -> bool:
@@ -96,8 +94,9 @@ def takes_masks(model: torch.nn.Module) -> bool:
 
 
 def texts_of(entries: list[Weighted]) -> tuple[Tensor, list[int], Tensor] | None:
-    """The K texts that stand side by side, `[B, M, D]`, how many tokens each has, and their weights `[B, K, h, w]`; None
-    where attention cannot weigh them so.
+    """The K texts that stand side by side, `[B, M, D]`, the tokens of each, and their weights `[B, K, h, w]`.
+
+    None where attention cannot weigh them so.
 
     Texts of several lengths have no blend between them: each stands for itself.
     """
