@@ -97,8 +97,9 @@ class Asking:
         def before(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             names = ("sample" if "sample" in kwargs else "hidden_states", "timestep")
             called = args[1] if len(args) > 1 else kwargs[names[1]]
-            # The pipelines have units of their own for it.
-            unit = float(torch.as_tensor(called).flatten()[0]) / float(self.job.pipe.scheduler.timesteps[0])
+            # Pipelines have units of their own for it; a single step may be the one at 0, which tells nothing.
+            first = float(self.job.pipe.scheduler.timesteps[0])
+            unit = float(torch.as_tensor(called).flatten()[0]) / first if first else 1.0
             when = torch.full_like(torch.as_tensor(called), self._schedule.timestep(time) * unit)
             values = given, when
             exchanged = tuple(values[i] for i in range(min(2, len(args))))

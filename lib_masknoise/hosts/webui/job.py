@@ -85,13 +85,16 @@ class Job:
         the same is said. Raises SceneError."""
         if seed not in self._said:
             made = expand(self.scene, seed, self.wildcards)
-            self._said[seed] = next((known for known in self._said.values() if known == made), made)
+            if made is not self.scene:
+                others = (known for known in self._said.values() if known is not self.scene)
+                made = next((known for known in others if known == made), made)
+            self._said[seed] = made
         return self._said[seed]
 
-    def seed_of(self, seeds: Sequence[int], index: int) -> int:
-        """The seed by which an image of the job makes its choices: frames, and parts of one picture, make the first
-        one's."""
-        return seeds[0 if self.animated or self.tiles else index]
+    def choosing(self, p: Any, seeds: Sequence[int]) -> Sequence[int]:
+        """The seeds by which images with some seeds make their choices: frames, and parts of one picture, all by that
+        of the job's first image."""
+        return [p.all_seeds[0]] * len(seeds) if self.animated or self.tiles else seeds
 
     def know(self, maps: Maps) -> None:
         """Maps of the scene that are drawn already."""
@@ -212,8 +215,8 @@ def process(p: Any, job: Job) -> None:
         _share_between_frames(p, job.total)
     pixels = facts.pixels_of_latent()
     size = p.height // pixels, p.width // pixels
-    for index in range(len(p.all_seeds)):  # before anything is sampled, lest a file is missed in the last batch
-        job.saying(job.seed_of(p.all_seeds, index))
+    for seed in job.choosing(p, p.all_seeds):  # before anything is sampled, lest a file is missed in the last batch
+        job.saying(seed)
     job.remarks = tuple(map(str, job.maps(size).remarks()))
     for remark in job.remarks:
         p.comment(f"MaskNoise: {remark}")
@@ -280,8 +283,7 @@ def _choose(p: Any, job: Job) -> None:
 
 def _scenes(p: Any, job: Job) -> list[Scene]:
     """What each image of the batch shows."""
-    first = p.iteration * p.batch_size
-    return [job.saying(job.seed_of(p.all_seeds, first + i)) for i in range(len(p.seeds))]
+    return [job.saying(seed) for seed in job.choosing(p, p.seeds)]
 
 
 def _networks_of(prompts: list[str]) -> dict[str, list[Any]]:
