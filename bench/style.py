@@ -49,16 +49,17 @@ def understood(prompts: Sequence[str]) -> list[str]:
     return [prompt for prompt in prompts if prompt in known]
 
 
-def measured(pipe, work: Path) -> tuple[Tensor, tuple[str, ...], style.Responses]:
+def measured(pipe, work: Path, half: int = 0) -> tuple[Tensor, tuple[str, ...], style.Responses]:
     """The principal directions of a half of the prompts, the groups of layers, and the responses of eight pictures."""
-    file, subject = work / "responses.pt", PipelineSubject(pipe, SIZE)
+    file, subject = work / f"responses{half}.pt", PipelineSubject(pipe, SIZE)
     if not file.exists():
-        prompts, _ = halves()
+        prompts = halves()[half]
         known = subject.encode(prompts)
         basis = style.principal([known[prompt] for prompt in prompts], style.CANDIDATES)
         own = understood(prompts)
         chosen = [own[i * len(own) // style.PICTURES] for i in range(style.PICTURES)]
-        torch.save((basis, style.responses(subject, basis, chosen, range(1000, 1000 + style.PICTURES))), file)
+        seeds = range(1000 * (half + 1), 1000 * (half + 1) + style.PICTURES)
+        torch.save((basis, style.responses(subject, basis, chosen, seeds)), file)
     basis, responses = torch.load(file, weights_only=False)
     return basis, style.layer_groups(subject.levels), responses
 
@@ -78,40 +79,53 @@ def principal_mixtures(groups: int, n: int) -> Tensor:
 
 def small_steps(responses: style.Responses, groups: int) -> dict:
     """Directions from some of the pictures, judged on the others: each picture by those found from all others, with
-    intervals of a bootstrap over pictures; and how far those from each half of the pictures agree."""
+    intervals of a bootstrap over pictures; of layout as a whole, and of its parts, for directions found from the whole;
+    and how far the directions from each half of the pictures agree."""
     count, n = style.PICTURES, responses.style.shape[1] // groups
     mixtures = {
         "principal": principal_mixtures(groups, n),
         "random": torch.eye(groups * n).double() / math.sqrt(groups * n),
     }
-    amounts = []
+    light = style.COARSE**2
+    parts = {
+        "layout": responses,
+        "lightness alone": style.Responses(responses.style, responses.layout[..., :light]),
+        "self-attention alone": style.Responses(responses.style, responses.layout[..., light:]),
+    }
+    amounts: dict[str, list] = {part: [] for part in parts}
     for picture in range(count):
         s, layout = responses.grams(of_pictures([other for other in range(count) if other != picture]))
         own = {"style": style.directions(s, layout, style.RANK), **mixtures}
-        held = responses.grams(of_pictures([picture]))
-        amounts.append([[float((e.T @ gram @ e).trace()) for gram in held] for e in own.values()])
-    squares = torch.tensor(amounts)  # [pictures, kinds, style and layout]
+        for part, of_part in parts.items():
+            held = of_part.grams(of_pictures([picture]))
+            amounts[part].append([[float((e.T @ gram @ e).trace()) for gram in held] for e in own.values()])
+    overlaps = []
+    for first in itertools.combinations(range(count), count // 2):
+        if 0 in first:
+            rest = [one for one in range(count) if one not in first]
+            bases = [style.directions(*responses.grams(of_pictures(half)), style.RANK) for half in (first, rest)]
+            overlaps.append(style.overlap(*bases))
+    return {
+        **{part: _shares(torch.tensor(of_part), ("style", *mixtures)) for part, of_part in amounts.items()},
+        "overlap of halves of the pictures": sum(overlaps) / len(overlaps),
+        "overlap at random": style.RANK / (groups * n),
+    }
+
+
+def _shares(squares: Tensor, names: Sequence[str]) -> dict:
+    """squares: of style and layout, `[pictures, names, 2]`."""
 
     def of(rows: Tensor) -> Tensor:
         own = squares[rows].mean(0)
         return (own[:, 1] / own[:, 0]).sqrt()
 
-    overlaps = []
-    for first in itertools.combinations(range(count), count // 2):
-        if 0 in first:
-            bases = [
-                style.directions(*responses.grams(of_pictures(half)), style.RANK)
-                for half in (first, [one for one in range(count) if one not in first])
-            ]
-            overlaps.append(style.overlap(*bases))
-    whole, drawn = of(torch.arange(count)), [of(rows) for rows in resampled(count)]
-    return {
-        "layout for style": dict(zip(("style", *mixtures), whole.tolist(), strict=True)),
-        **{f"style / {name}": interval(whole[0] / whole[i], [one[0] / one[i] for one in drawn])
-           for i, name in enumerate(mixtures, 1)},
-        "overlap of halves of the pictures": sum(overlaps) / len(overlaps),
-        "overlap at random": style.RANK / (groups * n),
-    }  # fmt: skip
+    whole, drawn = of(torch.arange(len(squares))), [of(rows) for rows in resampled(len(squares))]
+    ratios = {
+        f"style / {name}": interval(whole[0] / whole[i], [one[0] / one[i] for one in drawn])
+        for i, name in enumerate(names)
+        if i
+    }
+    return {"for style": dict(zip(names, whole.tolist(), strict=True)), **ratios}
 
 
 def resampled(count: int) -> list[Tensor]:
@@ -193,7 +207,27 @@ def figures(pipe, work: Path) -> dict:
     for name, strength in STRENGTHS.items():
         made = torch.stack([picture(pipe, prompt, seed, found, name, strength, work) for prompt, seed in jobs])
         amounts[name] = torch.stack(changes(plain, made), dim=1).square()  # [P, style and layout]
-    return {**result, "pictures": PICTURES, "finished": finished(amounts)}
+    result = {**result, "pictures": PICTURES, "finished": finished(amounts)}
+    print(json.dumps(result, indent=2), flush=True)
+    return {
+        **result,
+        "overlap of halves of the prompts": overlap_of(pipe, found, style.solved(*measured(pipe, work, 1))),
+    }
+
+
+def overlap_of(pipe, first: style.Found, second: style.Found) -> dict[str, float]:
+    """Of what two halves of the prompts gave, each with principal directions, pictures and seeds of its own: in the
+    space of offsets of all groups of layers, measured by the covariance of all the prompts' contexts."""
+    known = PipelineSubject(pipe, SIZE).encode(style.PROMPTS)
+    every = style.principal([known[prompt] for prompt in style.PROMPTS], 3 * style.CANDIDATES)
+    every = every[every.norm(dim=1) > 1e-2 * every[0].norm()]
+
+    def orthonormal(found: style.Found, name: str) -> Tensor:
+        offsets = torch.einsum("kgn,nd->kgd", found.mixtures[name], found.basis)
+        whitened = torch.linalg.lstsq(every.T, offsets.flatten(0, 1).T).solution.T
+        return torch.linalg.qr(whitened.unflatten(0, offsets.shape[:2]).flatten(1).T.double()).Q
+
+    return {name: style.overlap(orthonormal(first, name), orthonormal(second, name)) for name in first.mixtures}
 
 
 def finished(amounts: dict[str, Tensor]) -> dict:
@@ -204,6 +238,7 @@ def finished(amounts: dict[str, Tensor]) -> dict:
         return float(of_layout / of_style)
 
     every = torch.arange(PICTURES)
+    logs = {name: (own[:, 1] / own[:, 0]).sqrt().log() for name, own in amounts.items()}
     result: dict = {
         name: dict(zip(("style", "layout"), own.mean(0).sqrt().tolist(), strict=True)) for name, own in amounts.items()
     }
@@ -211,6 +246,9 @@ def finished(amounts: dict[str, Tensor]) -> dict:
         if name != "style":
             drawn = [of("style", rows) / of(name, rows) for rows in resampled(PICTURES)]
             result[f"style / {name}"] = interval(of("style", every) / of(name, every), drawn)
+            logged = logs["style"] - logs[name]
+            means = [logged[rows].mean().exp() for rows in resampled(PICTURES)]
+            result[f"style / {name}, geometric mean"] = interval(logged.mean().exp(), means)
     return result
 
 

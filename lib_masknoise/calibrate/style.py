@@ -107,7 +107,7 @@ def light_of(latents: Tensor, pictures: Tensor) -> Tensor:
     """By how much each channel of a latent makes a place lighter, `[C]`: a least-squares fit on some latents
     `[B, C, h, w]` and what they decode to. Every change is measured in the latents: only a few are decoded."""
     luma = torch.einsum("brhw,r->bhw", pictures, torch.tensor(LUMA))
-    wanted = F.adaptive_avg_pool2d(luma[:, None], latents.shape[-2:]).flatten()
+    wanted = F.adaptive_avg_pool2d(luma[:, None], (latents.shape[2], latents.shape[3])).flatten()
     given = latents.movedim(1, -1).flatten(0, 2)
     given = torch.cat([given, torch.ones(len(given), 1)], dim=1)
     return torch.linalg.lstsq(given, wanted[:, None]).solution[:-1, 0]
@@ -179,7 +179,7 @@ def layer_groups(levels: Mapping[str, int]) -> tuple[str, ...]:
     """The groups of layers that are stepped along by themselves, as `noise.feature.layers` names them: what comes down
     and what goes up at each level, the middle block with the coarse ones that come down."""
     tags = tags_of(levels)
-    found = []
+    found: list[str] = []
     for group in GROUPS:
         own = [block for block in levels if group in tags[block]]
         for side in ("in", "out"):

@@ -5,8 +5,12 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from lib_masknoise.hosts.diffusers import load_pipeline, render
+from lib_masknoise.calibrate.profile import Profile, Profiles
+from lib_masknoise.calibrate.style import Found, layer_groups, stepped
+from lib_masknoise.conditioning import unblended
+from lib_masknoise.hosts.diffusers import load_pipeline, render, styles
 from lib_masknoise.hosts.diffusers.blocks import layer_tags
+from lib_masknoise.hosts.diffusers.styling import PipelineSubject
 from lib_masknoise.scene import Scene, SceneError
 
 LAYOUTS = {  # published configurations, in fewer channels, and what the first implementation calls their blocks
@@ -88,3 +92,42 @@ def test_layers_that_a_model_lacks_are_refused_before_anything_is_made(pipe):
         pictures(pipe, {"feature": {"strength": 1.0, "layers": "middle"}})
     assert all(type(p).__module__.startswith("diffusers") for p in pipe.unet.attn_processors.values())
     assert torch.is_grad_enabled()
+
+
+# --- Directions of style
+
+
+def found() -> Found:
+    draw = torch.Generator().manual_seed(1)
+    mixtures = {"style": torch.randn(2, 2, 3, generator=draw)}
+    return Found(torch.randn(3, 64, generator=draw), ("in3,mid", "out2-3"), mixtures)
+
+
+def test_style_is_that_of_the_profile_of_the_model_that_was_loaded(pipe, monkeypatch, tmp_path):
+    noise = {"feature": {"strength": 0.5, "dimensions": "style"}}
+    monkeypatch.setattr(styles, "HOME", tmp_path)
+    with pytest.raises(SceneError, match="noise.feature.dimensions: .*calibrate --style"):
+        pictures(pipe, noise)
+    Profiles(tmp_path).save(Profile(styles.model_hash(None), (), {}, style=found().to_dict()))
+    made = pictures(pipe, noise)
+    assert np.abs(made - pictures(pipe, {})).mean() > 0.1
+    monkeypatch.setattr(styles, "known", lambda pipe, scene: Found.parse(found().to_dict()).subspaces)
+    assert np.array_equal(pictures(pipe, noise), made)
+
+
+@torch.no_grad()
+def test_what_is_measured_is_the_models_own_prediction(pipe):
+    subject = PipelineSubject(pipe, (64, 64))
+    own = subject.encode(["a forest"])["a forest"]
+    x = torch.randn(2, *subject.shape, generator=torch.Generator().manual_seed(0))
+    noise, looks = subject.looked(unblended(own), x, 500)
+    plain = pipe.unet(x, 500, encoder_hidden_states=own.context[None].expand(2, -1, -1)).sample
+    assert torch.allclose(noise, plain, atol=1e-4)
+    assert torch.allclose(looks.sum(-1), torch.ones(2, looks.shape[1]), atol=1e-4)
+    groups = layer_groups(subject.levels)
+    offsets = torch.zeros(2, len(groups), 64)
+    offsets[1, -1] = 1.0
+    moved, _ = subject.looked(stepped(unblended(own), groups, offsets), x, 500)
+    assert torch.allclose(moved[0], plain[0], atol=1e-4)
+    assert (moved[1] - plain[1]).abs().max() > 1e-2
+    assert not any(module._forward_hooks for module in pipe.unet.modules())
