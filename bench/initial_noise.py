@@ -69,7 +69,7 @@ def _another(z: Tensor, ask: Asking, seed: int) -> Tensor:
 
 
 def _coloured(strength: float) -> Callable[..., Tensor]:
-    """The text's part added as it is and only the whole scaled back: what keeping the noise white costs or saves."""
+    """The text's part added as it is and only the whole scaled back: what the bound on its share costs or saves."""
 
     def lean(z: Tensor, ask: Asking, seed: int) -> Tensor:
         (guess,) = ask(z[None], initial.BEGINNING, guided=True)
@@ -97,7 +97,7 @@ ARMS = {
     "text far": Arm("text, κ = 10", _text(10.0), 2),
     "text late": Arm("text, κ = 10, time 700", _text(10.0, 700), 2),
     "exchanged": Arm("text, κ = 10, prompts exchanged", _text(10.0), 2, exchanged=True),
-    "coloured": Arm("text, κ = 10, not made white", None, 2, _coloured(10.0)),
+    "coloured": Arm("text, κ = 10, without bound", None, 2, _coloured(10.0)),
     "choose 4": Arm("choose of 4", {"choose": 4}, 12),
     "less": Arm("spread × 0.95", control=_spread(0.95)),
     "more": Arm("spread × 1.05", control=_spread(1.05)),

@@ -10,11 +10,18 @@
 
     const part = (value, {low, high}) => Math.min(1, Math.max(0, (value - low) / (high - low)));
 
-    /** The place of a value in a range, in per cent: 0 where it is barely visible, 100 the last before pictures break;
-     *  logarithmic in what is above the origin. null where there is none. */
-    function percent(value, {origin, visible, top}) {
-        if (visible === null || !(origin < visible && visible < top) || value <= origin) return null;
-        return (100 * Math.log((value - origin) / (visible - origin))) / Math.log((top - origin) / (visible - origin));
+    /** The place of a value in a range, in per cent: 0 where it is barely visible, 100 the last before pictures break; by
+     *  straight lines between places of known per cent, in the logarithm of what is above the origin. null where there
+     *  is none. */
+    function percent(value, {origin, places}) {
+        if (!places.length || value <= origin) return null;
+        const log = (strength) => Math.log(strength - origin);
+        const [first, last] = [places[0], places[places.length - 1]];
+        if (value <= first[0] || value >= last[0])
+            return (100 * (log(value) - log(first[0]))) / (log(last[0]) - log(first[0]));
+        const right = places.findIndex(([strength]) => value <= strength);
+        const [[from, low], [to, high]] = [places[right - 1], places[right]];
+        return low + ((high - low) * (log(value) - log(from))) / (log(to) - log(from));
     }
 
     /** What is said of a value. */
@@ -23,7 +30,9 @@
         const place = percent(value, band);
         const range = `${short(band.visible)} – ${short(band.top)}`;
         const where =
-            value <= band.origin
+            place === null && value > band.origin
+                ? "no useful range"
+                : value <= band.origin
                 ? "off"
                 : value < band.visible
                   ? "invisible"

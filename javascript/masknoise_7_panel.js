@@ -158,9 +158,6 @@
                 textButton("Import mask", "Use a picture as the layer's mask; also by drop or paste", () =>
                     this.pick((file) => this.importMask(file)),
                 ),
-                textButton("Colour map", "Open a picture of flat colours: each becomes a layer, prompts are kept", () =>
-                    this.pick((file) => this.importColours(file)),
-                ),
                 textButton("Export mask", "Save the layer's mask as a PNG of the picture's size", () =>
                     this.exportMask(),
                 ),
@@ -169,6 +166,9 @@
                 "div",
                 {className: "mn-group", role: "group", "aria-label": "Active layer"},
                 ...this.layerButtons,
+                textButton("Colour map", "Open a picture of flat colours: each becomes a layer, prompts are kept", () =>
+                    this.pick((file) => this.importColours(file)),
+                ),
             );
         }
 

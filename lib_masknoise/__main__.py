@@ -17,6 +17,7 @@ from lib_masknoise.calibrate.profile import Profile, outside
 from lib_masknoise.disk import check_folder
 from lib_masknoise.errors import BrokenOutput
 from lib_masknoise.render import PlanChanged, Settings, write
+from lib_masknoise.render.studio import guidance
 from lib_masknoise.scene import Scene, SceneError, pictures
 from lib_masknoise.wildcards import Wildcards, expand, expand_text
 
@@ -330,7 +331,7 @@ def _render(options: argparse.Namespace) -> int:
         seed=options.seed,
         steps=options.steps,
         size=options.size,
-        guidance_scale=arguments.guidance(options),
+        guidance_scale=guidance(options.guidance, options.model),
         batch_size=options.batch,
         even=options.even,
         threads=options.threads,

@@ -27,14 +27,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_guidance(parser: argparse.ArgumentParser) -> None:
-    usual = "guidance scale (default: 4 for the built-in model, 7 for others)"
+    usual = "guidance scale (default: 4 for the built-in model, 7 for others, a transformer's own)"
     parser.add_argument("--guidance", type=finite, metavar="G", help=usual)
-
-
-def guidance(options: argparse.Namespace) -> float:
-    """The guidance scale that was asked for, else the model's usual one."""
-    asked: float | None = getattr(options, "guidance", None)
-    return asked if asked is not None else 7.0 if options.model else 4.0
 
 
 def positive(text: str) -> int:

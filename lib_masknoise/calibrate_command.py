@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_masknoise import arguments
-from lib_masknoise.calibrate.profile import Profile, Profiles
+from lib_masknoise.calibrate.profile import HOME, Profile, Profiles
 from lib_masknoise.disk import check_folder
 from lib_masknoise.scene import Scene, SceneError
 from lib_masknoise.settings import Settings
@@ -19,9 +19,6 @@ from lib_masknoise.settings import Settings
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-
-PROFILES = Path.home() / ".masknoise" / "profiles"
-"""Where the command line and the page keep profiles."""
 
 DESCRIPTION = """\
 Find the useful range of every strength with a model: from where on it is seen, and up to where pictures hold. A few
@@ -46,6 +43,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--seed", type=arguments.seed, default=0, metavar="S", help="the first of four (default: 0)")
     parser.add_argument("--size", type=arguments.size, metavar="WxH", help="in pixels (default: the model's own)")
     arguments.add_guidance(parser)
+    parser.add_argument(
+        "--style",
+        action="store_true",
+        help="find the directions that noise.feature.dimensions calls style and layout, in place of the ranges",
+    )
     parser.add_argument("--again", action="store_true", help="measure also where there is a profile of these prompts")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the profile there as well")
     parser.set_defaults(run=_run)
@@ -53,7 +55,7 @@ def add_parser(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     try:
-        profile = _profile(options)
+        profile = _with_style(options) if options.style else _profile(options)
         if options.out is not None:
             check_folder(options.out.parent)
             options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,21 +80,22 @@ def _profile(options: argparse.Namespace) -> Profile:
     """The one that is kept, where it is of the same prompts and settings; else one that is made."""
     from lib_masknoise.calibrate.measuring import calibrate, described
     from lib_masknoise.calibrate.requests import prompts_of
-    from lib_masknoise.render.studio import host
+    from lib_masknoise.render.studio import guidance, host
 
     scene = None if options.scene is None else Scene.read(options.scene)
     prompts = prompts_of(tuple(options.prompt), "", scene)
     load_pipeline, _ = host()
-    from lib_masknoise.hosts.diffusers.calibrating import PipelineProbe, model_hash
+    from lib_masknoise.hosts.diffusers.calibrating import PipelineProbe
+    from lib_masknoise.hosts.diffusers.styles import model_hash
 
     settings = Settings(
         negative_prompt=options.negative,
         model=options.model,
         seed=options.seed,
         size=options.size,
-        guidance_scale=arguments.guidance(options),
+        guidance_scale=guidance(options.guidance, options.model),
     )
-    profiles, like = Profiles(PROFILES), scene or Scene()
+    profiles, like = Profiles(HOME), scene or Scene()
     probe = PipelineProbe(load_pipeline(options.model), options.model)
     known = profiles.load(model_hash(options.model))
     settings = replace(settings, size=settings.size or probe.size)
@@ -102,6 +105,31 @@ def _profile(options: argparse.Namespace) -> Profile:
         return known
     made = calibrate(probe, prompts, settings, like, _stage)
     made = replace(made, style=known.style if known else None)
+    print(profiles.save(made))
+    return made
+
+
+def _with_style(options: argparse.Namespace) -> Profile:
+    """The profile that is kept with its directions of style, which are measured where it has none."""
+    from lib_masknoise.calibrate import style
+    from lib_masknoise.render.studio import host
+
+    load_pipeline, _ = host()
+    from lib_masknoise.hosts.diffusers.calibrating import BUILT_IN
+    from lib_masknoise.hosts.diffusers.styles import model_hash
+    from lib_masknoise.hosts.diffusers.styling import PipelineSubject
+
+    profiles, model = Profiles(HOME), model_hash(options.model)
+    name = Path(options.model).stem if options.model else BUILT_IN
+    known = profiles.load(model) or Profile(model, (), {}, name)
+    if known.style is not None and not options.again:
+        print(profiles.path(model))
+        return known
+    subject = PipelineSubject(load_pipeline(options.model), options.size)
+    rows = style.calls(len(style.layer_groups(subject.levels)))
+    with _stage("style", rows, "row") as report:
+        found = style.find(subject, tuple(options.prompt) or style.PROMPTS, options.seed, report=report)
+    made = replace(known, style=found.to_dict())
     print(profiles.save(made))
     return made
 
@@ -123,3 +151,6 @@ def table(profile: Profile) -> Iterator[str]:
             yield f"{path:24} {band.visible:.3g} to {band.top:.3g}, where the control ends: no picture breaks"
         else:
             yield f"{path:24} {band.visible:.3g} to {band.broken:.3g}"
+    if profile.style is not None:
+        names = ", ".join(profile.style.get("mixtures", ()))
+        yield f"{'noise.feature.dimensions':24} {names}"

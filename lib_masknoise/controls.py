@@ -237,6 +237,12 @@ CONTROLS: tuple[Control, ...] = (
         "Visual noise strength",
         "How far the initial noise of unmasked places moves from frame to frame.",
     ),
+    _text(
+        "noise.visual.seeds",
+        "",
+        "Travel to seeds",
+        'Seeds such as "12, 7": unmasked places go from the image\'s own to each in turn, and with a loop back again.',
+    ),
     _number(
         "noise.concept.strength",
         0.0,
@@ -245,7 +251,7 @@ CONTROLS: tuple[Control, ...] = (
         0.01,
         "Concept noise strength",
         "How far the meaning of unmasked places drifts; 1 is as far as the prompts' own words spread. "
-        "Not with Flux, SD 3 and other models without cross-attention.",
+        "In the WebUIs not with Flux, SD 3 and other models without cross-attention.",
     ),
     _number(
         "noise.concept.rank",
@@ -280,7 +286,7 @@ CONTROLS: tuple[Control, ...] = (
         0.01,
         "Feature noise strength",
         "How far the chosen dimensions of the text features are shifted in unmasked places. "
-        "Not with Flux, SD 3 and other models without cross-attention.",
+        "In the WebUIs not with Flux, SD 3 and other models without cross-attention.",
     ),
     _text(
         "noise.feature.dimensions",

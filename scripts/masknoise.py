@@ -16,7 +16,8 @@ from lib_masknoise.calibrate_routes import add_calibrate
 from lib_masknoise.explore_routes import add_explore
 from lib_masknoise.hosts.webui import containers, exploring, xyz
 from lib_masknoise.hosts.webui import job as webui
-from lib_masknoise.hosts.webui.calibrating import WebUIProbe, checkpoint
+from lib_masknoise.hosts.webui.calibrating import WebUIProbe
+from lib_masknoise.hosts.webui.checkpoints import PROFILES, checkpoint
 from lib_masknoise.hosts.webui.live import SHOWN, Keeper, LiveHost
 from lib_masknoise.hosts.webui.prompts import token_count
 from lib_masknoise.live import Engine
@@ -28,7 +29,7 @@ from lib_masknoise.ui import accordions, calibrate, explore, keeping
 FOLDER = Path(scripts.basedir())
 PRESETS = Presets(FOLDER / "presets", lambda data: CALIBRATOR.numbers(data))
 WORKSHOP = exploring.workshop(PRESETS, WebUIProbe())
-CALIBRATOR = Calibrator(WORKSHOP, Profiles(FOLDER / "profiles"), checkpoint)
+CALIBRATOR = Calibrator(WORKSHOP, Profiles(PROFILES), checkpoint)
 HOST = LiveHost()
 ENGINE = Engine(HOST)
 

@@ -31,12 +31,15 @@ def cases(prompts: Sequence[str]) -> list[Case]:
 
 @dataclass(frozen=True)
 class Effect:
-    """path: of its control. lowest: the smallest strength above the origin that is tried. breaks: the change of the
-    picture, in distances of two seeds, up to which it holds; None where change alone breaks nothing. base: the image's prompt
-    in its scenes. plain: the prompt whose plain picture its scenes make at the origin. frames: a scene of strengths."""
+    """path: of its control. lowest: the smallest strength above the origin that is tried. gain: how far a finished
+    picture moves for what the denoiser is heading for, about; where the first short run is made. breaks: the change of
+    the picture, in distances of two seeds, up to which it holds; None where change breaks nothing. base: the image's
+    prompt in its scenes. plain: the prompt whose plain picture its scenes make at the origin. frames: a scene of
+    strengths."""
 
     path: str
     lowest: float
+    gain: float
     breaks: float | None
     base: Callable[[Case], str]
     plain: Callable[[Case], str]
@@ -92,13 +95,13 @@ def _prompt(case: Case) -> str:
     return case.prompt
 
 
-# `breaks`: where a fifth of the patches are no longer what they should be, on the built-in model (docs/calibration.md).
-# Visual noise leaves the latent white and of variance 1: another seed's picture is no broken one. A weight beyond 1
-# exaggerates what there is, which what the denoiser is heading for tells better than how far the picture changes.
+# `gain` and `breaks` are what three prompts on the built-in model had (docs/calibration.md); `breaks` where a fifth of the
+# patches were no longer what they should be, of a weight with the prompt that breaks first. Visual noise leaves the
+# latent white and of variance 1: another seed's picture is no broken one.
 EFFECTS: tuple[Effect, ...] = (
-    Effect("blend.scale", 1 / 10, 0.45, _base, _base, _concept(mode="add")),
-    Effect("concepts[].weight", 1 / 32, None, _base, _prompt, _concept(mode="interpolate")),
-    Effect("noise.visual.strength", 1 / 64, None, _prompt, _prompt, _noise("visual")),
-    Effect("noise.concept.strength", 1 / 8, 0.4, _prompt, _prompt, _noise("concept")),
-    Effect("noise.feature.strength", 1 / 32, 0.55, _prompt, _prompt, _noise("feature")),
+    Effect("blend.scale", 1 / 10, 1.0, 0.45, _base, _base, _concept(mode="add")),
+    Effect("concepts[].weight", 1 / 32, 0.55, 0.5, _base, _prompt, _concept(mode="interpolate")),
+    Effect("noise.visual.strength", 1 / 64, 1.1, None, _prompt, _prompt, _noise("visual")),
+    Effect("noise.concept.strength", 1 / 8, 0.7, 0.4, _prompt, _prompt, _noise("concept")),
+    Effect("noise.feature.strength", 1 / 32, 0.55, 0.55, _prompt, _prompt, _noise("feature")),
 )

@@ -162,7 +162,7 @@ class Bench:
     def run(self, effect: Effect, case: Case, strength: float) -> list[Image.Image]:
         """A short run at one strength: a picture of each seed."""
         scene = effect.scene(case, [strength], self.like)
-        made = []
+        made: list[Image.Image] = []
         for seed in self._seeds:
             made += self.probe.rendered(scene, self._of(effect.base(case), seed), [0], self.report)
         return made
@@ -174,8 +174,12 @@ class Bench:
         def run(strength: float) -> Run:
             images = self.run(effect, case, strength)
             change = _rms(pixels(images) - pixels(plain.images)) / plain.image_unit
-            right = None if judge is None else sum(judge(image, effect, case) for image in images) / len(images)
-            return Run(strength, change, right)
+            return Run(strength, change, None if judge is None else min(1.0, share(judge, images) / best))
+
+        def share(judge: Judge, images: Sequence[Image.Image]) -> float:
+            return sum(judge(image, effect, case) for image in images) / len(images)
+
+        best = 1.0 if judge is None else max(share(judge, plain.images), 1e-3)
 
         return run
 
@@ -265,7 +269,7 @@ def strain(look: Look) -> list[float]:
 @dataclass(frozen=True)
 class Run:
     """A short run at a strength: how far the pictures change, in distances of two seeds, and how much of them still is
-    what it should be, where somebody judges that."""
+    what it should be, as a part of how much of the plain ones is, where somebody judges that."""
 
     scale: float
     change: float
@@ -283,7 +287,7 @@ def band(look: Look, run: Callable[[float], Run]) -> Band:
         found = run(origin + place)
         return replace(found, scale=place)
 
-    first = made(min(crossing(scales, changes, VISIBLE) or most, most))
+    first = made(min(crossing(scales, changes, VISIBLE / effect.gain) or most, most))
     pictures = [change * _ratio(scales, changes, first) for change in changes]
     strained = crossing(scales, strain(look), STRAINED)
 
@@ -330,7 +334,7 @@ def _judged(first: Run, last: Run) -> float | None:
     if first.right <= RIGHT or first.scale >= last.scale:
         return min(first.scale, last.scale)
     way = (first.right - RIGHT) / (first.right - last.right)
-    return first.scale * (last.scale / first.scale) ** way
+    return first.scale + way * (last.scale - first.scale)
 
 
 def joined(bands: Sequence[Band]) -> Band:

@@ -1,6 +1,7 @@
 """What was measured of a checkpoint: for each effect the range in which it is useful; kept as JSON by the model's hash.
 
-A strength in per cent is a place in that range: 0 is barely visible, 100 the last one before pictures break. A scene
+A strength in per cent is a place in that range: 0 is barely visible, 100 the last one before pictures break, and equal
+steps look equal. A scene
 keeps raw numbers, so that a picture stays what it is; presets may say per cent, which become numbers of the model at
 hand when they are loaded.
 """
@@ -22,6 +23,8 @@ from lib_masknoise.disk import replace_file
 from lib_masknoise.scene import Problem, Scene, SceneError
 
 VERSION = 1
+HOME = Path.home() / ".masknoise" / "profiles"
+"""Where the command line and the page keep profiles; the WebUIs look there too, as that is where style is found."""
 
 ORIGINS: Mapping[str, float] = {
     "blend.scale": 0.0,
@@ -35,6 +38,9 @@ ORIGINS: Mapping[str, float] = {
 PERCENT = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*%\s*")
 MAX_PERCENT = 1000.0
 KEY = re.compile(r"[0-9a-f]{8,64}")
+
+STEPS = 10
+"""Of the range, between which per cent pass evenly."""
 
 FAMILIAR = 0.5
 """A scene of whose words a smaller part occurs in a profile's prompts is another scene than it was measured on."""
@@ -78,18 +84,49 @@ class Band:
         return "useful" if value <= self.top else "broken"
 
     def percent(self, value: float) -> float | None:
-        """The place of a strength in the range, logarithmic in what is above the origin; −∞ at the origin and below it.
-        None where nothing is visible."""
-        ends = self._ends
+        """The place of a strength in the range: logarithmic in what is above the origin, and inside the range bent so
+        that equal steps change the picture equally, by the curve; −∞ at the origin and below it. None where nothing is
+        visible."""
+        ends, above = self._ends, value - self.origin
         if ends is None:
             return None
-        above = value - self.origin
-        return 100.0 * math.log(above / ends[0]) / math.log(ends[1] / ends[0]) if above > 0 else -math.inf
+        if above <= 0:
+            return -math.inf
+        way = math.log(above / ends[0]) / math.log(ends[1] / ends[0])
+        return 100.0 * (_between(self._steps, range(STEPS + 1), way * STEPS) if 0 < way < 1 else way)
 
     def value(self, percent: float) -> float | None:
         """The strength at a place in the range: the inverse of `percent`. None where nothing is visible."""
+        ends, part = self._ends, percent / 100.0
+        if ends is None:
+            return None
+        way = _between(range(STEPS + 1), self._steps, part) / STEPS if 0 < part < 1 else part
+        return self.origin + ends[0] * (ends[1] / ends[0]) ** way
+
+    @property
+    def places(self) -> list[float]:
+        """The strengths of equal ratios from 0 to 100 %, and with them `percent` by straight lines in their
+        logarithms; empty where nothing is visible."""
         ends = self._ends
-        return None if ends is None else self.origin + ends[0] * (ends[1] / ends[0]) ** (percent / 100.0)
+        return (
+            []
+            if ends is None
+            else [self.origin + ends[0] * (ends[1] / ends[0]) ** (i / STEPS) for i in range(STEPS + 1)]
+        )
+
+    @property
+    def _steps(self) -> list[float]:
+        """How much of the change from the visible end to 100 % has been made at each of `places`, 0 to 1, growing."""
+        even = [i / STEPS for i in range(STEPS + 1)]
+        if len(self.scales) < 2:
+            return even
+        logs = [math.log(max(scale - self.origin, 1e-9)) for scale in self.scales]
+        values = [math.log(max(change, 1e-9)) for change in self.changes]
+        changes = [math.exp(_between(values, logs, math.log(place - self.origin))) for place in self.places]
+        grown = [change - changes[0] for change in changes]
+        if any(after - before <= 1e-6 for before, after in zip(grown, grown[1:], strict=False)):
+            return even
+        return [one / grown[-1] for one in grown]
 
     @property
     def _ends(self) -> tuple[float, float] | None:
@@ -172,6 +209,17 @@ def _said(band: Band) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
+def _between(values: Sequence[float], places: Sequence[float], place: float) -> float:
+    """A value by straight lines between those at ascending places; beyond them the nearest one."""
+    if place <= places[0]:
+        return values[0]
+    for i in range(1, len(places)):
+        if place <= places[i]:
+            way = (place - places[i - 1]) / (places[i] - places[i - 1])
+            return values[i - 1] + way * (values[i] - values[i - 1])
+    return values[-1]
+
+
 def general(path: str) -> str:
     """``concepts[2].keyframes[0].weight`` and ``concepts[2].weight`` are places of ``concepts[].weight``."""
     return re.sub(r"^concepts\[\d+\](\.keyframes\[\d+\])?\.", "concepts[].", path)
@@ -228,15 +276,15 @@ class _Reading:
             self.problems.append(Problem(path, "expected an object"))
             return None
         count = len(self.problems)
-        ends = [self._number(f"{path}.{name}", given.get(name), optional=True) for name in ("visible", "broken")]
+        visible, broken = (self._number(f"{path}.{name}", given.get(name), True) for name in ("visible", "broken"))
         rows = self._number(f"{path}.rows", given.get("rows", 0)) or 0
-        lists = [self._numbers(f"{path}.{name}", given.get(name, [])) for name in ("scales", "changes")]
+        scales, changes = (self._numbers(f"{path}.{name}", given.get(name, [])) for name in ("scales", "changes"))
         if len(self.problems) > count:
             return None
-        if len(lists[0]) != len(lists[1]):
+        if len(scales) != len(changes):
             self.problems.append(Problem(f"{path}.changes", "expected one for each of scales"))
             return None
-        return Band(effect, *ends, int(rows), *lists)
+        return Band(effect, visible, broken, int(rows), scales, changes)
 
     def _number(self, path: str, value: Any, optional: bool = False) -> float | None:
         right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -19,18 +19,21 @@ A model is asked through `Subject`; everything here is arithmetic on what it ans
 from __future__ import annotations
 
 import base64
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib_masknoise.calibrate.profile import Profile, Profiles
 from lib_masknoise.conditioning import Encoded, LocationConditioning, unblended
 from lib_masknoise.noise import SeparableNoise, sinks
-from lib_masknoise.noise.feature import Subspace
+from lib_masknoise.noise.feature import Subspace, Subspaces
 from lib_masknoise.scene import Problem, SceneError
 from lib_masknoise.scene.layers import GROUPS, canonical, tags_of
 
@@ -47,7 +50,7 @@ MANNERS = (
 PROMPTS = tuple(manner.format(subject) for i, subject in enumerate(SUBJECTS) for manner in MANNERS[i % 2 :: 2])
 """200, each subject in eight manners."""
 
-CANDIDATES = 12
+CANDIDATES = 8
 """Principal directions."""
 RANK = 4
 """Directions that are kept of each kind."""
@@ -399,6 +402,24 @@ def _unpacked(given: Mapping[str, Any]) -> Tensor:
     return torch.frombuffer(data, dtype=torch.float16).reshape([int(n) for n in given["shape"]]).float()
 
 
+def kept(model: str, folders: Iterable[Path]) -> Subspaces:
+    """What the first of some folders' profiles of a model has found, by the model's hash; nothing where none has.
+    Raises SceneError where a profile cannot be used."""
+    for folder in folders:
+        file = Profiles(folder).path(model)
+        if file.is_file():
+            subspaces = _read(file, file.stat().st_mtime_ns)
+            if subspaces:
+                return subspaces
+    return {}
+
+
+@functools.lru_cache(4)
+def _read(file: Path, changed: int) -> Subspaces:
+    given = Profile.read(file).style
+    return {} if given is None else Found.parse(given).subspaces
+
+
 def find(
     subject: Subject,
     prompts: Sequence[str] = PROMPTS,
@@ -407,7 +428,10 @@ def find(
     candidates: int = CANDIDATES,
     report: Report = lambda rows: None,
 ) -> Found:
-    """Measure a model. Takes `calls(…)` rows of its denoiser, of which `report` hears."""
+    """Measure a model. Takes `calls(…)` rows of its denoiser, of which `report` hears. Raises ValueError for too few
+    prompts."""
+    if len(prompts) <= candidates:
+        raise ValueError(f"style: expected more than {candidates} prompts, got {len(prompts)}")
     known = subject.encode(prompts)
     basis = principal([known[prompt] for prompt in prompts], candidates)
     chosen = [prompts[(2 * i + 1) * len(prompts) // (2 * pictures)] for i in range(pictures)]

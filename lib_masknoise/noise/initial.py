@@ -35,8 +35,10 @@ COMPARED_AT = 900
 NEIGHBOURHOOD = 2.0
 """Standard deviation, in locations, of the surroundings over which a variance is local."""
 
-ROUNDS = 24
-"""After which variances are within 2 % of what they are to be."""
+BOUND = 0.02
+"""How much of the variance around a location may be something else than noise."""
+ROUNDS = 4
+"""After which variances are what they are to be, within a few thousandths."""
 
 EPSILON, VELOCITY, FLOW = "epsilon", "v_prediction", "flow"
 """What models predict: the noise; `signal·noise − noise_level·picture`; `noise − picture`."""
@@ -128,12 +130,12 @@ def erased(z: Tensor, others: Tensor, place: Tensor) -> Tensor:
 
 def _injected(z: Tensor, options: Injection, place: Tensor, ask: Ask) -> Tensor:
     text = options.form == "text"
-    guesses = [(*ask(z[None], time, guided=text), share) for time, share in options.shares]
-    shares = [share for _, share in guesses]
+    shares = [share for _, share in options.shares]
+    guesses = [ask(z[None], time, guided=text)[0] for time, _ in options.shares]
     if text:
-        y = z + options.strength * aggregated([orthogonal(guess.towards, z) for guess, _ in guesses], shares)
+        y = z + options.strength * aggregated([orthogonal(guess.towards, z) for guess in guesses], shares)
     else:
-        y = injected(z, aggregated([guess.prediction for guess, _ in guesses], shares), options.strength)
+        y = injected(z, aggregated([guess.prediction for guess in guesses], shares), options.strength)
     return restandardised(z, y, place) if options.restandardise else torch.where(place == 0.0, z, z + place * (y - z))
 
 
@@ -156,38 +158,27 @@ def orthogonal(direction: Tensor, z: Tensor) -> Tensor:
 
 
 def restandardised(z: Tensor, y: Tensor, place: Tensor) -> Tensor:
-    """White noise of variance 1 that lies from z in the direction of y: `cos φ·z + sin φ·w`.
+    """White noise of variance 1 that leans from z towards y, as far as `place` says.
 
-    y is taken apart around each location, `y = a·z + r`. w is the white field nearest to r (`whitened`) without its
-    share of z and as strong as z is there, φ the angle between z and y, less where `place` is below 1. So every
-    location has the variance around it that z has, and every frequency the power of white noise; where r is 0 it is z.
+    y is taken apart around each location, `y/a = z + r` with r orthogonal to z there. r is added, but nowhere so much
+    that more than BOUND of the variance is its own; then the variance around every location is that of z again. So
+    whatever r is like, however smooth, neighbours correlate by BOUND at most. Where r is 0 it is z.
     """
-    along = local(y * z) / local(z * z)
-    rest = y - along * z
     strength = local(z * z)
-    white = as_strong(orthogonal(whitened(rest), z), strength)
-    phi = torch.atan2(local(rest * rest).sqrt(), along * strength.sqrt()) * place
-    turned = as_strong(phi.cos() * z + phi.sin() * white, strength)
-    return torch.where(phi.abs() < 1e-6, z, turned)
+    along = local(y * z) / strength
+    rest = y - along * z
+    own = local(rest * rest).sqrt().clamp(min=1e-12)
+    most = (BOUND / (1 - BOUND) * strength).sqrt()
+    lean = rest * torch.minimum(1 / along.clamp(min=1e-6), most / own)
+    return torch.where(place * lean == 0.0, z, as_strong(z + place * lean, strength))
 
 
 def as_strong(field: Tensor, strength: Tensor) -> Tensor:
-    """The field with a local mean square (`local`) of `strength` around every location. Each round leaves a fraction of
-    what the one before has left, as the surroundings of neighbours overlap."""
+    """The field with a local mean square (`local`) of `strength` around every location; more than once, as surroundings
+    overlap."""
     for _ in range(ROUNDS):
-        field = field * (strength / local(field * field).clamp(min=1e-12)).sqrt()
+        field = field * (strength / local(field * field)).sqrt()
     return field
-
-
-def whitened(field: Tensor) -> Tensor:
-    """The field with equal power at every frequency, in each channel: of all fields of that spectrum the one that
-    correlates most with it. Of variance 1, or 0 where a channel is."""
-    spectrum = torch.fft.rfft2(field)
-    power = spectrum.abs()
-    faint = power <= 1e-6 * power.amax((-2, -1), keepdim=True)
-    phases = torch.where(faint, torch.zeros_like(spectrum), spectrum / power.clamp(min=1e-30))
-    height, width = field.shape[-2:]
-    return torch.fft.irfft2(phases, s=(height, width)) * math.sqrt(height * width)
 
 
 def local(values: Tensor) -> Tensor:

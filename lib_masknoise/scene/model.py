@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Optional
 
 from lib_masknoise import easing
 from lib_masknoise.controls import control, default_scale
-from lib_masknoise.scene import colours, dimensions, layers, numbers, pictures
+from lib_masknoise.scene import colours, dimensions, layers, numbers, pictures, seeds
 from lib_masknoise.scene.editing import put_all
 from lib_masknoise.scene.errors import Problem, SceneError, path_of, shown
 from lib_masknoise.scene.masks import AnyMask, Mask, RectMask, mask_of
@@ -219,7 +219,17 @@ class VisualNoise(Part):
     """Noise in the initial latent."""
 
     strength: float = setting("noise.visual.strength")
+    seeds: str = setting("noise.visual.seeds")
     motion: Optional[Motion] = _own_motion()  # noqa: UP045
+
+    @pydantic.validator("seeds", pre=True)
+    def _canonical(cls, value: Any) -> Any:
+        return seeds.canonical(value)
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The seeds that the initial noise goes to; none where it has no strength."""
+        return seeds.listed(self.seeds) if self.strength else ()
 
 
 class ConceptNoise(Part):
@@ -421,6 +431,8 @@ class Scene(Part):
         dimensions = schema["definitions"]["FeatureNoise"]["properties"]["dimensions"]
         indices = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
         dimensions["anyOf"] = [{"type": dimensions.pop("type")}, indices]
+        stops = schema["definitions"]["VisualNoise"]["properties"]["seeds"]
+        stops["anyOf"] = [{"type": stops.pop("type")}, {**indices, "minItems": 0, "maxItems": seeds.MOST}]
         injection = schema["definitions"]["Injection"]["properties"]
         for name, rule, least in (("times", TIME, 1), ("weights", SHARE, 0)):
             kind = {"type": {int: "integer", float: "number"}[rule.kind], "minimum": rule.low, "maximum": rule.high}

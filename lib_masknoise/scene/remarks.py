@@ -39,6 +39,7 @@ def remarks(scene: Scene, weights: Any = None) -> tuple[Problem, ...]:
         *_of_concepts(scene, weights),
         *_of_blend(scene),
         *_of_noise(scene, weights),
+        *_of_initial_noise(scene, weights),
         *_of_animation(scene, weights),
     )
 
@@ -144,6 +145,8 @@ def _largest(weights: Any) -> Any:
 
 
 def _of_noise(scene: Scene, weights: Any) -> Iterator[Problem]:
+    if scene.noise.visual.seeds and not scene.noise.visual.strength:
+        yield Problem("noise.visual.seeds", "the visual noise has no strength: 1 goes all the way to the seeds")
     held = _freest(weights) >= HELD
     for name in _strong(scene):
         if held:
@@ -151,15 +154,35 @@ def _of_noise(scene: Scene, weights: Any) -> Iterator[Problem]:
                 f"noise.{name}.strength",
                 "the masks hold every place of the picture: no noise reaches any; leave some of it uncovered or softer",
             )
-        elif _silent(_motion(scene, name), scene.animation.frames):
+        elif not _travels(scene, name) and _silent(_motion(scene, name), scene.animation.frames):
             yield Problem(
                 f"noise.{name}.strength",
                 f"its motion, {_motion(scene, name).kind}, is at 0 in every frame: there is no noise",
             )
 
 
+def _of_initial_noise(scene: Scene, weights: Any) -> Iterator[Problem]:
+    initial = scene.noise.initial
+    changes = initial.erase > 1 or initial.inject.strength > 0
+    if initial.choose > 1 and not _acting(scene):
+        yield Problem("noise.initial.choose", "there is no concept to choose by: the noise stays the image's own")
+    if initial.inject.strength and not initial.inject.restandardise:
+        wrong = "off: the noise is no longer of variance 1, which most models answer with spots instead of a picture"
+        yield Problem("noise.initial.inject.restandardise", wrong)
+    if changes and initial.where == "pinned" and not _acting(scene):
+        yield Problem(
+            "noise.initial.where", "pinned, and there is no concept to hold anything: the noise stays as it is"
+        )
+    if changes and initial.where == "free" and _freest(weights) >= HELD:
+        yield Problem("noise.initial.where", "free, and the masks hold every place: the noise stays as it is")
+
+
 def _motion(scene: Scene, name: str) -> Motion:
     return getattr(scene.noise, name).motion or scene.motion
+
+
+def _travels(scene: Scene, name: str) -> bool:
+    return name == "visual" and bool(scene.noise.visual.stops)
 
 
 def _silent(motion: Motion, frames: int) -> bool:

@@ -250,7 +250,7 @@ def _blend(parts: _Parts) -> None:
 
 def _noise(parts: _Parts) -> None:
     with _part("More: noise", parts.elem_id("noise")):
-        parts.row("noise.exponent", "noise.seed")
+        parts.row("noise.exponent", "noise.seed", "noise.visual.seeds")
         parts.row("noise.concept.rank", "noise.concept.size", "noise.concept.layers")
         parts.row("noise.feature.dimensions", "noise.feature.size", "noise.feature.layers")
     with _part("More: initial noise", parts.elem_id("initial")):

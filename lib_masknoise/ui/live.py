@@ -81,11 +81,19 @@ def bands(scene: Scene, profile: Profile, prompts: Sequence[str] = ()) -> dict[s
     own = [*prompts, *(concept.prompt for concept in scene.acting.concepts)]
     stale = not profile.familiar(own)
     return {
-        path: {"origin": band.origin, "visible": band.visible, "top": band.top, "breaks": band.broken is not None,
-               "low": control(path).low, "high": control(path).high, "stale": stale}
+        path: {
+            "origin": band.origin,
+            "visible": band.visible,
+            "top": band.top,
+            "breaks": band.broken is not None,
+            "places": [[place, band.percent(place)] for place in band.places],
+            "low": control(path).low,
+            "high": control(path).high,
+            "stale": stale,
+        }
         for path, band in profile.effects.items()
         if path != idle
-    }  # fmt: skip
+    }
 
 
 def settings_of(values: Sequence[Any]) -> list[Any]:
@@ -94,13 +102,16 @@ def settings_of(values: Sequence[Any]) -> list[Any]:
 
 
 def figures(drawn: preview.Preview, size: tuple[int, int]) -> str:
-    """Coefficients; the noise's amount where there is any; frames and curve where there are several frames. Each with a
-    legend."""
+    """Coefficients; when concepts act, where that is not always; the noise's amount where there is any; frames and
+    curve where there are several frames. Each with a legend."""
     scene = drawn.scene
     small = _fitted(size, LONGER_SIDE)
     noises = [name for name in preview.NOISES if getattr(scene.noise, name).strength > 0]
     blend = drawn.picture("coefficients", 0, small)
     shown = [_figure("Blend: what each place is made of", blend, _concepts_legend(scene))]
+    chart = preview.steps_chart(scene)
+    if chart:
+        shown.append(f"<figure><figcaption>Steps: when each concept acts</figcaption>{chart}</figure>")
     if noises:
         legend = _ramp("none", preview.HEAT, "most")
         shown.append(_figure("Noise: where it may move", drawn.picture("noise", 0, small), legend))

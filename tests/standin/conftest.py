@@ -15,6 +15,7 @@ import pytest
 HERE = Path(__file__).parent
 ADAPTER = (
     "a1111",
+    "calibrating",
     "containers",
     "denoising",
     "exploring",

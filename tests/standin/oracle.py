@@ -25,6 +25,7 @@ from lib_masknoise.conditioning import (
 )
 from lib_masknoise.maps import Maps, coefficients, level_with
 from lib_masknoise.noise import SeparableNoise
+from lib_masknoise.noise.feature import Subspaces
 from lib_masknoise.noise.initial import EPSILON, Guess, alone, at_every_step, ordered
 from lib_masknoise.noise.latent import visual
 from lib_masknoise.scene import Scene
@@ -47,10 +48,11 @@ def latents(
     size: tuple[int, int] = (4, 6),
     skips: Callable[[int, float], bool] = lambda step, sigma: False,
     pads: str | None = None,
+    subspaces: Subspaces | None = None,
 ) -> Tensor:
     """`[B, 4, h, w]`. prompts: one for each of `pictures`, which are (frame, seed). skips: whether the guidance of a
     denoiser call (its number, sigma) does without the negative prompt. pads: the host's setting that makes both sides
-    equally long, for scenes in which nothing moves."""
+    equally long, for scenes in which nothing moves. subspaces: what is known of the model."""
     from modules import sd_samplers
 
     made = Scene.parse(scene)
@@ -67,7 +69,7 @@ def latents(
         picture = _Picture(
             model, unet, made, prompt, negative, frame, seed, size, config.total_steps(steps), cfg, skips
         )
-        picture.pads = pads
+        picture.pads, picture.subspaces = pads, subspaces
         noise = picture.noise().to(model.dtype)[None].double()
         found.append(config.function(picture, noise * schedule[0], schedule, extra_args={}))
     return torch.cat(found)
@@ -84,6 +86,7 @@ class _Picture:
         self.own_seed = seed if scene.noise.seed < 0 else scene.noise.seed
         self.total_steps, self.cfg, self.skips, self.step = total_steps, cfg, skips, 0
         self.pads: str | None = None
+        self.subspaces: Subspaces | None = None
 
     def noise(self) -> Tensor:
         noise = torch.randn(4, *self.size, generator=torch.Generator().manual_seed(self.seed))
@@ -102,14 +105,15 @@ class _Picture:
         whole = float((1 + level**2).sqrt())
         sides = []
         for cfg in (1.0, 0.0):
-            picture = _Picture(
-                self.model, self.unet, scene, self.prompt, self.negative, 0, self.seed, self.size, self.total_steps, cfg,
-                lambda step, sigma: False,
-            )  # fmt: skip
+            own = self.model, self.unet, scene, self.prompt, self.negative, 0, self.seed, self.size, self.total_steps
+            picture = _Picture(*own, cfg, lambda step, sigma: False)
             picture.own_seed = self.own_seed
             # What a pass begins with is noise alone, but at its first level not quite of variance 1 for the model.
             seen = z.double() * 4.0 / (1 + 4.0**2) ** 0.5
-            sides.append([picture(one[None] * whole, level)[0].float() for one in seen])
+            sides.append([])
+            for one in seen:
+                picture.step = 0
+                sides[-1].append(picture(one[None] * whole, level)[0].float())
         return [
             Guess(one.float(), with_, without, EPSILON, 1 / whole, float(level) / whole)
             for one, with_, without in zip(seen, *sides, strict=True)
@@ -156,7 +160,7 @@ class _Picture:
         for k in range(count):
             own, *of_concepts = (_part(parts, k) for parts in (base, *concepts.values()))
             encoded = {text: one[0] for text, one in zip(concepts, of_concepts, strict=True)}
-            c = condition(self.maps, own[0], encoded, [self.frame], [self.own_seed])
+            c = condition(self.maps, own[0], encoded, [self.frame], [self.own_seed], self.subspaces)
             weights = [one.weight for one in self.scene.concepts]
             blend = self.scene.blend
             a = coefficients(self.maps.weights([self.frame])[0], weights, blend.mode, blend.scale)

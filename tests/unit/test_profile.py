@@ -1,5 +1,6 @@
 """The file of a profile: bands and per cent, what is refused, where it is kept, what a scene is told."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -34,7 +35,9 @@ def bands(draw, path=None):
     origin, high = ORIGINS[path], control(path).high
     visible = origin + draw(st.floats(0.01, 0.5)) * (high - origin)
     broken = draw(st.none() | st.floats(1.05, 1.9).map(lambda factor: origin + (visible - origin) * factor))
-    return Band(path, visible, broken, 36, (visible,), (0.3,))
+    curve = draw(st.lists(st.floats(0.05, 2), min_size=8, max_size=8).map(sorted))
+    scales = tuple(origin + (high - origin) * 0.5**i for i in range(7, -1, -1))
+    return Band(path, visible, broken, 36, scales, tuple(curve))
 
 
 def profile(*bands, **changes):
@@ -60,7 +63,8 @@ def test_per_cent_grows_with_the_strength(band, one, other):
 
 
 @given(bands())
-def test_the_ends_are_0_and_100_and_equal_steps_are_equal_ratios(band):
+def test_the_ends_are_0_and_100_and_without_a_curve_equal_steps_are_equal_ratios(band):
+    band = replace(band, scales=(), changes=())
     assert band.percent(band.visible) == pytest.approx(0, abs=1e-9)
     assert band.percent(band.top) == pytest.approx(100)
     above = [band.value(percent) - band.origin for percent in (0, 50, 100)]
@@ -75,6 +79,15 @@ def test_every_strength_has_one_place(band, part):
     assert band.place(value) == expected
     if band.broken is None:
         assert band.place(control(band.effect).high) != "broken"
+
+
+def test_with_a_curve_equal_steps_change_the_picture_equally():
+    scales = tuple(2.0**-i for i in range(7, -1, -1))
+    band = Band("noise.visual.strength", 0.25, None, 32, scales, tuple(scale**2 for scale in scales))
+    changes = [band.value(percent) ** 2 for percent in range(0, 101, 20)]
+    steps = [after - before for before, after in itertools.pairwise(changes)]
+    assert max(steps) < 1.25 * min(steps)  # in logarithms it would be by fivefold
+    assert band.percent(0.25) == 0 and band.percent(1) == pytest.approx(100)
 
 
 def test_what_is_never_seen_has_no_per_cent():

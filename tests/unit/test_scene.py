@@ -113,6 +113,10 @@ def value_of(entry) -> st.SearchStrategy:
         )
     if entry.path.endswith(".layers"):
         return st.sampled_from(["all", "coarse", "fine,middle", " IN1 - 3, mid,out0"])
+    if entry.path == "noise.initial.inject.times":
+        return st.sampled_from(["1000", " 300", 7, [512]])
+    if entry.path == "noise.initial.inject.weights":
+        return st.sampled_from(["", "0.5", 2.0, [-1], []])
     if isinstance(entry.default, bool):
         return st.booleans()
     if isinstance(entry.default, tuple):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lib_masknoise.conditioning import LocationConditioning, condition, prompts, unblended
+from lib_masknoise.conditioning import LocationConditioning, condition, condition_negative, negatives, prompts
 from lib_masknoise.errors import ModelError
 from lib_masknoise.maps import Maps
 from lib_masknoise.noise.initial import BEGINNING, EPSILON, FIRST, FLOW, VELOCITY, Guess, alone
@@ -41,7 +41,7 @@ class Asking:
         prompted = self._prompted(concept, count)
         if not guided:
             return self._guesses(z, time, self._model(prompted, None, z, time))
-        plain = unblended(self.job.base_negative)
+        plain = self._plain(count)
         if self.family.together:
             without, found = self._model(prompted, plain, torch.cat([z, z]), time).split(count)
         else:
@@ -58,7 +58,13 @@ class Asking:
         job = self.job
         maps = job.maps if concept is None else Maps(alone(job.maps.scene, concept), job.maps.size)
         encoded = {text: job.encoded[text] for text in prompts(maps.scene)}
-        return condition(maps, job.base, encoded, [FIRST] * count, [job.noise_seed] * count)
+        return condition(maps, job.base, encoded, [FIRST] * count, [job.noise_seed] * count, job.subspaces)
+
+    def _plain(self, count: int) -> LocationConditioning:
+        """The negative prompts, as the other side of a guidance has them."""
+        job = self.job
+        encoded = {text: job.encoded[text] for text in negatives(job.maps.scene)}
+        return condition_negative(job.maps, job.base_negative, encoded, [FIRST] * count)
 
     def _model(
         self, positive: LocationConditioning, negative: LocationConditioning | None, z: Tensor, time: int

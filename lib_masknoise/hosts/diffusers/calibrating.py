@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,27 +11,15 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from lib_masknoise import builtin_model
-from lib_masknoise.disk import file_hash
 from lib_masknoise.hosts.diffusers.additions import loras_of
 from lib_masknoise.hosts.diffusers.exploring import PipelineModel
 from lib_masknoise.hosts.diffusers.recording import meant, noise_level
 from lib_masknoise.hosts.diffusers.rendering import Job
+from lib_masknoise.hosts.diffusers.styles import model_hash
 from lib_masknoise.scene import Scene
 from lib_masknoise.settings import Settings
 
 BUILT_IN = "built-in"
-
-
-def model_hash(model: str | Path | None) -> str:
-    """Of a model's weights: of a file, its SHA-256, as the WebUIs have it; of a folder, that of all its weights'."""
-    path = builtin_model() if model is None else Path(model)
-    if path.is_file():
-        return file_hash(path)
-    digest = hashlib.sha256()
-    for file in sorted(path.glob("*/*.safetensors")):
-        digest.update(f"{file.relative_to(path).as_posix()} {file_hash(file)}\n".encode())
-    return digest.hexdigest()
 
 
 class PipelineProbe(PipelineModel):

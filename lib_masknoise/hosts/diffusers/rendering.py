@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +36,7 @@ from lib_masknoise.networks import without_tags
 from lib_masknoise.noise.feature import Subspaces
 from lib_masknoise.noise.initial import FIRST, ordered
 from lib_masknoise.noise.latent import visual
+from lib_masknoise.prompt_syntax import plain
 from lib_masknoise.scene import Scene, layers
 from lib_masknoise.wildcards import Wildcards, expand
 
@@ -147,6 +148,8 @@ class Job:
         subspaces: Subspaces | None = None,
     ):
         self.family = family(pipe)
+        if not scene.enabled and _written(pipe, prompts_of_image):
+            scene, maps = Scene.parse({"animation": scene.animation.to_dict()}), None  # one that changes nothing
         scene = self.family.doable(scene)
         layers.check(scene.noise, self.family.tags.values())
         self.subspaces = styles.known(pipe, scene) if subspaces is None else subspaces
@@ -273,11 +276,18 @@ class Job:
             noise = self._ordered
         motion = self.scene.noise.visual.motion or self.scene.motion
         free = self.maps.amount("visual", frames)
-        return visual(noise, free, motion, frames, self.maps.total, self.noise_seed)
+        seeds = self.scene.noise.visual.stops
+        others = [self.noise(torch.Generator("cpu").manual_seed(seed))[0] for seed in seeds]
+        return visual(noise, free, motion, frames, self.maps.total, self.noise_seed, others)
 
     def stand_in_embeds(self, rows: int) -> dict[str, Any]:
         """What the pipeline wants to be given as embeddings, for some rows."""
         return self.family.stand_ins(self.base, rows)
+
+
+def _written(pipe: DiffusionPipeline, texts: Iterable[str]) -> bool:
+    """Whether prompts have something in them (emphasis, BREAK, comments) that the pipeline alone does not read."""
+    return getattr(pipe, "unet", None) is not None and not all(map(plain, map(without_tags, texts)))
 
 
 def check_size(size: tuple[int, int], factor: int) -> None:

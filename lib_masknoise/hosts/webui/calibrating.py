@@ -4,29 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import torch
-from modules import processing, sd_models, shared
+from modules import processing
 from torch import Tensor
 
-from lib_masknoise.disk import file_hash
 from lib_masknoise.hosts.webui import job as jobs
+from lib_masknoise.hosts.webui.checkpoints import checkpoint
 from lib_masknoise.hosts.webui.exploring import WebUIModel, done, flows, job_of
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.settings import Settings
-
-
-def checkpoint() -> tuple[str, str]:
-    """The hash of the loaded checkpoint's weights and its name: the SHA-256 of its file, which the host may know. Both
-    empty where none is loaded yet, or it is no file; asking loads none."""
-    holder = getattr(sd_models, "model_data", None)
-    model = shared.sd_model if holder is None else getattr(holder, "sd_model", None)
-    info = getattr(model, "sd_checkpoint_info", None)
-    file = Path(getattr(info, "filename", "") or "")
-    known = getattr(info, "sha256", None) or (file_hash(file) if file.is_file() else "")
-    return str(known), str(getattr(info, "name_for_extra", "") or file.stem)
 
 
 class WebUIProbe(WebUIModel):

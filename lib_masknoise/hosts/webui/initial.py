@@ -42,8 +42,10 @@ Make = Callable[[Denoising], Method]
 
 
 def wanted(p: Any, rows: Rows) -> bool:
-    """Whether a pass begins with noise that is put in order. In a hires pass the picture is there already."""
-    return rows.scene.noise.initial.acts and not getattr(p, "is_hr_pass", False)
+    """Whether a pass begins with noise that is put in order. In a hires pass the picture is there already; in img2img a
+    setting of the host's may leave no noise."""
+    some = getattr(p, "initial_noise_multiplier", None) != 0
+    return rows.scene.noise.initial.acts and some and not getattr(p, "is_hr_pass", False)
 
 
 class Order:
@@ -138,7 +140,7 @@ class Beginning:
         # Exact but for rounding: two numbers for as many equations as the latent has.
         shares = torch.linalg.lstsq(columns, x.flatten().double().cpu()[:, None]).solution[:, 0]
         base = x - float(shares[0]) * noise.to(x)
-        left = base if len(known) == 1 else base - float(shares[1]) * picture.to(x)
+        left = base if len(known) == 1 else base - float(shares[1]) * known[1].to(x)
         if float(left.abs().max()) > 0.01 * float(x.abs().max()):
             raise _refused("another extension has exchanged the noise; switch it off or noise.initial")
         found = next(
@@ -164,6 +166,7 @@ class Asking:
     ) -> None:
         self.p, self.sampler, self.beginning, self.index = p, sampler, beginning, index
         self.prompts, self.method = prompts, method
+        self.subspaces = images.subspaces
         self.picture: Picture = images.pictures[index]._replace(frame=FIRST)
         given = self.picture.maps or images.maps
         scene = at_every_step(given.scene)
@@ -181,7 +184,7 @@ class Asking:
         maps = self.maps
         if concept is not None:
             maps = Maps(alone(maps.scene, concept), maps.size, window=maps.window)
-        rows = Rows(maps, [self.picture._replace(maps=None)])
+        rows = Rows(maps, [self.picture._replace(maps=None)], self.subspaces)
         with self._one_image(guided), sampling(self.p, rows, self.prompts, self.sampler, self.method) as method:
             return [self._guess(one, time, guided, method) for one in z]
 

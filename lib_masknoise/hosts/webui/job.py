@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from fastapi import HTTPException, Request
 from fastapi.security import HTTPBasic
+from modules import rng as host_rng
 from modules import shared
 from modules.processing import StableDiffusionProcessingImg2Img, StableDiffusionProcessingTxt2Img
 
 from lib_masknoise import animation, infotext
 from lib_masknoise.hosts.webui import containers, facts, files, initial, parts, xyz
+from lib_masknoise.hosts.webui.checkpoints import subspaces
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, Method, sampling
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts, network_tags, wildcards
 from lib_masknoise.hosts.webui.refusal import Refused
@@ -311,7 +313,8 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
             message = "expected 1: of this model every batch is a video, whose frames the model itself moves"
             raise SceneError((Problem("animation.frames", message),))
         pictures = pictures[: len(noise)]
-    rows = Rows(job.maps(extent(noise), parts.only_masked(p)), pictures)
+    draw = functools.partial(host_rng.randn_local, shape=tuple(noise.shape[1:]))
+    rows = Rows(job.maps(extent(noise), parts.only_masked(p)), pictures, subspaces(job.scene), draw)
     in_order = initial.wanted(p, rows)
     if noise is not job.moved and not in_order:  # Forge calls the hook twice for the hires pass
         noise.copy_(_moved(p, noise, rows.visual))
@@ -328,6 +331,7 @@ def _moved(p: Any, noise: torch.Tensor, move: Callable[[torch.Tensor], torch.Ten
     host's."""
     factor = getattr(p, "initial_noise_multiplier", None)
     factor = 1.0 if factor is None else factor
+
     if factor == 1.0:
         return move(noise)
     return move(noise / factor) * factor if factor else noise
