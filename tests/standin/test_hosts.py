@@ -1,9 +1,13 @@
 """Every host, without what the table says that it lacks."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from tests.standin.test_blending import covered, error, scene
+from tests.standin.test_forge import patching
 
 TRANSFORMERS = ("transformer", "masked transformer")
 KINDS = {
@@ -65,3 +69,29 @@ def test_the_size_of_a_latent_is_the_hosts(host, monkeypatch):
 def test_a_module_that_no_host_has(host):
     with pytest.raises(ImportError, match="this WebUI has none of backend.nothing, ldm_patched.nothing"):
         host.facts.module("backend.nothing", "ldm_patched.nothing")
+
+
+def test_a_prompt_of_ours_leaves_the_reference_pictures(host, monkeypatch):
+    """As Neo's Kontext takes them when it encodes a prompt: the one that img2img begins with, then those of the job."""
+    host.start(forge="transformer")
+    arguments = SimpleNamespace(ref_latents=[])
+    monkeypatch.setitem(sys.modules, "backend.args", SimpleNamespace(dynamic_args=arguments))
+    model, encode = host.model, host.model.get_learned_conditioning
+    model.ref_latents, model.ini_latent, seen = [torch.ones(1, 4, 4, 4)], torch.zeros(1, 4, 4, 6), []
+
+    def encoding(texts):
+        if not texts.is_negative_prompt:
+            first = [] if model.ini_latent is None else [model.ini_latent]
+            arguments.ref_latents, model.ini_latent = [*first, *model.ref_latents], None
+        return encode(texts)
+
+    monkeypatch.setattr(model, "get_learned_conditioning", encoding)
+
+    def note(*args):
+        seen.append(host.facts.references())
+        return args
+
+    others = [patching(lambda unet: unet.add_conditioning_modifier(note))]
+    host.latents(scene("green tree", "blue sea"), others=others)
+    assert [len(one) for one in seen] == [2] * len(seen)
+    assert host.joint.reference_tokens(2) == 2 * 3 + 2 * 2

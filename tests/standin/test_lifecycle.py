@@ -369,3 +369,25 @@ def test_the_hires_pass_may_be_left_plain(host, monkeypatch, start, hires):
     monkeypatch.setattr(host.jobs, "_bind_sampler", bind)
     host.run({**TREE, "blend": {"hires": hires}}, enable_hr=True)
     assert set(passes) == ({False, True} if hires else {False})
+
+
+@pytest.mark.parametrize("kind", ["", "unet"])
+@pytest.mark.parametrize("side", ["others", "later"])
+def test_what_another_extension_launches_the_sampler_with_stays(host, kind, side):
+    """Before ours or after it, in both passes, of which Forge announces the second twice."""
+    host.start(forge=kind)
+    launched = []
+
+    def hook(p, **named):
+        launch = p.sampler.launch_sampling
+
+        def counted(steps, sample):
+            launched.append(p.is_hr_pass)
+            return launch(steps, sample)
+
+        p.sampler.launch_sampling = counted
+
+    other = Other(process_before_every_sampling=hook)
+    plain = host.latents(TREE, enable_hr=True)
+    assert torch.equal(host.latents(TREE, enable_hr=True, **{side: [other]}), plain)
+    assert set(launched) == {False, True}

@@ -97,7 +97,7 @@ def test_script_info_describes_the_arguments(webui, is_img2img):
     arguments = {argument["label"]: argument for argument in ours["args"]}
     assert len(arguments) == len(ours["args"]), "labels are not unique"
     for label, least, most in [
-        ("Blend scale", 0, 2),
+        ("Weight of all concepts", 0, 2),
         ("Visual noise strength", 0, 1),
         ("Frames", 1, 10_000),
         ("Motion cycles", 1, 1000),
@@ -124,7 +124,7 @@ def test_the_accordions_values_make_the_same_image(webui):
     scene["noise"] = {"concept": {"strength": 0.5}}
     args[1] = True
     args[2] = json.dumps({"concepts": scene["concepts"]})
-    args[labels.index("Blend scale")] = 0.8
+    args[labels.index("Weight of all concepts")] = 0.8
     args[labels.index("Concept noise strength")] = 0.5
     answer = webui.ask(args=args)
     assert answer.status == 200, str(answer)

@@ -8,6 +8,8 @@ table says that a host lacks, and make jobs there.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from modules import shared
@@ -23,6 +25,7 @@ SETTINGS = {
 
 MODULES = {
     "modules.hypernetworks.hypernetwork": (A1111, FORGE, REFORGE),
+    "backend.args": (FORGE, NEO),
     "backend.sampling.condition": (FORGE, NEO),
     "ldm_patched.modules.conds": (REFORGE,),
     "modules_forge.forge_sampler": (REFORGE,),
@@ -58,3 +61,31 @@ def pixels_of_latent() -> int:
     from modules import processing
 
     return getattr(processing, "opt_f", PIXELS)
+
+
+def references() -> list[Any]:
+    """Latents `[…, h, w]` of the pictures that the running job refers to (Neo: Kontext)."""
+    return list(getattr(_arguments(), "ref_latents", ()))
+
+
+@contextmanager
+def references_kept() -> Iterator[None]:
+    """Behind the block the job refers to the pictures that it did before: encoding a prompt tells Neo's models which
+    these are and takes away the one that img2img begins with, so that a second prompt would leave it out."""
+    arguments, model = _arguments(), shared.sd_model
+    places = [(arguments, "ref_latents"), (model, "ini_latent")]
+    kept = [(place, name, getattr(place, name)) for place, name in places if hasattr(place, name)]
+    kept = [(place, name, list(one) if isinstance(one, list) else one) for place, name, one in kept]
+    try:
+        yield
+    finally:
+        for place, name, one in kept:
+            setattr(place, name, one)
+
+
+def _arguments() -> Any:
+    """Forge's and Neo's arguments of the running job; None elsewhere."""
+    try:
+        return module("backend.args").dynamic_args
+    except ImportError:
+        return None

@@ -60,6 +60,8 @@ class Job:
     finished: int = 0
     sampled: bool = False
     """Whether a sampling pass has begun with the scene in it."""
+    launch: Callable[..., Any] | None = None
+    """What the sampler of the pass is launched with, where the scene is in it."""
     moved: torch.Tensor | None = None
     """The noise that has the visual noise in it already."""
     remarks: tuple[str, ...] = ()
@@ -307,7 +309,7 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
     if job.scene.neutral:
         return
     if getattr(p, "is_hr_pass", False) and not job.scene.blend.hires:
-        vars(p.sampler).pop("launch_sampling", None)
+        job.launch = None
         return
     pictures = _pictures(p, job, extent(noise))
     if len(pictures) > len(noise):  # Neo with Wan: the batch is a video's frames, and has one seed and prompt
@@ -370,10 +372,11 @@ def _bind_sampler(p: Any, job: Job, rows: Rows, noise: torch.Tensor | None) -> N
     """Have the sampler sample with the conditioning. What is installed lasts as long as its `launch_sampling` runs.
     noise: the pass's, where it is to be put in order first."""
     sampler = p.sampler
-    vars(sampler).pop("launch_sampling", None)  # Forge calls the hook twice for the hires pass
-    launch = sampler.launch_sampling
+    launch = sampler.launch_sampling  # perhaps another extension's
 
     def launch_sampling(steps: int, sample: Callable[[], Any]) -> Any:
+        if job.launch is not launch_sampling:  # Forge calls the hook twice for the hires pass
+            return launch(steps, sample)
         job.sampled = True
         _check_dimensions(job.scene, rows, sampler.sampler_extra_args["cond"])
         job.prompts.encode(p)
@@ -388,7 +391,7 @@ def _bind_sampler(p: Any, job: Job, rows: Rows, noise: torch.Tensor | None) -> N
         except SceneError as error:
             raise Refused(error.problems) from error
 
-    sampler.launch_sampling = launch_sampling
+    sampler.launch_sampling = job.launch = launch_sampling
 
 
 def _in_order(

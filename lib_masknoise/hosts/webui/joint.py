@@ -114,12 +114,7 @@ def texts_of(entries: list[Weighted]) -> tuple[Tensor, list[int], Tensor] | None
 
 def reference_tokens(patch: int) -> int:
     """How many tokens of reference pictures the host puts behind the image's (Neo: Kontext)."""
-    try:
-        given = facts.module("backend.args").dynamic_args
-    except ImportError:  # reForge
-        return 0
-    references = getattr(given, "ref_latents", None) or ()
-    return sum(math.ceil(one.shape[-2] / patch) * math.ceil(one.shape[-1] / patch) for one in references)
+    return sum(math.prod(math.ceil(side / patch) for side in one.shape[-2:]) for one in facts.references())
 
 
 def _joined(entries: list[Weighted], context: Tensor, mask: Tensor) -> Options:

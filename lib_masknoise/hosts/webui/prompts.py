@@ -18,6 +18,7 @@ from modules import extra_networks, paths_internal, prompt_parser, script_loadin
 from torch import Tensor
 
 from lib_masknoise.conditioning import Encoded, negatives, prompts
+from lib_masknoise.hosts.webui import facts
 from lib_masknoise.hosts.webui.rows import Parts
 from lib_masknoise.scene import Scene
 from lib_masknoise.wildcards import Wildcards
@@ -108,10 +109,12 @@ class ConceptPrompts:
         if len(self._encodings) > KEPT:
             self._encodings = Encodings()
         multi, single = prompt_parser.get_multicond_learned_conditioning, prompt_parser.get_learned_conditioning
-        self._multiconds = {text: self._conds(p, multi, plain, False).batch[0] for text, plain in self._prompts.items()}
         # A negative prompt of networks alone is none.
         own = {text: plain for text, plain in self._negatives.items() if plain}
-        self._schedules = {text: self._conds(p, single, plain, True)[0] for text, plain in own.items()}
+        with facts.references_kept():
+            conds = {text: self._conds(p, multi, plain, False) for text, plain in self._prompts.items()}
+            self._schedules = {text: self._conds(p, single, plain, True)[0] for text, plain in own.items()}
+        self._multiconds = {text: one.batch[0] for text, one in conds.items()}
 
     def negative(self, p: Any, text: str) -> Any:
         """The host's conds of one negative prompt, for a pass that goes without any."""

@@ -21,7 +21,7 @@ class SdConditioning(list):
 
     def of_same_kind(self, texts: list[str]) -> SdConditioning:
         """Other prompts for the same image."""
-        others = SdConditioning(texts, False, self.width, self.height)
+        others = SdConditioning(texts, self.is_negative_prompt, self.width, self.height)
         others.distilled_cfg_scale = self.distilled_cfg_scale
         return others
 
