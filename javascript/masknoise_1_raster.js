@@ -383,7 +383,7 @@
     }
 
     function drawImage(mask, width, height, pictures) {
-        const drawn = resize(fromBytes(pictures(mask.data)), width, height);
+        const drawn = resize(fromBytes(pictures(mask.data, mask)), width, height);
         if (mask.invert) drawn.data.forEach((v, i) => (drawn.data[i] = 1 - v));
         return drawn;
     }

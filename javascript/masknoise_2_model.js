@@ -176,36 +176,47 @@
      *  least lately used are forgotten beyond PICTURES, and decoded again when they are asked for. */
     class Pictures {
         constructor(onReady) {
-            this.maps = new Map(); // data → map or Error, the least lately used first
+            this.maps = new Map(); // data, and colour → map or Error, the least lately used first
             this.onReady = onReady;
         }
 
         /** A picture's map; throws NotYet while it is being decoded (`onReady` follows) and Error where it cannot be. */
-        get = (data) => {
-            const found = this.maps.get(data) ?? this.begin(data);
-            this.keep(data, found);
+        get = (data, {colour = "", tolerance} = {}) => {
+            const key = colour ? `${colour} ${tolerance} ${data}` : data;
+            const found = this.maps.get(key) ?? this.begin(key, data, colour, tolerance);
+            this.keep(key, found);
             if (found instanceof Error) throw found;
             return found;
         };
 
-        begin(data) {
-            this.load(data);
+        begin(...wanted) {
+            this.load(...wanted);
             return new NotYet("decoding");
         }
 
-        async load(data) {
+        async load(key, data, colour, tolerance) {
             try {
-                const url = data.startsWith("data:") ? data : `data:image/png;base64,${data}`;
-                this.keep(data, await decode(await (await fetch(url)).blob()));
+                const {mapOf} = MaskNoise.colours;
+                if (colour) this.keep(key, mapOf(await this.unmixed(data, tolerance), colour, tolerance));
+                else this.keep(key, carried(await pixelsOf(data)));
             } catch {
-                this.keep(data, new Error("a mask image cannot be decoded"));
+                this.keep(key, new Error("a mask image cannot be decoded"));
             }
             this.onReady();
         }
 
-        keep(data, found) {
-            this.maps.delete(data);
-            this.maps.set(data, found);
+        /** A colour-coded picture's shares; the last one is kept, as its colours are asked for one after the other. */
+        unmixed(data, tolerance) {
+            if (this.last?.data !== data || this.last.tolerance !== tolerance) {
+                const shares = pixelsOf(data).then((pixels) => MaskNoise.colours.unmix(pixels, tolerance));
+                this.last = {data, tolerance, shares};
+            }
+            return this.last.shares;
+        }
+
+        keep(key, found) {
+            this.maps.delete(key);
+            this.maps.set(key, found);
             for (const oldest of this.maps.keys()) {
                 if (this.bytes <= PICTURES.bytes || this.maps.size <= PICTURES.least) break;
                 this.maps.delete(oldest);
@@ -217,8 +228,10 @@
         }
     }
 
-    /** A picture's pixels without any conversion of colours. */
-    async function pixelsOf(blob) {
+    /** The pixels of a picture, a data URL or base64, without any conversion of colours. */
+    async function pixelsOf(data) {
+        const url = data.startsWith("data:") ? data : `data:image/png;base64,${data}`;
+        const blob = await (await fetch(url)).blob();
         const bitmap = await createImageBitmap(blob, {colorSpaceConversion: "none", premultiplyAlpha: "none"});
         const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
         const context = canvas.getContext("2d", {willReadFrequently: true});
@@ -228,8 +241,7 @@
     }
 
     /** A picture as {width, height, data}: a byte a pixel, 255 where the mask is full. */
-    async function decode(blob) {
-        const {width, height, data} = await pixelsOf(blob);
+    function carried({width, height, data}) {
         const bytes = new Uint8Array(width * height);
         const alpha = (i) => data[4 * i + 3];
         const brightness = (i) =>

@@ -55,8 +55,8 @@
             this.opacity.node.title = "How strongly the layer is drawn here; changes no image";
             this.eye = iconButton("eye", HIDE, () => view({visible: !editor.view(now()).visible}));
             this.lock = iconButton("unlock", "Lock", () => view({locked: !editor.view(now()).locked}));
-            this.up = iconButton("up", "Move up the list (further back)", () => editor.move(now(), -1));
-            this.down = iconButton("down", "Move down the list (further to the front)", () => editor.move(now(), 1));
+            this.up = iconButton("up", "Move up the list (further to the front)", () => editor.move(now(), 1));
+            this.down = iconButton("down", "Move down the list (further back)", () => editor.move(now(), -1));
             const copy = iconButton("copy", "Duplicate", () => editor.duplicate(now()));
             const remove = iconButton("remove", "Remove", () => editor.remove(now()));
             this.notes = element("p", {className: "mn-notes"});
@@ -141,8 +141,8 @@
             this.eye.setAttribute("aria-pressed", String(!view.visible));
             setIcon(this.lock, view.locked ? "lock" : "unlock", view.locked ? "Unlock" : "Lock");
             this.lock.setAttribute("aria-pressed", String(view.locked));
-            this.up.disabled = i === 0;
-            this.down.disabled = i === count - 1;
+            this.up.disabled = i === count - 1;
+            this.down.disabled = i === 0;
             this.tokens.textContent = tokens[fields.prompt ?? ""] ?? "";
             this.notes.textContent = notesOf(fields, view).join(" ");
         }
@@ -257,11 +257,14 @@
                 card.node.remove();
                 this.cards.delete(id);
             }
+            // As in drawing programs, what is in front is on top of the list.
             layers.forEach((layer, i) => {
                 if (!this.cards.has(layer.id)) this.cards.set(layer.id, new Card(this.panel, layer));
-                const {node} = this.cards.get(layer.id);
-                if (this.list.children[i] !== node) this.list.insertBefore(node, this.list.children[i] ?? null);
                 this.cards.get(layer.id).update(layer, i, layers.length);
+            });
+            [...layers].reverse().forEach((layer, row) => {
+                const {node} = this.cards.get(layer.id);
+                if (this.list.children[row] !== node) this.list.insertBefore(node, this.list.children[row] ?? null);
             });
             this.empty.hidden = layers.length > 0;
             this.add.disabled = editor.full;

@@ -166,6 +166,9 @@
                 "div",
                 {className: "mn-group", role: "group", "aria-label": "Active layer"},
                 ...this.layerButtons,
+                textButton("Colour map", "Open a picture of flat colours: each becomes a layer, prompts are kept", () =>
+                    this.pick((file) => this.importColours(file)),
+                ),
             );
         }
 
@@ -247,14 +250,39 @@
             this.editor.ensureConcept();
             if (!this.editor.allowed()) return;
             try {
-                const source = (await shown(file)) ? file : await this.converted(file);
-                const kept = source.size <= LARGEST_FILE && KEPT.includes(source.type);
-                const {data, smaller} = kept ? {data: await dataUrl(source)} : await pngOf(source);
+                const [data, smaller] = await this.maskData(file);
                 this.editor.setPicture(data);
                 const first = (await frameCount(file)) > 1 ? " Of its frames the first is taken." : "";
                 this.say(`Mask imported${smaller ? ", made smaller to fit" : ""}.${first}`);
             } catch (error) {
                 this.fail(`${file.name || "That"} cannot be a mask: ${error.message}.`);
+            }
+        }
+
+        /** A picture's file as a data URL that a scene may hold, and whether it had to be made smaller. */
+        async maskData(file) {
+            const source = (await shown(file)) ? file : await this.converted(file);
+            const kept = source.size <= LARGEST_FILE && KEPT.includes(source.type);
+            if (kept) return [await dataUrl(source), false];
+            const {data, smaller} = await pngOf(source);
+            return [data, smaller];
+        }
+
+        /** A colour-coded picture as layers, one for each flat colour; white and black are left to the base. */
+        async importColours(file) {
+            const {BACKGROUNDS} = MaskNoise.colours;
+            try {
+                const [data] = await this.maskData(file);
+                const {colours, shares} = await this.editor.pictures.unmixed(data);
+                const most = this.editor.limits.concepts;
+                const found = colours.map((colour, k) => ({colour, share: shares[k]}));
+                const meant = found.filter(({colour}) => !BACKGROUNDS.includes(colour)).slice(0, most);
+                if (!meant.length) throw new Error("it has no flat colours besides white and black");
+                this.editor.arrange(meant.map(({colour}) => ({kind: "image", data, colour})));
+                const listed = found.map(({colour, share}) => `${colour} ${Math.round(100 * share)} %`);
+                this.say(`${meant.length} layers, the first for ${meant[0].colour}. In the picture: ${listed.join(", ")}.`);
+            } catch (error) {
+                this.fail(`${file.name || "That"} cannot be a colour map: ${error.message}.`);
             }
         }
 

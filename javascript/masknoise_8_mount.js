@@ -54,6 +54,7 @@
             this.stale = true;
             this.mountedAt = performance.now();
             this.live = config.live ? new MaskNoise.Live(this) : null;
+            this.bands = new MaskNoise.Bands(root, config.bands, byId);
             this.input = config.input ? new MaskNoise.InputPicture(config.input, this.panel, byId, app) : null;
             this.restore();
             this.restoreSettings();
@@ -219,10 +220,11 @@
             this.asked = Math.max(this.asked, this.answered) + 1;
             this.askedAt = performance.now();
             const {width, height, layers} = this.panel.editor;
+            const prompt = byId(`${this.config.tab}_prompt`)?.querySelector("textarea")?.value;
             const prompts = [...new Set(layers.map((layer) => layer.fields.prompt ?? ""))];
             fill(
                 byId(this.config.request).querySelector("textarea"),
-                JSON.stringify({tick: this.asked, width, height, prompts, picture: this.converting?.data}),
+                JSON.stringify({tick: this.asked, width, height, prompts, prompt, picture: this.converting?.data}),
             );
             soon(() => button.click());
             this.listen();
@@ -238,7 +240,7 @@
             });
         }
 
-        take({tick, tokens, settings, picture, refused}) {
+        take({tick, tokens, settings, picture, refused, bands}) {
             if (picture) this.converting?.resolve(picture);
             if (refused) this.converting?.reject(new Error(refused));
             if (picture || refused) this.converting = null;
@@ -248,6 +250,7 @@
             this.answered = tick;
             this.latency = performance.now() - this.askedAt;
             this.panel.setTokens(tokens);
+            this.bands.take(bands);
             this.advance();
         }
 

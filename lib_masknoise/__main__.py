@@ -1,8 +1,9 @@
-"""The command line: `python -m lib_masknoise demo | render | check | explore | ui`."""
+"""The command line: `python -m lib_masknoise demo | render | check | colours | explore | calibrate | ui`."""
 
 from __future__ import annotations
 
 import argparse
+import base64
 import io
 import sys
 from collections.abc import Sequence
@@ -10,17 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from lib_masknoise import ASSETS, __version__, arguments
+from lib_masknoise import calibrate_command as calibrate
 from lib_masknoise import explore_command as explore
+from lib_masknoise.calibrate.profile import Profile, outside
 from lib_masknoise.disk import check_folder
 from lib_masknoise.errors import BrokenOutput
 from lib_masknoise.render import PlanChanged, Settings, write
-from lib_masknoise.scene import Scene, SceneError
+from lib_masknoise.render.studio import guidance
+from lib_masknoise.scene import Scene, SceneError, pictures
+from lib_masknoise.wildcards import Wildcards, expand, expand_text
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
 STDIN = "-"
+SIDES = ("prompt", "negative")
 LATENT_PIXELS = 8
 CHECKED_SIZE = (512, 512)
 """Height and width in pixels of the picture in which `check` looks at masks: it knows no model."""
@@ -50,6 +56,9 @@ examples:
 
   python -m lib_masknoise explore between --from "a wheat field" --to "an ocean" --out out/between
       what lies between two prompts, as a page that opens from the disk
+
+  python -m lib_masknoise calibrate --model sd15.safetensors --scene my-scene.json --out profile.json
+      from where to where each strength is useful with that model; then check my-scene.json --profile profile.json
 
 exit codes: 0 done, 1 the disk, the cluster or the model failed, 2 something in the input is wrong (a problem a line),
 130 interrupted; after 1 and 130 the finished frames stay, and --resume goes on from them"""
@@ -82,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"MaskNoise {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="{demo,render,check,explore,ui}")
+    commands = parser.add_subparsers(
+        title="commands", required=True, metavar="{demo,render,check,colours,explore,calibrate,ui}"
+    )
 
     demo = commands.add_parser("demo", help="render the built-in scene on the built-in model")
     demo.add_argument(
@@ -104,9 +115,34 @@ def _parser() -> argparse.ArgumentParser:
         description="Validate a scene. Prints every problem as `path: message`, one a line, and exits with 2.",
     )
     check.add_argument("scene", type=Path, metavar="SCENE.json", help="the scene; - reads it from standard input")
+    check.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="of a model (calibrate --out): which strengths lie outside its ranges",
+    )
     check.set_defaults(run=_check)
 
+    colours = commands.add_parser(
+        "colours",
+        help="a colour-coded picture as a scene",
+        description="List the flat colours of a picture with their shares; with --out, write the scene in which each "
+        "colour named by a --prompt is a concept.",
+    )
+    colours.add_argument("picture", type=Path, metavar="PICTURE", help="PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF")
+    colours.add_argument(
+        "--prompt",
+        type=arguments.coloured,
+        action="append",
+        default=[],
+        metavar="#RRGGBB=P",
+        help="what the places of a colour show; may be given several times",
+    )
+    colours.add_argument("--out", type=Path, metavar="SCENE.json", help="where to write the scene")
+    colours.set_defaults(run=_colours)
+
     explore.add_parser(commands)
+    calibrate.add_parser(commands)
 
     ui = commands.add_parser(
         "ui",
@@ -197,6 +233,14 @@ def _add_additions(parser: argparse.ArgumentParser) -> None:
         help="layers from the text encoder's end, as the WebUIs count (default: %(default)s)",
     )
     add("--vae", metavar="FILE|FOLDER", help="instead of the model's own")
+    add(
+        "--wildcards",
+        type=arguments.folder,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="with the files that prompts name as __trees__; may be given several times",
+    )
 
 
 def additions_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -228,9 +272,25 @@ def _remarks(scene: Scene, size: tuple[int, int]) -> Sequence[object]:
 
 def _check(options: argparse.Namespace) -> int:
     scene = _scene(options.scene)
+    profile = None if options.profile is None else Profile.read(options.profile)
     print(f"{_named(options.scene)}: a valid scene")
-    for remark in _remarks(scene, CHECKED_SIZE):
+    for remark in (*_remarks(scene, CHECKED_SIZE), *(outside(scene, profile) if profile else ())):
         print(f"remark: {remark}")
+    return 0
+
+
+def _colours(options: argparse.Namespace) -> int:
+    try:
+        data = base64.b64encode(options.picture.read_bytes()).decode()
+        found = pictures.colour_map(data)
+    except (OSError, ValueError) as error:
+        return _refuse(f"{options.picture}: {getattr(error, 'strerror', None) or error}")
+    for name, share in zip(found.names, found.shares, strict=True):
+        print(f"{name} {100 * share:.1f} %")
+    if options.out is not None:
+        scene = Scene.from_colours(data, dict(options.prompt))
+        options.out.write_text(scene.to_json(indent=2) + "\n", encoding="utf-8")
+        print(options.out)
     return 0
 
 
@@ -240,7 +300,7 @@ def _ui(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         return _refuse(f"{error}: the page needs gradio and diffusers: pip install 'masknoise[cli,ui]'")
     try:
-        page.run(options.port, options.model, additions_of(options))
+        page.run(options.port, options.model, additions_of(options), Wildcards(options.wildcards))
     except (FileNotFoundError, ValueError) as error:
         return _refuse(error)
     except OSError as error:  # the port is taken
@@ -256,16 +316,22 @@ def _render(options: argparse.Namespace) -> int:
     scene = _scene(options.scene)
     if options.frames is not None:
         scene = scene.replace({"animation.frames": options.frames})
+    wildcards = Wildcards(options.wildcards)
+    try:  # what is written says what it shows
+        prompts = [expand_text(getattr(options, name), f"{options.seed}:{name}", wildcards) for name in SIDES]
+    except ValueError as error:
+        return _refuse(error)
+    scene = expand(scene, options.seed, wildcards)
     for remark in _remarks(scene, options.size or CHECKED_SIZE):
         print(f"remark: {remark}", file=sys.stderr)
     settings = Settings(
-        prompt=options.prompt,
-        negative_prompt=options.negative,
+        prompt=prompts[0],
+        negative_prompt=prompts[1],
         model=options.model,
         seed=options.seed,
         steps=options.steps,
         size=options.size,
-        guidance_scale=arguments.guidance(options),
+        guidance_scale=guidance(options.guidance, options.model),
         batch_size=options.batch,
         even=options.even,
         threads=options.threads,

@@ -86,7 +86,7 @@ def add_routes(app: FastAPI, presets: Presets, dependencies: Sequence[Any] = ())
 
     @router.put("/presets/{name}", summary="Keep a scene as a preset")
     async def save(name: str, request: Request) -> Response:
-        return await answer(request, lambda body: _saved(presets, name, Scene.parse(body)))
+        return await answer(request, lambda body: _saved(presets, name, body))
 
     @router.delete("/presets/{name}", summary="Remove a preset")
     async def delete(name: str) -> Response:
@@ -157,8 +157,9 @@ def _png(wanted: PreviewRequest) -> Response:
     return Response(file.getvalue(), media_type="image/png")
 
 
-def _saved(presets: Presets, name: str, scene: Scene) -> Response:
-    presets.save(name, scene)
+def _saved(presets: Presets, name: str, body: bytes) -> Response:
+    scene, said = presets.read(body)
+    presets.save(name, scene, said=said)
     return JSONResponse(scene.to_dict())
 
 

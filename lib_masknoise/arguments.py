@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from pathlib import Path
 
 from lib_masknoise import networks
 
 
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
     """What every command that makes pictures takes, but for what they are of."""
-    model = "a diffusers folder or a .safetensors file (default: the built-in miniature model)"
     parser.add_argument("--negative", default="", metavar="P", help="the negative prompt")
-    parser.add_argument("--model", metavar="M", help=model)
+    add_model(parser)
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of the image (default: %(default)s)")
     parser.add_argument(
         "--steps", type=positive, default=20, metavar="N", help="denoising steps (default: %(default)s)"
@@ -21,15 +21,14 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=size, metavar="WxH", help="in pixels, multiples of 8 (default: the model's own)")
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    model = "a diffusers folder or a .safetensors file (default: the built-in miniature model)"
+    parser.add_argument("--model", metavar="M", help=model)
+
+
 def add_guidance(parser: argparse.ArgumentParser) -> None:
-    usual = "guidance scale (default: 4 for the built-in model, 7 for others)"
+    usual = "guidance scale (default: 4 for the built-in model, 7 for others, a transformer's own)"
     parser.add_argument("--guidance", type=finite, metavar="G", help=usual)
-
-
-def guidance(options: argparse.Namespace) -> float:
-    """The guidance scale that was asked for, else the model's usual one."""
-    asked: float | None = getattr(options, "guidance", None)
-    return asked if asked is not None else 7.0 if options.model else 4.0
 
 
 def positive(text: str) -> int:
@@ -70,6 +69,19 @@ def size(text: str) -> tuple[int, int]:
     if not match or any(int(n) < 8 or int(n) % 8 for n in match.groups()):
         raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT in pixels, multiples of 8, got {text!r}")
     return int(match[2]), int(match[1])
+
+
+def coloured(text: str) -> tuple[str, str]:
+    """`#rrggbb=a prompt`."""
+    if not re.match(r"#[0-9a-fA-F]{6}=", text):
+        raise argparse.ArgumentTypeError(f"expected a colour and a prompt such as #ff8000=lava, got {text!r}")
+    return text[:7], text[8:]
+
+
+def folder(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"no folder {text}")
+    return Path(text)
 
 
 def lora(text: str) -> networks.Lora:

@@ -26,7 +26,7 @@ projected once in it. Knows no host.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ from torch import Tensor
 
 from lib_masknoise.conditioning import Level, LocationConditioning
 from lib_masknoise.maps import Size
+from lib_masknoise.scene.layers import NAMELESS, Tags
 
 # Elements of the stacked query held at once. On a CPU a chunk should stay in the cache (docs/performance.md); on an
 # accelerator fewer, larger launches win and the bound only keeps the peak memory in check.
@@ -609,9 +610,12 @@ class AttentionPass:
         if wanted is not None:
             attention.take(layer, to_k(wanted.stacked), to_v(wanted.stacked), heads)
         out = attention.attend(layer, q, shares, size)
+
+    tags: of the layers, where a conditioning may be another for some of them (`LocationConditioning.seen_by`).
     """
 
     def __init__(self) -> None:
+        self.tags: Mapping[Hashable, Tags] = {}
         self._bases: OrderedDict[bytes, dict[Hashable, Basis]] = OrderedDict()
         self._placed: dict[bytes, Wanted] = {}
         self._levels: dict[tuple[Hashable, ...], tuple[LocationConditioning, Level]] = {}
@@ -620,7 +624,7 @@ class AttentionPass:
     def plan(self, conditionings: Iterable[LocationConditioning]) -> None:
         """What the next calls see. Forgets the maps of all others and the contexts that were not seen for long, so that
         prompts that change at every step do not fill the memory."""
-        seen = {id(one): one for one in conditionings}
+        seen = {id(one): one for given in conditionings for one in given.variants.values()}
         self._levels = {key: known for key, known in self._levels.items() if key[0] in seen}
         for one in seen.values():
             self._bases.setdefault(one.digest, {})
@@ -633,10 +637,11 @@ class AttentionPass:
         """Forget everything."""
         for known in (self._bases, self._placed, self._levels, self._asked):
             known.clear()
+        self.tags = {}
 
     def wanted(self, layer: Hashable, shares: Iterable[Share], like: Tensor) -> Wanted | None:
         """What the layer has not projected yet, on the device and in the dtype of `like`; None for nothing."""
-        fresh = {one.conditioning.digest: one.conditioning for one in shares}
+        fresh = {one.conditioning.digest: one.conditioning for one in self._seen(layer, shares)}
         fresh = {digest: one for digest, one in fresh.items() if layer not in self._bases.setdefault(digest, {})}
         if not fresh:
             return None
@@ -676,6 +681,7 @@ class AttentionPass:
         """`blended_attention` of all rows `[rows, h·w, heads·d]`, at a level of `size` (h, w). own: keys and values of
         all rows that stand beside the contexts in the softmax, `[rows, heads, M, d]`."""
         out = []
+        shares = self._seen(layer, shares)
         for share in shares:
             basis = self._bases[share.conditioning.digest][layer].pick(share.picks)
             beside = None if own is None else (own[0][share.span], own[1][share.span])
@@ -686,6 +692,12 @@ class AttentionPass:
         for share, part in zip(shares, out, strict=True):
             whole[share.span] = part
         return whole
+
+    def _seen(self, layer: Hashable, shares: Iterable[Share]) -> list[Share]:
+        """What a layer sees of some shares."""
+        tags = self.tags.get(layer, NAMELESS)
+        seen = ((share, share.conditioning.seen_by(tags)) for share in shares)
+        return [share if one is share.conditioning else replace(share, conditioning=one) for share, one in seen]
 
     def _place(self, conditioning: LocationConditioning, like: Tensor) -> Wanted:
         digest = conditioning.digest

@@ -15,8 +15,9 @@ from lib_masknoise.maps import Maps, coefficients, resize
 from lib_masknoise.maps.keyframes import Passage, texts
 from lib_masknoise.noise import SeparableNoise
 from lib_masknoise.noise.concept import concept_noise
-from lib_masknoise.noise.feature import feature_noise
+from lib_masknoise.noise.feature import Subspaces, feature_noise
 from lib_masknoise.scene import Concept, Scene
+from lib_masknoise.scene.layers import Tags
 
 # Where contexts cancel, the factor that restores their norm would be unbounded; beyond this the direction itself is
 # rounding noise and there is nothing to restore.
@@ -154,6 +155,27 @@ class LocationConditioning:
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.digest()
 
+    def seen_by(self, tags: Tags) -> LocationConditioning:
+        """What a layer with these tags sees of it; itself where all layers see the same."""
+        if len(self.variants) == 1:
+            return self
+        forms = (0 if noise is None else noise.form(tags) for noise in (self.noise, self.offset))
+        return self.variants[tuple(forms)]
+
+    @cached_property
+    def variants(self) -> dict[tuple[int, ...], LocationConditioning]:
+        """Whatever some layer may see, by the forms of the noise and of the offset."""
+        of_noise, of_offset = (
+            {0: None} if noise is None else noise.forms for noise in (self.noise, self.offset)
+        )  # fmt: skip
+        if len(of_noise) == len(of_offset) == 1:
+            return {(0, 0): self}
+        return {
+            (i, j): replace(self, noise=noise, offset=offset)
+            for i, noise in of_noise.items()
+            for j, offset in of_offset.items()
+        }
+
     def level(self, size: tuple[int, int]) -> Level:
         """Every map at a level of `size` (h, w), in the maps' own dtype on the CPU."""
 
@@ -227,12 +249,17 @@ def _different(concepts: Iterable[Concept], name: str) -> list[str]:
 
 
 def condition(
-    maps: Maps, base: Encoded, encoded: Encodings, frames: Sequence[float] = (0,), seeds: Sequence[int] = (0,)
+    maps: Maps,
+    base: Encoded,
+    encoded: Encodings,
+    frames: Sequence[float] = (0,),
+    seeds: Sequence[int] = (0,),
+    subspaces: Subspaces | None = None,
 ) -> LocationConditioning:
     """The positive conditioning of some rows.
 
     maps: of the scene at the latent's size. base: the image's own prompt. encoded: one for each of `prompts(scene)`.
-    frames: each row's frame, whole or a fraction. seeds: each row's, resolved (never -1).
+    frames: each row's frame, whole or a fraction. seeds: each row's, resolved (never -1). subspaces: of the model.
     Raises ValueError when a prompt has not been encoded, or a feature dimension does not exist.
     """
     scene = maps.scene
@@ -251,11 +278,11 @@ def condition(
         parts,
         noise=_fitted(concept_noise(
             contexts, lengths, maps.amount("concept", frames), noise.rank, noise.size,
-            noise.motion or scene.motion, frames, maps.total, seeds, maps.window,
+            noise.motion or scene.motion, frames, maps.total, seeds, maps.window, noise.layers,
         ), parts, filler=0.0),
         offset=_fitted(feature_noise(
             contexts, lengths, maps.amount("feature", frames), feature.dimensions, feature.size,
-            feature.motion or scene.motion, frames, maps.total, seeds, maps.window,
+            feature.motion or scene.motion, frames, maps.total, seeds, maps.window, feature.layers, subspaces,
         ), parts, filler=1.0),
     )  # fmt: skip
 

@@ -237,6 +237,12 @@ CONTROLS: tuple[Control, ...] = (
         "Visual noise strength",
         "How far the initial noise of unmasked places moves from frame to frame.",
     ),
+    _text(
+        "noise.visual.seeds",
+        "",
+        "Travel to seeds",
+        'Seeds such as "12, 7": unmasked places go from the image\'s own to each in turn, and with a loop back again.',
+    ),
     _number(
         "noise.concept.strength",
         0.0,
@@ -245,7 +251,7 @@ CONTROLS: tuple[Control, ...] = (
         0.01,
         "Concept noise strength",
         "How far the meaning of unmasked places drifts; 1 is as far as the prompts' own words spread. "
-        "Not with Flux, SD 3 and other models without cross-attention.",
+        "In the WebUIs not with Flux, SD 3 and other models without cross-attention.",
     ),
     _number(
         "noise.concept.rank",
@@ -266,6 +272,12 @@ CONTROLS: tuple[Control, ...] = (
         "Concept noise size",
         "The size of one patch of drifting meaning, as a fraction of the image's shorter side.",
     ),
+    _text(
+        "noise.concept.layers",
+        "all",
+        "Concept noise layers",
+        'Which layers see the drift: "all", or some of coarse, middle, fine and blocks such as "in4,out3-5".',
+    ),
     _number(
         "noise.feature.strength",
         0.0,
@@ -274,13 +286,14 @@ CONTROLS: tuple[Control, ...] = (
         0.01,
         "Feature noise strength",
         "How far the chosen dimensions of the text features are shifted in unmasked places. "
-        "Not with Flux, SD 3 and other models without cross-attention.",
+        "In the WebUIs not with Flux, SD 3 and other models without cross-attention.",
     ),
     _text(
         "noise.feature.dimensions",
         "0-63",
         "Features that shift",
-        'Which numbers of the text features are shifted: indices and ranges such as "0-63,100", or "all".',
+        'Which numbers of the text features are shifted: indices and ranges such as "0-63,100", "all", or "style" or '
+        '"layout" where those were found for the model.',
         "Feature noise dimensions",
     ),
     _number(
@@ -291,6 +304,12 @@ CONTROLS: tuple[Control, ...] = (
         0.01,
         "Feature noise size",
         "The size of one patch of shifted features, as a fraction of the image's shorter side.",
+    ),
+    _text(
+        "noise.feature.layers",
+        "all",
+        "Feature noise layers",
+        'Which layers see the shift: "all", or some of coarse, middle, fine and blocks such as "in4,out3-5".',
     ),
     _number(
         "noise.initial.choose",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import uuid
 from pathlib import Path
@@ -25,3 +27,18 @@ def replace_file(path: Path, data: bytes) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal digits; read once as long as the file is the same. Raises OSError."""
+    known = path.stat()
+    return _hash_of(str(path), known.st_size, known.st_mtime_ns)
+
+
+@functools.lru_cache(64)
+def _hash_of(path: str, size: int, changed: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -143,6 +143,8 @@ def _run(make: Callable[..., dict[str, Any]]) -> Callable[[argparse.Namespace], 
 
 
 def _settings(options: argparse.Namespace) -> Settings:
+    from lib_masknoise.render.studio import guidance
+
     return Settings(
         prompt=getattr(options, "prompt", ""),
         negative_prompt=options.negative,
@@ -150,7 +152,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         seed=options.seed,
         steps=options.steps,
         size=options.size,
-        guidance_scale=arguments.guidance(options),
+        guidance_scale=guidance(getattr(options, "guidance", None), options.model),
         batch_size=options.batch,
     )
 

@@ -73,26 +73,36 @@ def level_sets(a: Tensor, knots: int) -> tuple[Tensor, Tensor]:
     return torch.stack(mixes)[used], weights[:, used] / weights[:, used].sum(1, keepdim=True)
 
 
-def texts(conditioning: LocationConditioning, knots: int = KNOTS) -> Texts:
-    """The texts of a conditioning. Coefficients that add up to something else than 1 are divided by their sum. A weight
-    below 0 or above 1 is reached as a text of its own, that far from the base. Concept noise moves each text by the
-    average of its fields where the text counts, so that what is pinned stays.
+def side_by_side(contexts: Tensor, coefficients: Tensor, knots: int = KNOTS) -> Texts:
+    """What stands side by side for contexts `[B, J, T, D]`, the base's first, that contribute `[B, J, H, W]`; B is 1
+    where all rows share them. Coefficients that add up to something else than 1 are divided by their sum. A weight
+    below 0 or above 1 is reached as a text of its own, that far from the base.
 
-    Raises ValueError where a place is further than that from the base, and for contexts of several lengths.
+    Raises ValueError where a place is further than that from the base.
+    """
+    a, ends = _within(coefficients)
+    mixes, weights = level_sets(a, knots)
+    base, *others = contexts.expand(max(len(contexts), len(a)), -1, -1, -1).unbind(1)
+    reached = [base, *(torch.lerp(base, one, w.to(base)) for one, w in zip(others, ends, strict=True))]
+    return Texts(torch.einsum("kj,bjtd->bktd", mixes.to(base), torch.stack(reached, dim=1)), weights)
+
+
+def texts(conditioning: LocationConditioning, knots: int = KNOTS) -> Texts:
+    """The texts of a conditioning, as `side_by_side` has them. Concept noise moves each by the average of its fields
+    where the text counts, so that what is pinned stays.
+
+    Raises ValueError where a place is too far from the base, and for contexts of several lengths.
     """
     if len(set(conditioning.lengths)) > 1:
         raise ValueError(f"contexts of {sorted(set(conditioning.lengths))} tokens: expected one length")
-    a, ends = _within(conditioning.coefficients)
-    mixes, weights = level_sets(a, knots)
-    base, *others = conditioning.contexts[None].unbind(1)
-    reached = [base.expand(len(a), -1, -1), *(torch.lerp(base, one, w) for one, w in zip(others, ends, strict=True))]
-    contexts = torch.einsum("kj,bjtd->bktd", mixes.to(base), torch.stack(reached, dim=1))
+    found = side_by_side(conditioning.contexts[None], conditioning.coefficients, knots)
+    contexts, weights = found.contexts, found.weights
     noise = conditioning.noise
     if noise is not None:
-        area = weights.sum((2, 3)).clamp_min(torch.finfo(a.dtype).tiny)
+        area = weights.sum((2, 3)).clamp_min(torch.finfo(weights.dtype).tiny)
         rows = max(len(weights), len(noise.fields))
         of_texts = torch.einsum(
-            "bkhw,brhw->bkr", weights.expand(rows, -1, -1, -1), noise.fields.to(a).expand(rows, -1, -1, -1)
+            "bkhw,brhw->bkr", weights.expand(rows, -1, -1, -1), noise.fields.to(weights).expand(rows, -1, -1, -1)
         )
         of_texts = (of_texts / area[..., None]).to(contexts)
         tokens, directions = (t.to(contexts).expand(rows, -1, -1) for t in (noise.tokens, noise.directions))

@@ -19,6 +19,7 @@ from lib_masknoise.live.engine import Engine, Note, Picture
 from lib_masknoise.live.host import Host, Settings, Wish
 from lib_masknoise.scene import Part, Problem, Scene, SceneError, pydantic
 from lib_masknoise.ui import inputs
+from lib_masknoise.wildcards import expand
 
 PATH = f"{PREFIX}/live"
 MEDIA_TYPE = "application/x-ndjson"
@@ -89,7 +90,8 @@ def _wish(body: bytes, host: Host) -> tuple[str, Wish]:
         sampler=asked.sampler,
         scheduler=asked.scheduler,
     )
-    wish = Wish(scene or Scene.parse({"enabled": False}), settings, asked.breathe)
+    scene = expand(scene, asked.seed, host.wildcards()) if scene else Scene.parse({"enabled": False})
+    wish = Wish(scene, settings, asked.breathe)
     host.check(wish)
     return asked.session, wish
 

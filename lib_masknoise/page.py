@@ -21,10 +21,14 @@ import gradio as gr
 from PIL import PngImagePlugin
 
 from lib_masknoise import animation, infotext
+from lib_masknoise.calibrate.calibrator import Calibrator
+from lib_masknoise.calibrate.profile import Profiles
+from lib_masknoise.calibrate_routes import add_calibrate
 from lib_masknoise.explore.map import preset_prompts
 from lib_masknoise.explore.workshop import Workshop
 from lib_masknoise.explore_routes import add_explore
 from lib_masknoise.hosts import diffusers as host
+from lib_masknoise.hosts.diffusers.calibrating import PipelineProbe
 from lib_masknoise.hosts.diffusers.exploring import PipelineHost
 from lib_masknoise.hosts.diffusers.live import LiveHost
 from lib_masknoise.live import Engine, Picture, Turns, described
@@ -34,9 +38,11 @@ from lib_masknoise.presets import Presets
 from lib_masknoise.render import Settings
 from lib_masknoise.render.studio import host_options
 from lib_masknoise.scene import Scene, SceneError
-from lib_masknoise.ui import accordions, explore, inputs, keeping, live
+from lib_masknoise.ui import accordions, calibrate, explore, inputs, keeping, live
+from lib_masknoise.wildcards import Wildcards, expand
 
 ROOT = Path(__file__).resolve().parents[1]
+HOME = Path.home() / ".masknoise"
 TAB = "txt2img"
 SHOWN_FRAMES = 48  # in the gallery: the newest ones of a long animation
 BATCH = 4
@@ -52,17 +58,28 @@ class Stopped(Exception):
 
 class Studio:
     """A pipeline, one job at a time, and which sessions want theirs to stop. model: where the pipeline came from, None
-    for the built-in one."""
+    for the built-in one. wildcards: files that prompts may name. profiles: where those of models are kept; in `folder`
+    when None."""
 
-    def __init__(self, pipe: Any, folder: Path, model: str | None = None) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        folder: Path,
+        model: str | None = None,
+        wildcards: Wildcards | None = None,
+        profiles: Path | None = None,
+    ) -> None:
         self.pipe = pipe
         self.model = model
         self.additions: dict[str, str] = {}
         """What has been added to the model, in an infotext's words."""
         self.folder = folder
         self.turns = Turns()
-        self.live = Engine(LiveHost(pipe, self.turns))
-        self.workshop = Workshop(PipelineHost(pipe, self.turns.job, model), folder / "explore")
+        self.wildcards = wildcards or Wildcards()
+        self.live = Engine(LiveHost(pipe, self.turns, self.wildcards))
+        probe = PipelineProbe(pipe, model)
+        self.workshop = Workshop(PipelineHost(probe, self.turns.job, model), folder / "explore")
+        self.calibrator = Calibrator(self.workshop, Profiles(profiles or folder / "profiles"), probe.identity)
         self._kept = itertools.count()
         self._stops: dict[str, threading.Event] = {}
 
@@ -149,23 +166,35 @@ def create(studio: Studio, presets: Presets | None = None) -> gr.Blocks:
             with gr.Column(scale=2):
                 outputs = _outputs()
         made = accordions.build(
-            _elem_id, enable=_enabled, presets=presets, token_counter=studio.tokens, tab=TAB, live_route=LIVE
+            _elem_id,
+            enable=_enabled,
+            presets=presets,
+            token_counter=studio.tokens,
+            tab=TAB,
+            live_route=LIVE,
+            profile=studio.calibrator.current,
         )
         _connect(studio, settings, buttons, outputs, made.inputs)
         _connect_keep(studio, outputs)
         studio.workshop.presets = partial(preset_prompts, presets) if presets else list
+        calibrate.build(_elem_id, studio.calibrator, made.inputs)
         explore.build(_elem_id, explore.Explorer(studio.workshop), made.inputs)
         _load_script(page)
     return page
 
 
-def run(port: int | None, model: str | None = None, additions: Mapping[str, Any] | None = None) -> None:
+def run(
+    port: int | None,
+    model: str | None = None,
+    additions: Mapping[str, Any] | None = None,
+    wildcards: Wildcards | None = None,
+) -> None:
     """Serve the page until it is interrupted. additions: to the model, as `load_pipeline` takes them."""
     pipe = host.load_pipeline(model, **(additions or {}))
     with tempfile.TemporaryDirectory(prefix="masknoise-") as folder:
-        studio = Studio(pipe, Path(folder), model)
+        studio = Studio(pipe, Path(folder), model, wildcards, HOME / "profiles")
         studio.additions = _named(additions or {})
-        page, _ = serve(studio, port, Presets(Path.home() / ".masknoise" / "presets"))
+        page, _ = serve(studio, port, Presets(HOME / "presets", studio.calibrator.numbers))
         try:
             page.block_thread()
         finally:
@@ -181,6 +210,7 @@ def serve(studio: Studio, port: int | None, presets: Presets | None = None) -> t
     )
     add_live(app, studio.live)
     add_explore(app, studio.workshop)
+    add_calibrate(app, studio.calibrator)
     return page, app
 
 
@@ -278,7 +308,7 @@ def _generate(studio: Studio, session: str, settings: Sequence[Any], job: Sequen
     prompt, negative, width, height, steps, guidance, seed = settings
     unchanged = gr.update()
     try:
-        scene = inputs.read(job) or Scene.parse({"enabled": False})
+        scene = expand(inputs.read(job) or Scene.parse({"enabled": False}), int(seed), studio.wildcards)
     except SceneError as error:
         yield [live.problem_list(error.problems), unchanged, unchanged, unchanged]
         return

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,10 +63,14 @@ def _quoted(name: object) -> str:
 
 
 class Presets:
-    """The presets in a folder, which is made when the first one is saved."""
+    """The presets in a folder, which is made when the first one is saved.
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+    numbers: what makes a preset's JSON types a scene's, where strengths may say per cent of a model's useful range
+    (`calibrate.profile.in_numbers`); raises SceneError.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], numbers: Callable[[Any], Any] = lambda data: data) -> None:
+        self.folder, self.numbers = Path(folder), numbers
 
     def names(self) -> list[str]:
         """The names of all presets, sorted without regard to case. A file with a broken scene counts: `load` will say
@@ -78,21 +83,22 @@ class Presets:
         SceneError, whose messages name the preset, where its file cannot be used."""
         path = self._existing(name)
         try:
-            return _read(path)
+            return self._read(path)
         except SceneError as error:
             within = f"(in the preset {_quoted(name)})"
             raise SceneError(tuple(Problem(path, f"{message} {within}") for path, message in error.problems)) from None
 
-    def save(self, name: str, scene: Scene, overwrite: bool = True) -> Path:
+    def save(self, name: str, scene: Scene, overwrite: bool = True, said: Any = None) -> Path:
         """Keep a scene under a name; returns its file. What equals the defaults is left out, for people to read.
 
+        said: the scene's JSON types with strengths in per cent, where it is to be kept like that.
         An interrupted write leaves the old preset. Raises PresetError for a name that cannot be one, or that is taken
         where ``overwrite`` is false; OSError.
         """
         path = self._path(name)
         if not overwrite and path.exists():
             raise PresetError(f"there already is a preset {_quoted(name)}")
-        data = {"version": scene.version, **scene.to_dict(defaults=False)}
+        data = said or {"version": scene.version, **scene.to_dict(defaults=False)}
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_file(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
         return path
@@ -100,6 +106,32 @@ class Presets:
     def delete(self, name: str) -> None:
         """Remove a preset. Raises PresetError for a name that cannot be one, UnknownPreset where there is none."""
         self._existing(name).unlink()
+
+    def read(self, data: str | bytes) -> tuple[Scene, Any]:
+        """The scene in JSON text in which strengths may say per cent, and its JSON types where any does, else None.
+        Raises SceneError."""
+        try:
+            return Scene.parse(data), None
+        except SceneError as error:
+            try:
+                said = json.loads(data)
+            except ValueError:
+                raise error from None
+            numbers = self.numbers(said)
+            if numbers == said:
+                raise
+            return Scene.parse(numbers), said
+
+    def _read(self, path: Path) -> Scene:
+        """A preset's scene. Version 0.1 left empty prompts out of its files, where they are to be said now."""
+        data = path.read_bytes()
+        try:
+            return self.read(data)[0]
+        except SceneError as error:
+            if not all(_is_missing_prompt(problem) for problem in error.problems):
+                raise
+        old = json.loads(data)
+        return Scene.parse({**old, "concepts": [{"prompt": "", **concept} for concept in old["concepts"]]})
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{check_name(name)}.json"
@@ -109,17 +141,6 @@ class Presets:
         if not _is_own_file(path):
             raise UnknownPreset(f"there is no preset {_quoted(name)}")
         return path
-
-
-def _read(path: Path) -> Scene:
-    """A preset's scene. Version 0.1 left empty prompts out of its files, where they are to be said now."""
-    try:
-        return Scene.read(path)
-    except SceneError as error:
-        if not all(_is_missing_prompt(problem) for problem in error.problems):
-            raise
-    data = json.loads(path.read_bytes())
-    return Scene.parse({**data, "concepts": [{"prompt": "", **concept} for concept in data["concepts"]]})
 
 
 def _is_missing_prompt(problem: Problem) -> bool:

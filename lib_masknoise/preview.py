@@ -18,7 +18,7 @@ from lib_masknoise.motion import envelope, mixtures
 from lib_masknoise.noise import amount
 from lib_masknoise.noise.fields import moving_fields
 from lib_masknoise.noise.latent import visual
-from lib_masknoise.scene import Motion, Scene
+from lib_masknoise.scene import Concept, Motion, Scene
 from lib_masknoise.seeded import generator
 
 KINDS = ("coefficients", "noise")
@@ -194,7 +194,8 @@ def _field_colours(maps: Maps, name: str, frames: Sequence[int], size: Size) -> 
     amounts = maps.amount(name, frames).expand(len(frames), -1, -1)
     if name == "visual":
         still = torch.randn(1, *maps.size, generator=generator(seed, "preview"))
-        fields = visual(still, amounts, motion, frames, total, seed)
+        others = [torch.randn(1, *maps.size, generator=generator(stop, "preview")) for stop in noise.stops]
+        fields = visual(still, amounts, motion, frames, total, seed, others)
     else:
         purpose = f"{name}/fields"
         fields = moving_fields(1, amounts, noise.size, motion, frames, total, seed, purpose) / max(1.0, noise.strength)
@@ -233,6 +234,45 @@ def motion_curve(scene: Scene, size: Size = (160, 480)) -> str:
         ' font-family="sans-serif" font-size="11" fill="none" stroke-linejoin="round">'
         f"<title>{escape(words)}</title>{''.join(plots)}</svg>"
     )
+
+
+def steps_chart(scene: Scene, size: Size = (18, 224)) -> str:
+    """In which part of the sampling steps each concept acts, as an SVG picture: a bar each, in its colour, on a line
+    from the first step to the last. ``size`` is that of one concept's line. Empty where all act in all steps."""
+    acting = [(i, concept, _window(scene, concept)) for i, concept in enumerate(scene.concepts) if concept.enabled]
+    if all(window == (0.0, 1.0) for _, _, window in acting):
+        return ""
+    height, width = size
+    left, right = 20, width - 4
+
+    def x(share: float) -> float:
+        return round(left + (right - left) * share, 1)
+
+    parts = []
+    for row, (i, _, (start, end)) in enumerate(acting):
+        middle = height * row + height / 2
+        parts.append(f'<path d="M{left} {middle}H{right}" stroke="currentColor" stroke-opacity="0.25"/>')
+        parts.append(f'<text x="2" y="{middle + 4}" fill="currentColor">{i + 1}</text>')
+        if start < end:
+            parts.append(f'<path d="M{x(start)} {middle}H{x(end)}" stroke="{COLOURS[i]}" stroke-width="8"/>')
+    bottom = height * len(acting)
+    for at, anchor, label in ((left, "start", "first step"), (right, "end", "last step")):
+        parts.append(f'<text x="{at}" y="{bottom + 12}" text-anchor="{anchor}" fill="currentColor">{label}</text>')
+    said = [(concept.prompt or f"concept {i + 1}", *window) for i, concept, window in acting]
+    words = "; ".join(
+        f"{name}: {f'{start:.0%} to {end:.0%} of the steps' if start < end else 'in no step'}"
+        for name, start, end in said
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom + 18}" width="{width}" role="img"'
+        f' font-family="sans-serif" font-size="11" fill="none"><title>{escape(words)}</title>{"".join(parts)}</svg>'
+    )
+
+
+def _window(scene: Scene, concept: Concept) -> tuple[float, float]:
+    """Of the steps: where the concept begins and ends within those of the blend."""
+    start = max(scene.blend.start, concept.start)
+    return start, max(start, min(scene.blend.end, concept.end))
 
 
 def _in_words(label: str, motion: Motion, total: int) -> str:

@@ -82,6 +82,11 @@ def pieces(text: str) -> list[Piece]:
     return _joined(found) or [Piece("")]
 
 
+def plain(text: str) -> bool:
+    """Whether a prompt says the same to a text encoder that reads its letters as they are."""
+    return without_comments(text) == text and pieces(text) == [Piece(text)]
+
+
 def _joined(found: list[Piece]) -> list[Piece]:
     joined: list[Piece] = []
     for piece in found:

@@ -10,19 +10,26 @@ from modules import script_callbacks, scripts
 from modules.ui_components import InputAccordion
 
 from lib_masknoise import api
+from lib_masknoise.calibrate.calibrator import Calibrator
+from lib_masknoise.calibrate.profile import Profiles
+from lib_masknoise.calibrate_routes import add_calibrate
 from lib_masknoise.explore_routes import add_explore
 from lib_masknoise.hosts.webui import containers, exploring, xyz
 from lib_masknoise.hosts.webui import job as webui
+from lib_masknoise.hosts.webui.calibrating import WebUIProbe
+from lib_masknoise.hosts.webui.checkpoints import PROFILES, checkpoint
 from lib_masknoise.hosts.webui.live import SHOWN, Keeper, LiveHost
 from lib_masknoise.hosts.webui.prompts import token_count
 from lib_masknoise.live import Engine
 from lib_masknoise.live_routes import PATH as LIVE
 from lib_masknoise.live_routes import add_live
 from lib_masknoise.presets import Presets
-from lib_masknoise.ui import accordions, explore, keeping
+from lib_masknoise.ui import accordions, calibrate, explore, keeping
 
-PRESETS = Presets(Path(scripts.basedir()) / "presets")
-WORKSHOP = exploring.workshop(PRESETS)
+FOLDER = Path(scripts.basedir())
+PRESETS = Presets(FOLDER / "presets", lambda data: CALIBRATOR.numbers(data))
+WORKSHOP = exploring.workshop(PRESETS, WebUIProbe())
+CALIBRATOR = Calibrator(WORKSHOP, Profiles(PROFILES), checkpoint)
 HOST = LiveHost()
 ENGINE = Engine(HOST)
 
@@ -35,12 +42,18 @@ class Script(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img: bool) -> list[Any]:
-        host = {"enable": InputAccordion, "presets": PRESETS, "token_counter": token_count}
+        host = {
+            "enable": InputAccordion,
+            "presets": PRESETS,
+            "token_counter": token_count,
+            "profile": CALIBRATOR.current,
+        }
         tab, route = ("img2img", None) if is_img2img else ("txt2img", LIVE)
         built = accordions.build(self.elem_id, **host, tab=tab, live_route=route)
         self.infotext_fields = webui.paste_fields(built.inputs, built.notice)
         self.paste_field_names = webui.paste_names()
         if not is_img2img:
+            calibrate.build(self.elem_id, CALIBRATOR, built.inputs)
             explore.build(self.elem_id, explore.Explorer(WORKSHOP), built.inputs)
         return built.inputs
 
@@ -84,6 +97,7 @@ def _add_routes(demo: Any, app: Any) -> None:
     if authorisation is not None:  # without --api the host has no API, and neither have we
         api.add_routes(app, PRESETS, authorisation)
         add_explore(app, WORKSHOP, authorisation)
+        add_calibrate(app, CALIBRATOR, authorisation)
 
 
 def _show_pictures(demo: Any, app: Any) -> None:

@@ -13,9 +13,17 @@ from torch import Tensor
 
 from lib_masknoise.maps import Maps
 from lib_masknoise.scene import Scene
+from lib_masknoise.wildcards import Wildcards
 
 Step = Callable[[], None]
 """Called after every step of the denoiser; what it raises ends the pass."""
+
+STEPS = 4
+"""Of a sketch. All are made where there is nothing to go on from; the first is left out where there is a last sketch,
+which then stands for what the first step would have found. Leaving out more, a new concept hardly shows: its colours
+are decided where the noise is strong (docs/live.md)."""
+FAINT = 0.1
+"""Strength of the noise, relative to the picture's, below which a sketch's last step asks the denoiser no more."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,9 @@ class Host(Protocol):
 
     def setting(self) -> Hashable:
         """What pictures depend on beside the wish: which model is loaded, and the host's own settings."""
+
+    def wildcards(self) -> Wildcards:
+        """The files that prompts of concepts may name."""
 
     def check(self, wish: Wish) -> None:
         """Raise SceneError for what the host cannot do."""

@@ -83,6 +83,14 @@ class Maps:
             self._parts[acting] = part
         return self._parts[acting]
 
+    def saying(self, scene: Scene) -> Maps:
+        """The same maps of a scene that differs in what its concepts say alone; what is drawn is drawn for both."""
+        if scene is self._given:
+            return self
+        other = copy.copy(self)
+        other.scene, other._given, other._parts = scene.acting, scene, {}
+        return other
+
     def passages(self, frames: Sequence[float]) -> list[list[Passage]]:
         """Where each of the N concepts is."""
         loop = self.scene.motion.loop

@@ -17,7 +17,7 @@ import torch
 from lib_masknoise.maps.edges import Array, centres, offsets, rise, strip
 from lib_masknoise.maps.resample import Size, resize
 from lib_masknoise.scene import EllipseMask, GradientMask, ImageMask, Mask, RectMask, SplitMask
-from lib_masknoise.scene.pictures import mask_values
+from lib_masknoise.scene.pictures import colour_values, mask_values
 
 _SAMPLES = 4
 
@@ -104,7 +104,10 @@ def _draw_gradient(mask: GradientMask, size: Size) -> Array:
 
 
 def _draw_image(mask: ImageMask, size: Size) -> Array:
-    values = torch.tensor(mask_values(mask.data))  # a copy: NumPy's is not to be written to
+    if mask.colour:
+        values = torch.from_numpy(colour_values(mask.data, mask.colour, mask.tolerance))
+    else:
+        values = torch.tensor(mask_values(mask.data))  # a copy: NumPy's is not to be written to
     drawn = resize(values, size).numpy()
     return 1 - drawn if mask.invert else drawn
 

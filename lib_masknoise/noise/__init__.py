@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+
+from lib_masknoise.scene import layers
 
 CHUNK = 77
 """Tokens that CLIP encodes at a time, each chunk with a begin token of its own."""
@@ -27,6 +29,34 @@ class SeparableNoise:
     tokens: torch.Tensor
     directions: torch.Tensor
     fields: torch.Tensor
+    by_layers: tuple[tuple[Gate, torch.Tensor], ...] = ()
+    """Where not all layers see the noise alike: directions like the above for those that a gate opens to. A layer sees
+    the first of them that are for it, and no noise where none are."""
+
+    def form(self, tags: layers.Tags) -> int:
+        """Which of its forms a layer with these tags sees."""
+        for form, (gate, _) in enumerate(self.by_layers):
+            if all(layers.opened(text, tags) for text in gate):
+                return form
+        return CLOSED if self.by_layers else 0
+
+    @property
+    def forms(self) -> dict[int, SeparableNoise | None]:
+        """What layers see of it."""
+        if not self.by_layers:
+            return {0: self}
+        open_to = enumerate(replace(self, directions=directions, by_layers=()) for _, directions in self.by_layers)
+        return {**dict(open_to), CLOSED: None}
+
+
+Gate = tuple[str, ...]
+"""Texts as of ``noise.feature.layers``, all of which must name a layer."""
+CLOSED = -1
+
+
+def gated(text: str, directions: torch.Tensor) -> tuple[tuple[Gate, torch.Tensor], ...]:
+    """`SeparableNoise.by_layers` of directions that are the same in all layers that the text names."""
+    return () if text == layers.ALL else (((text,), directions),)
 
 
 def for_rows(seeds: Sequence[int], make: Callable[[int, list[int]], SeparableNoise]) -> SeparableNoise:
@@ -44,6 +74,10 @@ def for_rows(seeds: Sequence[int], make: Callable[[int, list[int]], SeparableNoi
         torch.stack([part.tokens[0] for part, _ in in_order]),
         torch.stack([part.directions[0] for part, _ in in_order]),
         torch.stack([part.fields[i] for part, i in in_order]),
+        tuple(
+            (gate, torch.stack([part.by_layers[form][1][0] for part, _ in in_order]))
+            for form, (gate, _) in enumerate(parts[0].by_layers)
+        ),
     )
 
 

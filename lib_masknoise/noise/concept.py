@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lib_masknoise.noise import CHUNK, SeparableNoise, for_rows, sinks, spread
+from lib_masknoise.noise import CHUNK, SeparableNoise, for_rows, gated, sinks, spread
 from lib_masknoise.noise.fields import moving_fields
+from lib_masknoise.scene.layers import ALL
 from lib_masknoise.seeded import generator
 from lib_masknoise.window import WHOLE, Window
 
@@ -27,6 +28,7 @@ def concept_noise(
     total: int,
     seeds: Sequence[int],
     window: Window = WHOLE,
+    layers: str = ALL,
 ) -> SeparableNoise | None:
     """R = ``rank`` noise contexts B_r[t] = s_r[t]·d_r and their fields, or None when no location has any.
 
@@ -35,7 +37,7 @@ def concept_noise(
 
     contexts ``[J, T, D]``: the real ones, with their lengths. amount ``[1, H, W]`` or ``[B, H, W]``. feature_size: of
     the fields, as a fraction of the shorter side. frames: of the B rows, of ``total``; seeds: of each. A row's draws
-    depend on its seed, R and D alone; a token's on its place too, not on how many there are.
+    depend on its seed, R and D alone; a token's on its place too, not on how many there are. layers: those that see it.
     """
     if rank == 0 or not amount.any():
         return None
@@ -45,10 +47,12 @@ def concept_noise(
     def noise(seed: int, rows: list[int]) -> SeparableNoise:
         own = amount if len(amount) == 1 else amount[rows]
         moments = [frames[row] for row in rows]
+        directions = (torch.randn(rank, dimensions, generator=generator(seed, "concept/directions")) * scale)[None]
         return SeparableNoise(
             _profiles(rank, token_count, seed)[None],
-            (torch.randn(rank, dimensions, generator=generator(seed, "concept/directions")) * scale)[None],
+            directions,
             moving_fields(rank, own, feature_size, motion, moments, total, seed, "concept/fields", window),
+            gated(layers, directions),
         )
 
     return for_rows(seeds, noise)

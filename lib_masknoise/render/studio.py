@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,9 @@ class Studio(NamedTuple):
     images: Images
     machine: Mapping[str, str]
     """What computes, and in which numbers: where it is another kind, a frame's last bits may be others."""
+
+
+BUILT_IN_GUIDANCE, USUAL_GUIDANCE = 4.0, 7.0
 
 
 @contextmanager
@@ -72,6 +76,17 @@ def host_options(settings: Settings, times: Sequence[float], batch_size: int) ->
         "frames": times,
         "batch_size": batch_size,
     }
+
+
+def guidance(asked: float | None, model: str | None) -> float:
+    """The guidance scale that was asked for, else the model's usual one."""
+    if asked is not None:
+        return asked
+    if model is None or not Path(model).is_dir():
+        return BUILT_IN_GUIDANCE if model is None else USUAL_GUIDANCE
+    from lib_masknoise.hosts.diffusers import usual_guidance
+
+    return usual_guidance(model, USUAL_GUIDANCE)
 
 
 def host() -> tuple[Callable[..., Any], Callable[..., Any]]:

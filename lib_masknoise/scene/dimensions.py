@@ -1,4 +1,5 @@
-"""The grammar of ``noise.feature.dimensions``: "all", indices and ranges such as "0-63,100", or a list of indices."""
+"""The grammar of ``noise.feature.dimensions``: "all", "style" or "layout", indices and ranges such as "0-63,100", or a
+list of indices."""
 
 from __future__ import annotations
 
@@ -8,13 +9,17 @@ import re
 from lib_masknoise.scene.errors import shown
 from lib_masknoise.scene.rules import Rule
 
-_EXPECTED = 'expected "all", indices and ranges such as "0-63,100", or a list of indices'
+FOUND = ("style", "layout")
+"""Directions that are found by measuring what they do in a model; what its profile has of them is used."""
+
+_EXPECTED = 'expected "all", "style", "layout", indices and ranges such as "0-63,100", or a list of indices'
 _INDEX = Rule(int, 0, 10**9 - 1)
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
 
 def canonical(value: object) -> str:
-    """The dimensions as text: "all", or indices and ranges without blanks; a list of indices becomes ranges.
+    """The dimensions as text: "all", a name of `FOUND`, or indices and ranges without blanks; a list of indices
+    becomes ranges.
 
     Raises ValueError where they are none.
     """
@@ -27,7 +32,8 @@ def canonical(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{_EXPECTED}, got {shown(value)}")
     text = re.sub(r"\s*([,-])\s*", r"\1", value.strip())
-    ranges(text)
+    if text not in FOUND:
+        ranges(text)
     return text
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Union, get_args
 
 from PIL import Image
 
-from lib_masknoise.scene import pictures
+from lib_masknoise.scene import colours, pictures
 from lib_masknoise.scene.errors import Problem, SceneError, shown
 from lib_masknoise.scene.points import MAX_POINTS, Point, Points
 from lib_masknoise.scene.pydantic1 import pydantic
@@ -103,7 +103,8 @@ class GradientMask(Mask):
 
 
 class ImageMask(Mask):
-    """A picture: its alpha channel where some of it is transparent, otherwise its brightness."""
+    """A picture: its alpha channel where some of it is transparent, otherwise its brightness; with a colour, the places
+    that have it."""
 
     class Config:
         schema_extra = _kind_required
@@ -113,10 +114,24 @@ class ImageMask(Mask):
         ..., description="A PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF image: a data URL, or plain base64."
     )
     invert: bool = pydantic.Field(False, description="Whether black counts as 1 instead of white.")
+    tolerance: float = bounded(
+        colours.TOLERANCE, 0.0, 0.5, "By how much a pixel may differ from the colour in each channel."
+    )
+    colour: str = pydantic.Field(
+        "", description='Of a picture of flat colours: the one that the mask is, such as "#ff0000".'
+    )
 
     @pydantic.validator("data")
     def _decodable(cls, value: str) -> str:
         pictures.check(value)
+        return value
+
+    @pydantic.validator("colour")
+    def _in_the_picture(cls, value: str, values: Mapping[str, Any]) -> str:
+        if value:
+            colours.parsed(value)
+            if "data" in values and "tolerance" in values:
+                pictures.colour_map(values["data"], values["tolerance"]).find(value, values["tolerance"])
         return value
 
     @classmethod

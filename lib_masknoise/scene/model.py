@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Optional
 
 from lib_masknoise import easing
 from lib_masknoise.controls import control, default_scale
-from lib_masknoise.scene import dimensions, numbers, pictures
+from lib_masknoise.scene import colours, dimensions, layers, numbers, pictures, seeds
 from lib_masknoise.scene.editing import put_all
 from lib_masknoise.scene.errors import Problem, SceneError, path_of, shown
 from lib_masknoise.scene.masks import AnyMask, Mask, RectMask, mask_of
@@ -208,11 +208,28 @@ def _own_motion() -> Any:
     return pydantic.Field(None, description="How this noise moves; null means as the scene's motion says.")
 
 
+def _named_layers() -> Any:
+    def check(cls: type, value: Any) -> str:
+        return layers.canonical(value)
+
+    return pydantic.validator("layers", pre=True, allow_reuse=True)(check)
+
+
 class VisualNoise(Part):
     """Noise in the initial latent."""
 
     strength: float = setting("noise.visual.strength")
+    seeds: str = setting("noise.visual.seeds")
     motion: Optional[Motion] = _own_motion()  # noqa: UP045
+
+    @pydantic.validator("seeds", pre=True)
+    def _canonical(cls, value: Any) -> Any:
+        return seeds.canonical(value)
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The seeds that the initial noise goes to; none where it has no strength."""
+        return seeds.listed(self.seeds) if self.strength else ()
 
 
 class ConceptNoise(Part):
@@ -221,7 +238,10 @@ class ConceptNoise(Part):
     strength: float = setting("noise.concept.strength")
     rank: int = setting("noise.concept.rank")
     size: float = setting("noise.concept.size")
+    layers: str = setting("noise.concept.layers")
     motion: Optional[Motion] = _own_motion()  # noqa: UP045
+
+    _layers = _named_layers()
 
 
 class FeatureNoise(Part):
@@ -230,7 +250,10 @@ class FeatureNoise(Part):
     strength: float = setting("noise.feature.strength")
     dimensions: str = setting("noise.feature.dimensions")
     size: float = setting("noise.feature.size")
+    layers: str = setting("noise.feature.layers")
     motion: Optional[Motion] = _own_motion()  # noqa: UP045
+
+    _layers = _named_layers()
 
     @pydantic.validator("dimensions", pre=True)
     def _canonical(cls, value: Any) -> Any:
@@ -368,6 +391,18 @@ class Scene(Part):
         return cls.parse({"concepts": concepts, "blend": {"common": common}})
 
     @classmethod
+    def from_colours(cls, picture: Any, prompts: Mapping[str, str], tolerance: float = colours.TOLERANCE) -> "Scene":
+        """A scene from one colour-coded picture: what the places of each flat colour show.
+
+        picture: a PIL image, or a data URL. prompts: by colours such as ``"#ff0000"``. tolerance: see `ImageMask`.
+        Raises SceneError, which lists the picture's colours where one of those given is none of them.
+        """
+        data = picture if isinstance(picture, str) else pictures.data_url(picture)
+        masks = ({"kind": "image", "data": data, "colour": one, "tolerance": tolerance} for one in prompts)
+        texts = prompts.values()
+        return cls.parse({"concepts": [{"prompt": text, "mask": m} for text, m in zip(texts, masks, strict=True)]})
+
+    @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "Scene":
         """The scene in a JSON file (UTF-8). Raises SceneError, also where the file cannot be read."""
         try:
@@ -396,6 +431,8 @@ class Scene(Part):
         dimensions = schema["definitions"]["FeatureNoise"]["properties"]["dimensions"]
         indices = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
         dimensions["anyOf"] = [{"type": dimensions.pop("type")}, indices]
+        stops = schema["definitions"]["VisualNoise"]["properties"]["seeds"]
+        stops["anyOf"] = [{"type": stops.pop("type")}, {**indices, "minItems": 0, "maxItems": seeds.MOST}]
         injection = schema["definitions"]["Injection"]["properties"]
         for name, rule, least in (("times", TIME, 1), ("weights", SHARE, 0)):
             kind = {"type": {int: "integer", float: "number"}[rule.kind], "minimum": rule.low, "maximum": rule.high}

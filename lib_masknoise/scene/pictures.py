@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lib_masknoise.scene import colours
 from lib_masknoise.scene.errors import number, shown
 
 MAX_IMAGE_BYTES = 16 * 2**20
@@ -65,6 +66,7 @@ class Memory(Generic[Value]):
 
 
 _levels: Memory[Levels] = Memory(2 * MAX_UNPACKED_BYTES)
+_colour_maps: Memory[colours.ColourMap] = Memory(2 * MAX_UNPACKED_BYTES)
 _unpacked: Memory[int] = Memory(2**20)  # of pictures that could be decoded: how many bytes their pixels are
 _ENTRY_BYTES = 256  # about what such an entry takes: the key, the number, its place in the order
 
@@ -87,6 +89,23 @@ def mask_values(data: str) -> np.ndarray[Any, Any]:
     values = levels.astype(np.float32) / np.iinfo(levels.dtype).max
     values.flags.writeable = False
     return values
+
+
+def colour_map(data: str, tolerance: float = colours.TOLERANCE) -> colours.ColourMap:
+    """A picture as shares of its flat colours. Raises ValueError as `decode_picture` does."""
+    key = _digest(f"{tolerance} {data}")
+    found = _colour_maps.get(key)
+    if found is None:
+        found = colours.unmix(np.asarray(decode_picture(data).convert("RGBA")), tolerance)
+        _colour_maps.put(key, found, 3 * found.first.size)
+    return found
+
+
+def colour_values(data: str, colour: str, tolerance: float = colours.TOLERANCE) -> np.ndarray[Any, Any]:
+    """The places of a flat colour in a picture as a mask: float32 [H, W] in [0, 1]. Raises ValueError where the picture
+    cannot be read or has no such colour."""
+    found = colour_map(data, tolerance)
+    return found.of(found.find(colour, tolerance)).astype(np.float32) / 255
 
 
 def unpacked_bytes(data: str) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lib_masknoise.controls import control
-from lib_masknoise.scene import pictures
+from lib_masknoise.scene import colours, pictures
 from lib_masknoise.scene.errors import Problem
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def _acting(scene: Scene) -> list[tuple[int, Concept]]:
 
 
 def _of_concepts(scene: Scene, weights: Any) -> Iterator[Problem]:
+    yield from _of_colours(scene)
     for row, (i, concept) in enumerate(_acting(scene)):
         path = f"concepts[{i}]"
         yield from _of_prompts(path, concept)
@@ -92,6 +93,20 @@ def _of_pictures(path: str, mask: Any) -> Iterator[Problem]:
         yield Problem(f"{path}.data", f"a picture of {count} frames: the first is the mask")
 
 
+def _of_colours(scene: Scene) -> Iterator[Problem]:
+    """The colours of a colour-coded picture that no concept is for."""
+    users: dict[tuple[str, float], list[tuple[int, str]]] = {}
+    for i, concept in _acting(scene):
+        if concept.mask.kind == "image" and concept.mask.colour:
+            users.setdefault((concept.mask.data, concept.mask.tolerance), []).append((i, concept.mask.colour))
+    for (data, tolerance), named in users.items():
+        found = pictures.colour_map(data, tolerance)
+        used = {found.find(colour, tolerance) for _, colour in named}
+        left = [k for k, name in enumerate(found.names) if k not in used and name not in colours.BACKGROUNDS]
+        if left:
+            yield Problem(f"concepts[{named[0][0]}].mask.colour", f"{found.listed(left)} of the picture: no concept's")
+
+
 def _keys(concept: Concept) -> Sequence[Any]:
     return concept.keyframes or (None,)
 
@@ -130,6 +145,8 @@ def _largest(weights: Any) -> Any:
 
 
 def _of_noise(scene: Scene, weights: Any) -> Iterator[Problem]:
+    if scene.noise.visual.seeds and not scene.noise.visual.strength:
+        yield Problem("noise.visual.seeds", "the visual noise has no strength: 1 goes all the way to the seeds")
     held = _freest(weights) >= HELD
     for name in _strong(scene):
         if held:
@@ -137,7 +154,7 @@ def _of_noise(scene: Scene, weights: Any) -> Iterator[Problem]:
                 f"noise.{name}.strength",
                 "the masks hold every place of the picture: no noise reaches any; leave some of it uncovered or softer",
             )
-        elif _silent(_motion(scene, name), scene.animation.frames):
+        elif not _travels(scene, name) and _silent(_motion(scene, name), scene.animation.frames):
             yield Problem(
                 f"noise.{name}.strength",
                 f"its motion, {_motion(scene, name).kind}, is at 0 in every frame: there is no noise",
@@ -162,6 +179,10 @@ def _of_initial_noise(scene: Scene, weights: Any) -> Iterator[Problem]:
 
 def _motion(scene: Scene, name: str) -> Motion:
     return getattr(scene.noise, name).motion or scene.motion
+
+
+def _travels(scene: Scene, name: str) -> bool:
+    return name == "visual" and bool(scene.noise.visual.stops)
 
 
 def _silent(motion: Motion, frames: int) -> bool:

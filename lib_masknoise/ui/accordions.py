@@ -18,6 +18,7 @@ import gradio as gr
 
 from lib_masknoise import preview
 from lib_masknoise import scene as scenes
+from lib_masknoise.calibrate.profile import ORIGINS, NoProfile, Profile, with_percent
 from lib_masknoise.controls import Control, control, default_scale
 from lib_masknoise.motion import opensimplex
 from lib_masknoise.scene import Scene, SceneError
@@ -42,6 +43,9 @@ QUIET = {"queue": False, "show_progress": "hidden", "api_name": False}
 SCENE_HELP = "For the API: a whole scene, an object or its JSON text, instead of all other arguments; else empty."
 
 
+PERCENT = "Of the model's useful range: with another model they become its numbers. Needs Calibrate."
+
+
 class Presets(Protocol):
     """What is needed of `lib_masknoise.presets.Presets`."""
 
@@ -49,7 +53,7 @@ class Presets(Protocol):
 
     def load(self, name: str) -> Scene: ...
 
-    def save(self, name: str, scene: Scene, overwrite: bool = True) -> Any: ...
+    def save(self, name: str, scene: Scene, overwrite: bool = True, said: Any = None) -> Any: ...
 
     def delete(self, name: str) -> None: ...
 
@@ -71,6 +75,7 @@ def build(
     token_counter: Callable[[str], str] | None = None,
     tab: str = "txt2img",
     live_route: str | None = None,
+    profile: Callable[[], Profile | None] = lambda: None,
 ) -> Accordions:
     """Build all accordions inside the current gradio block.
 
@@ -78,7 +83,7 @@ def build(
     that gives the component whose value says whether the extension is on (the WebUIs' `InputAccordion`); a plain
     accordion with a checkbox when None. presets: the saved scenes; without them there is no preset row. token_counter:
     a prompt's tokens as text ("12/75"). tab: the page's tab, whose width, height and gallery the canvas follows.
-    live_route: the route that makes live pictures, in hosts that have it.
+    live_route: the route that makes live pictures, in hosts that have it. profile: of the model at hand.
     """
     with (enable or plain_enable)(value=False, label="MaskNoise", elem_id=elem_id("enabled")) as enabled:
         notice = opensimplex.missing()
@@ -94,11 +99,11 @@ def build(
         _noise(parts)
         _motion(parts)
         shown = [scene, enabled, painting, *(parts.made[entry.path] for entry in inputs.SHOWN)]
-        _connect_preview(elem_id, shown, preview_place, token_counter)
+        _connect_preview(elem_id, shown, preview_place, token_counter, profile)
         _connect_restore(elem_id, shown)
         _json_text(elem_id, shown)
         if presets is not None:
-            _preset_row(elem_id, shown, presets)
+            _preset_row(elem_id, shown, presets, profile)
     return Accordions(shown, notice)
 
 
@@ -136,6 +141,7 @@ def _place(elem_id: ElemId, tab: str, live_route: str | None) -> str:
         "accordion": elem_id("enabled"),
         "presets": elem_id("preset_refresh"),
         "live": live_route and {"route": live_route, "session": elem_id("live_session"), "keep": elem_id("live_keep")},
+        "bands": {path: elem_id(path.replace(".", "_")) for path in ORIGINS},
         "common": elem_id(_name(control("blend.common"))),
         "colours": preview.COLOURS,
         "weight": {"low": weight.low, "high": weight.high, "step": weight.step, "usual": weight.default},
@@ -244,9 +250,9 @@ def _blend(parts: _Parts) -> None:
 
 def _noise(parts: _Parts) -> None:
     with _part("More: noise", parts.elem_id("noise")):
-        parts.row("noise.exponent", "noise.seed")
-        parts.row("noise.concept.rank", "noise.concept.size")
-        parts.row("noise.feature.dimensions", "noise.feature.size")
+        parts.row("noise.exponent", "noise.seed", "noise.visual.seeds")
+        parts.row("noise.concept.rank", "noise.concept.size", "noise.concept.layers")
+        parts.row("noise.feature.dimensions", "noise.feature.size", "noise.feature.layers")
     with _part("More: initial noise", parts.elem_id("initial")):
         parts.row("noise.initial.choose", "noise.initial.erase", "noise.initial.inject.strength")
         parts.row("noise.initial.inject.form", "noise.initial.where", "noise.initial.inject.restandardise")
@@ -263,7 +269,11 @@ def _motion(parts: _Parts) -> None:
 
 
 def _connect_preview(
-    elem_id: ElemId, shown: Sequence[Any], place: Any, token_counter: Callable[[str], str] | None
+    elem_id: ElemId,
+    shown: Sequence[Any],
+    place: Any,
+    token_counter: Callable[[str], str] | None,
+    profile: Callable[[], Profile | None],
 ) -> None:
     """The canvas fills the request and presses the button; the answer is for the page and for the canvas."""
     request = _hidden("Preview request", elem_id("request"))
@@ -272,7 +282,7 @@ def _connect_preview(
 
     def refresh(*values: Any) -> tuple[str, str]:
         *job, asked = values
-        return live.answer(job, asked, token_counter)
+        return live.answer(job, asked, token_counter, profile)
 
     button.click(refresh, [*shown, request], [place, reply], **QUIET)
 
@@ -340,20 +350,21 @@ def _unchanged() -> list[Any]:
 # --- Presets
 
 
-def _preset_row(elem_id: ElemId, shown: Sequence[Any], presets: Presets) -> None:
+def _preset_row(elem_id: ElemId, shown: Sequence[Any], presets: Presets, profile: Callable[[], Profile | None]) -> None:
     with gr.Accordion("Presets", open=False, elem_id=elem_id("presets")):
         with gr.Row():
             chosen = gr.Dropdown(choices=presets.names(), value=None, label="Preset", elem_id=elem_id("preset"))
             name = gr.Textbox(label="Save as", max_lines=1, elem_id=elem_id("preset_name"))
+            percent = gr.Checkbox(False, label="Strengths in per cent", info=PERCENT, elem_id=elem_id("preset_percent"))
         with gr.Row():
             load, save, delete, refresh = (
                 gr.Button(label, elem_id=elem_id(f"preset_{label.split()[0].lower()}"))
                 for label in ("Load preset", "Save preset", "Delete preset", "Refresh presets")
             )
         message = gr.HTML("", elem_id=elem_id("preset_message"), elem_classes=["masknoise-preview"])
-    shelf = _Shelf(presets)
+    shelf = _Shelf(presets, profile)
     load.click(shelf.load, [chosen], [*shown, message], **QUIET)
-    save.click(shelf.save, [name, *shown], [chosen, message], **QUIET)
+    save.click(shelf.save, [name, percent, *shown], [chosen, message], **QUIET)
     delete.click(shelf.delete, [chosen], [chosen, message], **QUIET)
     refresh.click(shelf.refresh, [chosen], [chosen, message], **QUIET)
 
@@ -361,8 +372,8 @@ def _preset_row(elem_id: ElemId, shown: Sequence[Any], presets: Presets) -> None
 class _Shelf:
     """The preset row's events: what each returns for its components, problems as text."""
 
-    def __init__(self, presets: Presets) -> None:
-        self.presets = presets
+    def __init__(self, presets: Presets, profile: Callable[[], Profile | None] = lambda: None) -> None:
+        self.presets, self.profile = presets, profile
 
     def load(self, name: str | None) -> list[Any]:
         name = name or ""
@@ -371,12 +382,19 @@ class _Shelf:
         except (ValueError, OSError) as error:
             return [*_unchanged(), live.failure(error)]
 
-    def save(self, name: str, *values: Any) -> tuple[Any, str]:
+    def save(self, name: str, percent: bool, *values: Any) -> tuple[Any, str]:
         try:
-            self.presets.save(name, live.scene_of(values))
+            scene = live.scene_of(values)
+            self.presets.save(name, scene, said=self._in_percent(scene) if percent else None)
         except (ValueError, OSError) as error:
             return gr.update(), live.failure(error)
         return self._choices(name), f"Saved {html.escape(name)}."
+
+    def _in_percent(self, scene: Scene) -> Any:
+        profile = self.profile()
+        if profile is None:
+            raise NoProfile("There is no profile of this model, so no per cent of it: press Calibrate first.")
+        return with_percent(scene, profile)
 
     def delete(self, name: str | None) -> tuple[Any, str]:
         name = name or ""

@@ -55,18 +55,18 @@ class Explorer:
         """What the progress and the view show, again and again until it is there."""
         known = self.workshop.known(asked)
         if known is not None:
-            yield [_bar("Done before.", 1), frame(known)]
+            yield [bar("Done before.", 1), frame(known)]
             return
-        yield [_bar("Starting…", 0), ""]
+        yield [bar("Starting…", 0), ""]
         try:
             for event in self.workshop.events(asked):
                 if isinstance(event, Made):
-                    yield [_bar("Stopped." if event.view["interrupted"] else "Done.", 1), frame(event)]
+                    yield [bar("Stopped." if event.view["interrupted"] else "Done.", 1), frame(event)]
                 else:
                     words, done, total = event
-                    yield [_bar(words, done / max(1, total)), gr.update()]
+                    yield [bar(words, done / max(1, total)), gr.update()]
         except Stop:
-            yield [_bar("Stopped.", 0), ""]
+            yield [bar("Stopped.", 0), ""]
         except SceneError as error:
             yield [live.problem_list(error.problems), ""]
         except Exception as error:
@@ -121,10 +121,10 @@ def build(elem_id: Callable[[str], str], explorer: Explorer, job: Sequence[Any])
             tabs = [make_tab(elem_id) for make_tab in (_journey, _between, _map, _grid)]
         halt = gr.Button("Stop", elem_id=elem_id("explore_stop"))
         progress = gr.HTML(
-            _bar("Nothing looked at yet.", 0), elem_id=elem_id("explore_progress"), elem_classes=["masknoise-progress"]
+            bar("Nothing looked at yet.", 0), elem_id=elem_id("explore_progress"), elem_classes=["masknoise-progress"]
         )
         place = gr.HTML("", elem_id=elem_id("explore_view"))
-        settings = _hidden("Settings of the page", elem_id("explore_settings"))
+        settings = hidden("Settings of the page", elem_id("explore_settings"))
         for button, look, own in tabs:
             given = [session, settings, *own, *job]
             options: dict[str, Any] = {"show_progress": "hidden", "api_name": False, JS: READ_PAGE % len(given)}
@@ -135,13 +135,13 @@ def build(elem_id: Callable[[str], str], explorer: Explorer, job: Sequence[Any])
 
 def _connect_places(elem_id: Callable[[str], str], explorer: Explorer, session: Any) -> None:
     """A map fills in its question and presses the button; the answer is for the map."""
-    asked = _hidden("Place asked for", elem_id("explore_place"))
-    reply = _hidden("Picture of the place", elem_id("explore_reply"))
+    asked = hidden("Place asked for", elem_id("explore_place"))
+    reply = hidden("Picture of the place", elem_id("explore_reply"))
     button = gr.Button("Ask for the place", elem_id=elem_id("explore_ask"), elem_classes=[HIDDEN])
     button.click(explorer.place, [session, asked], [reply], queue=False, show_progress="hidden", api_name=False)
 
 
-def _hidden(label: str, elem_id: str) -> Any:
+def hidden(label: str, elem_id: str) -> Any:
     return gr.Textbox(value="", label=label, elem_id=elem_id, elem_classes=[HIDDEN])
 
 
@@ -154,7 +154,7 @@ def _looking(explorer: Explorer, look: Look, own: int) -> Callable[..., Iterator
 
     def run(session: str, settings: str, *values: Any) -> Iterator[list[Any]]:
         try:
-            common = {**_settings(settings), "session": session}
+            common = {**page_settings(settings), "session": session}
             scene = inputs.read([values[own], True, *values[own + 2 :]]) or Scene()
             asked = look(values[:own], common, scene)
         except SceneError as error:
@@ -165,7 +165,7 @@ def _looking(explorer: Explorer, look: Look, own: int) -> Callable[..., Iterator
     return run
 
 
-def _settings(text: str) -> dict[str, Any]:
+def page_settings(text: str) -> dict[str, Any]:
     """What the page says of itself, as fields of a request. A negative seed means any."""
     found: dict[str, Any] = json.loads(text or "{}")
     if found.get("seed", 0) < 0:
@@ -257,7 +257,7 @@ def _numbers(name: str, text: str, of: Callable[[str], Any]) -> tuple[Any, ...]:
         raise SceneError([Problem(name, str(error))]) from None
 
 
-def _bar(words: str, fraction: float) -> str:
+def bar(words: str, fraction: float) -> str:
     words = html.escape(words)
     return (
         f'<p role="status">{words}</p><progress max="1" value="{float(fraction):.3f}" aria-label="Progress"></progress>'

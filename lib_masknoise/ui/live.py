@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from lib_masknoise import preview
+from lib_masknoise.calibrate.profile import Profile, outside
 from lib_masknoise.controls import control
 from lib_masknoise.scene import Problem, Scene, SceneError, pictures
 from lib_masknoise.ui import inputs
@@ -31,13 +32,19 @@ def scene_of(values: Sequence[Any]) -> Scene:
     return scene if values[1] else scene.replace({"enabled": False})
 
 
-def answer(values: Sequence[Any], request: str, token_counter: Callable[[str], str] | None = None) -> tuple[str, str]:
+def answer(
+    values: Sequence[Any],
+    request: str,
+    token_counter: Callable[[str], str] | None = None,
+    profile: Callable[[], Profile | None] = lambda: None,
+) -> tuple[str, str]:
     """What the page shows of a job's values, and the reply that the canvas waits for.
 
     request: JSON text with the ``tick`` that the reply repeats, the picture's ``width`` and ``height`` and the
     ``prompts`` whose tokens are counted. The reply has those, the ``settings`` that a page keeps over its reload, and
     the ``remarks`` on the scene, each with its path and message. A ``picture`` that the browser cannot show, in base64,
-    comes back as a PNG, or the reply has why it is ``refused``.
+    comes back as a PNG, or the reply has why it is ``refused``. profile: that of the model at hand, whose useful ranges
+    are the reply's ``bands``.
     """
     asked = json.loads(request or "{}")
     reply = {
@@ -45,6 +52,7 @@ def answer(values: Sequence[Any], request: str, token_counter: Callable[[str], s
         "tokens": {prompt: token_counter(prompt) for prompt in asked.get("prompts", [])} if token_counter else {},
         "settings": settings_of(values),
         "remarks": [],
+        "bands": {},
     }
     if asked.get("picture"):
         try:
@@ -55,12 +63,37 @@ def answer(values: Sequence[Any], request: str, token_counter: Callable[[str], s
     try:
         scene = scene_of(values).replace({"enabled": True})
         drawn = preview.Preview(scene)
+        known, prompt = profile(), [asked["prompt"]] if asked.get("prompt") else []
         remarks = drawn.maps(_fitted(size, LONGER_SIDE)).remarks()
+        if known is not None:
+            remarks += outside(scene, known, prompt)
+            reply["bands"] = bands(scene, known, prompt)
         reply["remarks"] = [remark._asdict() for remark in remarks]
         shown = figures(drawn, size) + remark_list(remarks)
     except (SceneError, ImportError) as error:  # a package may be missing that the noise's fields need
         shown = failure(error)
     return shown, json.dumps(reply)
+
+
+def bands(scene: Scene, profile: Profile, prompts: Sequence[str] = ()) -> dict[str, Any]:
+    """The useful ranges that count in a scene, by the controls' paths, for the page's sliders."""
+    idle = "concepts[].weight" if scene.blend.mode == "add" else "blend.scale"
+    own = [*prompts, *(concept.prompt for concept in scene.acting.concepts)]
+    stale = not profile.familiar(own)
+    return {
+        path: {
+            "origin": band.origin,
+            "visible": band.visible,
+            "top": band.top,
+            "breaks": band.broken is not None,
+            "places": [[place, band.percent(place)] for place in band.places],
+            "low": control(path).low,
+            "high": control(path).high,
+            "stale": stale,
+        }
+        for path, band in profile.effects.items()
+        if path != idle
+    }
 
 
 def settings_of(values: Sequence[Any]) -> list[Any]:
@@ -69,13 +102,16 @@ def settings_of(values: Sequence[Any]) -> list[Any]:
 
 
 def figures(drawn: preview.Preview, size: tuple[int, int]) -> str:
-    """Coefficients; the noise's amount where there is any; frames and curve where there are several frames. Each with a
-    legend."""
+    """Coefficients; when concepts act, where that is not always; the noise's amount where there is any; frames and
+    curve where there are several frames. Each with a legend."""
     scene = drawn.scene
     small = _fitted(size, LONGER_SIDE)
     noises = [name for name in preview.NOISES if getattr(scene.noise, name).strength > 0]
     blend = drawn.picture("coefficients", 0, small)
     shown = [_figure("Blend: what each place is made of", blend, _concepts_legend(scene))]
+    chart = preview.steps_chart(scene)
+    if chart:
+        shown.append(f"<figure><figcaption>Steps: when each concept acts</figcaption>{chart}</figure>")
     if noises:
         legend = _ramp("none", preview.HEAT, "most")
         shown.append(_figure("Noise: where it may move", drawn.picture("noise", 0, small), legend))

@@ -49,10 +49,15 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def address(browser, tmp_path_factory):
+def home(tmp_path_factory):
+    """Where the page's program keeps what it keeps for its user."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def address(browser, home):
     """Where the page is served."""
     port = _free_port()
-    home = tmp_path_factory.mktemp("home")
     log = (home / "log").open("w")
     command = [sys.executable, "-m", "lib_masknoise", "ui", "--port", str(port)]
     environment = {**os.environ, "HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

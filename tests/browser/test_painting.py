@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from lib_masknoise.maps import rasterize
+from lib_masknoise.maps import Maps, rasterize
 from lib_masknoise.scene import Scene
 from lib_masknoise.scene.pictures import mask_values
 from tests.browser.painter import EDITOR, MOUNTED, Painter
+from tests.unit.test_colours import colour_coded
 from tools.small_model.patch_classifier import CONCEPTS, PatchClassifier
 
 
@@ -490,12 +491,51 @@ def test_keys_on_other_controls_change_nothing_that_is_painted(painter, control)
 def test_layers_are_duplicated_moved_and_removed(painter):
     for prompt in ("one", "two"):
         painter.add_concept(prompt)
-    painter.page.get_by_role("button", name="Duplicate").last.click()
-    painter.page.get_by_role("button", name="Move up").last.click()
-    painter.page.get_by_role("button", name="Move up").nth(1).click()
+    painter.page.get_by_role("button", name="Duplicate").first.click()
+    painter.page.get_by_role("button", name="Move down").first.click()
+    painter.page.get_by_role("button", name="Move down").nth(1).click()
     assert [concept["prompt"] for concept in painter.concepts] == ["two", "one", "two"]
-    painter.page.get_by_role("button", name="Remove").first.click()
+    painter.page.get_by_role("button", name="Remove").last.click()
     assert [concept["prompt"] for concept in painter.concepts] == ["one", "two"]
+
+
+def test_the_top_of_the_list_is_in_front(painter):
+    """List, names and effect agree: what is moved up covers what it has passed."""
+    for prompt in ("below", "above"):
+        painter.add_concept(prompt)
+        painter.button("Invert").click()  # all of the picture
+    prompts = painter.page.locator(".mn-card textarea:first-of-type")
+    shown = [prompts.nth(i).input_value() for i in range(prompts.count()) if prompts.nth(i).input_value()]
+    assert shown == ["above", "below"]
+    assert covering(painter) == [0.0, 1.0]
+    up, down = (painter.page.get_by_role("button", name=f"Move {way}") for way in ("up", "down"))
+    assert up.first.is_disabled() and down.last.is_disabled()
+    up.last.click()
+    assert [concept["prompt"] for concept in painter.concepts] == ["above", "below"]
+    assert covering(painter) == [0.0, 1.0]
+
+
+def covering(painter) -> list[float]:
+    """How much of the picture each concept of the painting keeps, in the order of the scene."""
+    scene = Scene.parse({**painter.painting, "blend": {"overlap": "top"}})
+    return Maps(scene, (8, 8)).weights()[0].mean((1, 2)).tolist()
+
+
+def test_when_a_concept_sets_in_and_stops(painter):
+    """The two sliders of its card: the scene's fields, the other end giving way, and the bars below."""
+    painter.add_concept("lava")
+    for label, value in (("Sets in in %", "60"), ("Stops in %", "40")):
+        painter.page.get_by_label(label).fill(value)
+        painter.page.get_by_label(label).press("Enter")
+        if label.startswith("Sets"):
+            assert painter.concepts[0]["start"] == 0.6 and "end" not in painter.concepts[0]
+            painter.page.wait_for_selector(
+                "#masknoise_preview figure svg title:has-text('60% to 100%')", state="attached"
+            )
+    assert (painter.concepts[0]["start"], painter.concepts[0]["end"]) == (0.4, 0.4)
+    painter.page.get_by_label("Sets in", exact=True).fill("0")
+    painter.page.wait_for_selector("#masknoise_preview figure svg title:has-text('0% to 40%')", state="attached")
+    assert "start" not in painter.concepts[0] and painter.concepts[0]["end"] == 0.4
 
 
 def test_locked_and_hidden_layers_are_not_painted_on(painter):
@@ -511,11 +551,11 @@ def test_locked_and_hidden_layers_are_not_painted_on(painter):
 def test_a_concept_is_switched_off_and_hiding_is_something_else(painter):
     for prompt in ("one", "two"):
         painter.add_concept(prompt)
-    painter.button("Hide on the canvas").first.click()
-    assert "it still acts" in painter.page.locator(".mn-notes").first.inner_text()
+    painter.button("Hide on the canvas").last.click()
+    assert "it still acts" in painter.page.locator(".mn-notes").last.inner_text()
     assert all("enabled" not in concept for concept in painter.concepts)
     painter.page.get_by_label("Concept 1 acts on the image").uncheck()
-    assert "Off" in painter.page.locator(".mn-notes").first.inner_text()
+    assert "Off" in painter.page.locator(".mn-notes").last.inner_text()
     assert [concept.get("enabled", True) for concept in painter.concepts] == [False, True]
     assert [concept.prompt for concept in Scene.parse(painter.painting).acting.concepts] == ["two"]
     painter.reload()
@@ -726,6 +766,32 @@ def test_masks_come_in_other_formats(painter, tmp_path, ending):
     data = painter.concepts[0]["mask"]["data"]
     assert data.startswith("data:image/png;base64,")
     assert np.abs(mask_values(data) - half / 255).max() < (0.1 if ending == "avif" else 1e-6)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_a_colour_map_becomes_layers(painter, tmp_path, ending):
+    """Each flat colour a layer, drawn as the library draws it; white is left to the base, prompts are kept."""
+    painter.add_concept("coral")
+    colour_coded(tmp_path / f"map.{ending}")
+    with painter.page.expect_file_chooser() as chooser:
+        painter.button("Colour map").click()
+    chooser.value.set_files(tmp_path / f"map.{ending}")
+    painter.page.wait_for_function("document.querySelector('.mn-status').innerText.includes('layers')")
+    concepts = painter.concepts
+    assert [one["prompt"] for one in concepts] == ["coral", "", ""] and "In the picture" in painter.status
+    assert len({one["mask"]["colour"] for one in concepts}) == 3
+    for i in range(3):
+        painter.js(f"{EDITOR}.select({EDITOR}.layers[{i}].id)")
+        assert difference(painter) < (1e-3 if ending == "png" else 0.02)
+
+
+def test_a_photograph_is_no_colour_map(painter, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.png")
+    with painter.page.expect_file_chooser() as chooser:
+        painter.button("Colour map").click()
+    chooser.value.set_files(tmp_path / "photo.png")
+    painter.page.wait_for_function("document.querySelector('.mn-status').innerText.includes('no flat colours')")
 
 
 def test_what_is_no_picture_is_refused(painter, tmp_path):

@@ -50,6 +50,23 @@ def test_render_writes_frames_animations_and_a_summary(scene, capsys):
     assert len(set(summary["sha256"])) == 3
 
 
+def test_wildcards_are_decided_before_the_render_and_written_out(tmp_path, capsys):
+    (tmp_path / "lands.txt").write_text("a wheat field\na forest\na desert\n", encoding="utf-8")
+    scene = tmp_path / "field.json"
+    scene.write_text(json.dumps({"concepts": [{"prompt": "__lands__, {red|blue} light"}]}), encoding="utf-8")
+    found = set()
+    for seed in ("1", "1", "2", "3"):
+        options = ["--wildcards", str(tmp_path), "--seed", seed, "--prompt", "{an ocean|a marsh}"]
+        code, folder = render(scene, *options)
+        record = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        assert code == 0 and record["settings"]["prompt"] in ("an ocean", "a marsh")
+        found.add((seed, record["scene"]["concepts"][0]["prompt"], record["sha256"][0]))
+    assert len(found) == 3 and all(land.split(",")[0].startswith("a ") for _, land, _ in found)
+    capsys.readouterr()
+    assert render(scene)[0] == 2
+    assert capsys.readouterr().err.startswith("concepts[0].prompt: __lands__: expected a folder of wildcards")
+
+
 def test_every_file_carries_the_scene_and_the_settings(scene):
     _, folder = render(scene, "--seed", "5")
     embedded = json.loads(Image.open(folder / "frames" / "00001.png").text["masknoise"])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from lib_masknoise.hosts.diffusers import encode
+from lib_masknoise.hosts.diffusers import encode, render
+from lib_masknoise.scene import Scene
 
 RECORDED = json.loads((Path(__file__).parent / "a1111_contexts.json").read_text(encoding="utf-8"))
 """From A1111 1.10.1 with its settings as they come, on the built-in model's text encoder in float32: how many tokens a
@@ -33,3 +35,14 @@ def test_what_only_the_webuis_can_do_is_refused(pipe):
     for prompt in ("an ocean AND a forest", "[an ocean:a forest:0.5]", "[lava|snow]", "(a:1.2.3)"):
         with pytest.raises(ValueError, match="the prompt '.*expected a"):
             encode(pipe, [prompt])
+
+
+@pytest.mark.parametrize("prompt", ["a (wheat:1.5) field", "an ocean # or not", "an ocean BREAK in a storm"])
+def test_a_scene_that_is_off_reads_prompts_as_one_that_is_on(pipe, prompt):
+    def picture(scene, text):
+        (frame,) = render(pipe, Scene.parse(scene), text, seed=1, steps=2, size=(32, 32))
+        return np.asarray(frame.image).astype(int)
+
+    off, on = picture({"enabled": False}, prompt), picture({}, prompt)
+    assert np.abs(off - on).max() <= 1
+    assert np.abs(off - picture({"enabled": False}, "an ocean")).max() > 1 or "#" in prompt

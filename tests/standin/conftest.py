@@ -15,6 +15,7 @@ import pytest
 HERE = Path(__file__).parent
 ADAPTER = (
     "a1111",
+    "calibrating",
     "containers",
     "denoising",
     "exploring",
@@ -48,7 +49,7 @@ def _take_away(before: set[str]) -> None:
 
 def _script() -> ModuleType:
     """The extension's own script, without its user interface."""
-    names = "accordions", "explore", "keeping"  # which need gradio
+    names = "accordions", "calibrate", "explore", "keeping"  # which need gradio
     parts = {name: ModuleType(f"lib_masknoise.ui.{name}") for name in names}
     spec = importlib.util.spec_from_file_location("masknoise_script", HERE.parents[1] / "scripts" / "masknoise.py")
     module = importlib.util.module_from_spec(spec)

@@ -25,6 +25,7 @@ from lib_masknoise.conditioning import (
 )
 from lib_masknoise.maps import Maps, coefficients, level_with
 from lib_masknoise.noise import SeparableNoise
+from lib_masknoise.noise.feature import Subspaces
 from lib_masknoise.noise.initial import EPSILON, Guess, alone, at_every_step, ordered
 from lib_masknoise.noise.latent import visual
 from lib_masknoise.scene import Scene
@@ -47,10 +48,11 @@ def latents(
     size: tuple[int, int] = (4, 6),
     skips: Callable[[int, float], bool] = lambda step, sigma: False,
     pads: str | None = None,
+    subspaces: Subspaces | None = None,
 ) -> Tensor:
     """`[B, 4, h, w]`. prompts: one for each of `pictures`, which are (frame, seed). skips: whether the guidance of a
     denoiser call (its number, sigma) does without the negative prompt. pads: the host's setting that makes both sides
-    equally long, for scenes in which nothing moves."""
+    equally long, for scenes in which nothing moves. subspaces: what is known of the model."""
     from modules import sd_samplers
 
     made = Scene.parse(scene)
@@ -67,7 +69,7 @@ def latents(
         picture = _Picture(
             model, unet, made, prompt, negative, frame, seed, size, config.total_steps(steps), cfg, skips
         )
-        picture.pads = pads
+        picture.pads, picture.subspaces = pads, subspaces
         noise = picture.noise().to(model.dtype)[None].double()
         found.append(config.function(picture, noise * schedule[0], schedule, extra_args={}))
     return torch.cat(found)
@@ -84,6 +86,7 @@ class _Picture:
         self.own_seed = seed if scene.noise.seed < 0 else scene.noise.seed
         self.total_steps, self.cfg, self.skips, self.step = total_steps, cfg, skips, 0
         self.pads: str | None = None
+        self.subspaces: Subspaces | None = None
 
     def noise(self) -> Tensor:
         noise = torch.randn(4, *self.size, generator=torch.Generator().manual_seed(self.seed))
@@ -157,7 +160,7 @@ class _Picture:
         for k in range(count):
             own, *of_concepts = (_part(parts, k) for parts in (base, *concepts.values()))
             encoded = {text: one[0] for text, one in zip(concepts, of_concepts, strict=True)}
-            c = condition(self.maps, own[0], encoded, [self.frame], [self.own_seed])
+            c = condition(self.maps, own[0], encoded, [self.frame], [self.own_seed], self.subspaces)
             weights = [one.weight for one in self.scene.concepts]
             blend = self.scene.blend
             a = coefficients(self.maps.weights([self.frame])[0], weights, blend.mode, blend.scale)
@@ -196,7 +199,7 @@ class _Picture:
             if name.endswith("attn2"):
                 vars(layer).pop("forward", None)
                 if c is not None:
-                    layer.forward = functools.partial(self._attend, layer, _double(c))
+                    layer.forward = functools.partial(self._attend, layer, _double(c.seen_by(_tags(name))))
         sigma = sigma.double()[:, None, None, None]
         noise = self.unet(x / (1 + sigma**2).sqrt(), 50 * sigma.flatten(), context=context[None].double(), **options)
         return x - sigma * noise, weight
@@ -227,6 +230,13 @@ def _with_length(c: LocationConditioning, length: int, empty: Tensor | None) -> 
     return replace(
         c, contexts=contexts, lengths=(length,) * len(contexts), noise=noise(c.noise, 0.0), offset=noise(c.offset, 1.0)
     )
+
+
+def _tags(name: str) -> frozenset[str]:
+    """What the stand-in's layers are called: blocks 3 of the input and 0 and 1 of the output see half the latent."""
+    side, block = name.split(".")[:2]
+    block = {"input_blocks": "in", "output_blocks": "out"}.get(side, "mid") + (block if side != "middle_block" else "")
+    return frozenset({block, "coarse" if block in ("in3", "mid", "out0", "out1") else "fine"})
 
 
 def _double(c: LocationConditioning) -> LocationConditioning:

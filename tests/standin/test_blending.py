@@ -95,6 +95,7 @@ def test_equals_the_location_embeddings(host, data):
         {"prompt": texts, "mask": masks, "weight": st.sampled_from([1.0, 0.5, -0.5, 1.5])},
         optional={"negative": st.sampled_from(["dull", LONG])},
     )
+    layers = st.sampled_from(["all", "coarse", "in1,out0", "mid,out1-3"])
     count = draw(st.integers(1, 3))
     job = {
         "concepts": draw(st.lists(concept, max_size=3)),
@@ -105,8 +106,8 @@ def test_equals_the_location_embeddings(host, data):
         },
         "noise": {
             "visual": {"strength": draw(st.sampled_from([0.0, 0.7]))},
-            "concept": {"strength": draw(st.sampled_from([0.0, 0.7])), "rank": 2},
-            "feature": {"strength": draw(st.sampled_from([0.0, 0.7])), "dimensions": "0-2"},
+            "concept": {"strength": draw(st.sampled_from([0.0, 0.7])), "rank": 2, "layers": draw(layers)},
+            "feature": {"strength": draw(st.sampled_from([0.0, 0.7])), "dimensions": "0-2", "layers": draw(layers)},
         },
         "motion": {"kind": "circle"},
         "animation": {"frames": count},

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lib_masknoise.scene import Scene
 from tests.standin import oracle
 from tests.standin.host import Other
 from tests.standin.test_blending import LONG, ROUNDED, covered, error, scene
@@ -60,9 +61,13 @@ def test_all_noises_and_frames(host, merges):
         motion={"kind": "circle"},
         animation={"frames": 3},
     )
-    ours = host.latents(moving, batch_size=2)
-    expected = oracle.latents(host.model, moving, ["red house"] * 3, pictures=[(f, 1) for f in range(3)])
-    assert error(ours, expected) < ROUNDED
+    gated = (
+        Scene.parse(moving).replace({"noise.concept.layers": "fine", "noise.feature.layers": "mid,out1-2"}).to_dict()
+    )
+    for one in (moving, gated):
+        ours = host.latents(one, batch_size=2)
+        expected = oracle.latents(host.model, one, ["red house"] * 3, pictures=[(f, 1) for f in range(3)])
+        assert error(ours, expected) < ROUNDED
 
 
 def test_a_concept_that_covers_everything_is_its_prompt(host):

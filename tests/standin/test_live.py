@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib_masknoise.live import Engine, Settings, Wish
+from lib_masknoise.live import STEPS, Engine, Settings, Wish
 from lib_masknoise.live.engine import PAUSED, REST
 from lib_masknoise.maps import Maps
 from lib_masknoise.scene import Scene, SceneError
@@ -116,14 +116,32 @@ def test_a_sketch_is_a_job_of_few_steps_and_goes_on_from_the_last_one(host, live
     host.start(forge=forge)
     made: list[int] = []
     first = live.sketch(of(TREE), maps(TREE), 0, None, steps(made))
-    assert len(made) == host.live.STEPS
-    assert torch.equal(first.double(), host.latents(TREE.to_dict(), steps=host.live.STEPS, seed=1))
+    assert len(made) == STEPS
+    assert torch.equal(first.double(), host.latents(TREE.to_dict(), steps=STEPS, seed=1))
     again: list[int] = []
     second = live.sketch(of(TREE), maps(TREE), 0, first, steps(again))
-    assert 0 < len(again) < host.live.STEPS and not torch.equal(first, second)
+    assert 0 < len(again) < STEPS and not torch.equal(first, second)
     few: list[int] = []
     live.sketch(of(TREE, steps=1), maps(TREE), 0, first, steps(few))
     assert len(few) == 1, "the one step of a model of one step begins with noise"
+
+
+@pytest.mark.parametrize(("last", "wanted"), [(0.05, [3, 1]), (0.5, [4, 2])], ids=["hardly any", "more"])
+def test_a_sketch_goes_to_the_end_where_hardly_any_noise_is_left(host, live, monkeypatch, last, wanted):
+    from modules import sd_samplers
+
+    def sigmas(steps: int, like: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.linspace(4.0, last, steps), torch.zeros(1)]).to(like)
+
+    monkeypatch.setattr(sd_samplers, "sigmas", sigmas)
+    first: list[int] = []
+    again: list[int] = []
+    latent = live.sketch(of(TREE), maps(TREE), 0, None, steps(first))
+    live.sketch(of(TREE), maps(TREE), 0, latent, steps(again))
+    assert [len(first), len(again)] == wanted
+    made: list[int] = []
+    live.full(of(TREE), maps(TREE), 0, steps(made))
+    assert len(made) == SETTINGS.steps, "the picture itself has all its steps"
 
 
 def test_a_sketch_encodes_nothing_again(host, live, monkeypatch):

@@ -1,6 +1,7 @@
 """A job from its request to its files, through the script's own hooks."""
 
 import base64
+import importlib
 import io
 import json
 from pathlib import Path
@@ -11,10 +12,13 @@ import torch
 from PIL import Image
 
 from lib_masknoise import animation, infotext
+from lib_masknoise.calibrate.profile import Profile, Profiles
+from lib_masknoise.calibrate.style import Found
 from lib_masknoise.maps import Maps
 from lib_masknoise.scene import Scene
+from tests.standin import oracle
 from tests.standin.host import Other
-from tests.standin.test_blending import FULL, LONG, covered, error, scene
+from tests.standin.test_blending import FULL, LONG, ROUNDED, covered, error, scene
 
 TREE = scene("green tree", "blue sea")
 TREE_PAINTED = json.dumps({"concepts": TREE["concepts"]})
@@ -104,6 +108,44 @@ def test_a_feature_dimension_that_the_model_does_not_have_is_refused(host):
         host.process(host.job(wrong))
     (problem,) = raised.value.problems
     assert problem.path == "noise.feature.dimensions" and "the last dimension, 7" in problem.message
+
+
+def test_layers_that_the_model_does_not_have_are_refused(host):
+    wrong = scene("tree", noise={"feature": {"strength": 1.0, "dimensions": "0-2", "layers": "coarse,middle"}})
+    with pytest.raises(host.jobs.Refused) as raised:
+        host.process(host.job(wrong))
+    (problem,) = raised.value.problems
+    assert problem.path == "noise.feature.layers"
+    has = "coarse, fine, in1, in3, mid, out0, out1, out2, out3"
+    assert problem.message == f'expected "all" or layers of this model, which are {has}; got "middle"'
+
+
+def test_directions_of_style_are_refused_where_nobody_has_looked_for_them(host):
+    wrong = scene("tree", noise={"feature": {"strength": 1.0, "dimensions": "style"}})
+    with pytest.raises(host.jobs.Refused) as raised:
+        host.process(host.job(wrong))
+    (problem,) = raised.value.problems
+    assert problem.path == "noise.feature.dimensions" and "calibrate --style" in problem.message
+
+
+def test_directions_of_style_are_those_of_the_checkpoints_profile(host, monkeypatch, tmp_path):
+    """Another part of each in other layers, in every frame; held places stay."""
+    draw = torch.Generator().manual_seed(1)
+    mixtures = {"style": torch.randn(2, 2, 3, generator=draw)}
+    found = Found(torch.randn(3, 8, generator=draw), ("in3,mid", "out2-3"), mixtures)
+    Profiles(tmp_path).save(Profile("ab" * 32, (), {}, style=found.to_dict()))
+    checkpoints = importlib.import_module("lib_masknoise.hosts.webui.checkpoints")
+    monkeypatch.setattr(checkpoints, "PROFILES", tmp_path)
+    monkeypatch.setattr(checkpoints, "checkpoint", lambda: ("ab" * 32, "tiny"))
+    host.start(torch.float64)
+    noise = {"feature": {"strength": 1.0, "dimensions": "style"}}
+    job = scene("tree", noise=noise, motion={"kind": "circle"}, animation={"frames": 2})
+    subspaces = Found.parse(found.to_dict()).subspaces
+    expected = oracle.latents(
+        host.model, job, ["red house"] * 2, pictures=[(0, 1), (1, 1)], subspaces=subspaces
+    )  # fmt: skip
+    assert error(host.latents(job, batch_size=2), expected) < ROUNDED
+    assert error(host.latents({**job, "noise": {}}, batch_size=2), expected) > 1e-3
 
 
 def test_formats_that_cannot_be_written_are_refused_before_the_frames_are_made(refused, monkeypatch):

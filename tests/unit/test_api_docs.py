@@ -60,11 +60,13 @@ def test_every_route_is_shown():
     from fastapi import FastAPI
 
     from lib_masknoise.api import add_routes
+    from lib_masknoise.calibrate_routes import add_calibrate
     from lib_masknoise.explore_routes import add_explore
 
     app = FastAPI()
     add_routes(app, None)
     add_explore(app, None)
+    add_calibrate(app, None)
     schema = app.openapi()["paths"]
     routes = {f"{method.upper()} {path.replace('{name}', 'NAME')}" for path, way in schema.items() for method in way}
     assert routes == set(re.findall(r"^\| `(\w+ /masknoise\S+)` \|", TEXT, re.M))

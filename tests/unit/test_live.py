@@ -14,6 +14,7 @@ from lib_masknoise.live.decoding import TinyDecoder, fingerprint, linear_rgb, ti
 from lib_masknoise.live.engine import BREATH, REST, UNREAD, moves
 from lib_masknoise.maps import Maps
 from lib_masknoise.scene import Problem, Scene, SceneError
+from lib_masknoise.wildcards import Wildcards
 
 SETTINGS = Settings(size=(64, 64), prompt="a marsh", steps=8)
 SKETCH_STEPS = 3
@@ -34,6 +35,9 @@ class CountingHost:
 
     def setting(self):
         return self.model
+
+    def wildcards(self):
+        return Wildcards()
 
     def check(self, wish) -> None:
         if wish.settings.sampler:
@@ -464,3 +468,9 @@ def test_the_route_asks_for_a_type_that_other_sites_cannot_send(client, host):
 def test_stop_is_always_answered(client):
     for body in (b'{"session": "a"}', b"", b"[]", b"nonsense"):
         assert client.post("/masknoise/v1/live/stop", content=body).status_code == 204
+
+
+def test_the_route_decides_choices_by_the_seed(client):
+    wish = {**BODY, "scene": {"concepts": [{"prompt": "__nowhere__"}]}}
+    answer = client.post("/masknoise/v1/live", json=wish)
+    assert answer.status_code == 422 and answer.json()[0]["path"] == "concepts[0].prompt"

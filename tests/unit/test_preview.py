@@ -172,3 +172,16 @@ def test_a_concept_that_is_off_is_not_shown_and_the_others_keep_their_colours():
     shown, full = (np.asarray(preview.picture(scene, "coefficients", 0, (32, 32))) for scene in (second, both))
     assert (shown[:, :14] == full[:, :14]).all() and (shown[:, 18:] != full[:, 18:]).any(-1).all()
     assert "lava" not in preview.description(second, "coefficients")
+
+
+def test_the_steps_in_which_concepts_act():
+    first, second = {"prompt": "a <sea>", "end": 0.5}, {"prompt": "", "start": 0.25}
+    scene = Scene.parse({"concepts": [first, second, {"prompt": "off", "enabled": False}], "blend": {"end": 0.75}})
+    root = ElementTree.fromstring(preview.steps_chart(scene))
+    space = "{http://www.w3.org/2000/svg}"
+    assert root.find(f"{space}title").text == "a <sea>: 0% to 50% of the steps; concept 2: 25% to 75% of the steps"
+    bars = [path.get("d") for path in root.iter(f"{space}path") if path.get("stroke-width") == "8"]
+    assert bars == ["M20.0 9.0H120.0", "M70.0 27.0H170.0"]  # on lines of 200 pixels
+    assert preview.steps_chart(Scene.parse({"concepts": [{"prompt": "x"}]})) == ""
+    late = Scene.parse({"concepts": [{"prompt": "x", "start": 0.8}], "blend": {"end": 0.5}})
+    assert "x: in no step" in preview.steps_chart(late)

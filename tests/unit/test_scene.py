@@ -108,7 +108,11 @@ keys = st.fixed_dictionaries(
 
 def value_of(entry) -> st.SearchStrategy:
     if entry.path == "noise.feature.dimensions":
-        return st.sampled_from(["all", "0-63", "7", "0-3,9,20-21"]) | st.lists(st.integers(0, 4000), min_size=1)
+        return st.sampled_from(["all", "style", "layout", "0-63", "7", "0-3,9,20-21"]) | st.lists(
+            st.integers(0, 4000), min_size=1
+        )
+    if entry.path.endswith(".layers"):
+        return st.sampled_from(["all", "coarse", "fine,middle", " IN1 - 3, mid,out0"])
     if entry.path == "noise.initial.inject.times":
         return st.sampled_from(["1000", " 300", 7, [512]])
     if entry.path == "noise.initial.inject.weights":
@@ -353,9 +357,13 @@ def prompts(count: int, name: str) -> dict:
         ({"animation": {"frames": 10**400}}, "animation.frames", "got a huge integer"),
         ({"animation": {"frames": "1"}}, "animation.frames", 'got "1"'),
         ({"noise": {"exponent": float("inf")}}, "noise.exponent", "got Infinity"),
-        ({"noise": {"feature": {"dimensions": []}}}, "noise.feature.dimensions", 'expected "all", indices'),
+        ({"noise": {"feature": {"dimensions": []}}}, "noise.feature.dimensions", 'expected "all", "style"'),
         ({"noise": {"feature": {"dimensions": [-1]}}}, "noise.feature.dimensions", "got [-1]"),
         ({"noise": {"feature": {"dimensions": "1,,2"}}}, "noise.feature.dimensions", 'got "1,,2"'),
+        ({"noise": {"feature": {"layers": ""}}}, "noise.feature.layers", 'expected "all", or some of coarse'),
+        ({"noise": {"concept": {"layers": "in4,up1"}}}, "noise.concept.layers", 'got "in4,up1"'),
+        ({"noise": {"concept": {"layers": "in4-2"}}}, "noise.concept.layers", 'expected ascending ranges, got "in4-2"'),
+        ({"noise": {"concept": {"layers": ["mid"]}}}, "noise.concept.layers", 'got ["mid"]'),
         (
             {"motion": {"keyframes": [{"frame": 3}, {"frame": 3}]}},
             "motion.keyframes[1].frame",

@@ -77,6 +77,9 @@ BAD_SCENES: dict[str, tuple[Any, str]] = {
     "a keyframe's easing": (_concept(keyframes=[{"frame": 0, "easing": "in"}]), "concepts[0].keyframes[0].easing"),
     "a keyframe's weight": (_concept(keyframes=[{"frame": 0, "weight": 9}]), "concepts[0].keyframes[0].weight"),
     "a keyframe's mask": (_concept(keyframes=[{"frame": 0, "mask": {"kind": "x"}}]), "concepts[0].keyframes[0].mask"),
+    "no layers": ({"noise": {"feature": {"layers": ""}}}, "noise.feature.layers"),
+    "unknown layers": ({"noise": {"concept": {"layers": "up3"}}}, "noise.concept.layers"),
+    "layers that no model has": ({"noise": {"concept": {"strength": 1, "layers": "in900"}}}, "noise.concept.layers"),
     # Masks.
     "a mask as text": (_concept(mask="full"), MASK),
     "a mask as a list": (_concept(mask=[0, 1]), MASK),
@@ -223,8 +226,9 @@ BODY_BYTES = 16_000_000
 
 
 def test_the_routes_say_the_same(webui):
-    for scene, path in BAD_SCENES.values():
-        if path == "noise.feature.dimensions" and scene["noise"]["feature"].get("strength"):
+    for name, (scene, path) in BAD_SCENES.items():
+        beyond = path == "noise.feature.dimensions" and scene["noise"]["feature"].get("strength")
+        if beyond or name == "layers that no model has":
             continue  # only the model can tell
         body = scene.encode() if isinstance(scene, str) else json.dumps(scene).encode()
         answer = webui.request("POST", "/masknoise/v1/validate", body)

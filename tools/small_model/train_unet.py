@@ -63,8 +63,9 @@ def step_loss(
     empty: torch.Tensor,
     guidance: float,
     weights: torch.Tensor,
+    half: bool = True,
 ) -> torch.Tensor:
-    """Weighted noise-prediction loss of one batch at random times.
+    """Weighted noise-prediction loss of one batch at random times. half: compute in bfloat16.
 
     With `guidance` g > 1 the loss is that of the guided prediction `u + g (c - u)`, u being the prediction for the
     caption `empty` `[77]`, held fixed. The difference that guidance multiplies becomes 1/g of what it was, so that
@@ -75,7 +76,7 @@ def step_loss(
     power = alphas_cumprod()[times].view(-1, 1, 1, 1)
     noisy = power.sqrt() * batch.latents + (1 - power).sqrt() * noise
     context = text(batch.ids)[0]
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
         predicted = unet(noisy, times, context).sample.float()
         if guidance != 1:
             with torch.no_grad():
@@ -111,7 +112,15 @@ def parameter_groups(unet: UNet2DConditionModel, text: CLIPTextModel) -> list[di
 
 
 def train(
-    nets: Networks, work: Path, steps: int, rate: float, guidance: float, seed: int, report: int, name: str
+    nets: Networks,
+    work: Path,
+    steps: int,
+    rate: float,
+    guidance: float,
+    seed: int,
+    report: int,
+    name: str,
+    half: bool = True,
 ) -> None:
     """Tune `nets.unet` and `nets.text` in place; write the averages to `work / name` at every report."""
     torch.manual_seed(seed)
@@ -131,7 +140,7 @@ def train(
         batch = captioned(latents, captioner, nets.scale, rows, height, width, draw)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["factor"] * cosine(step, steps)
-        loss = step_loss(unet, text, batch, empty, guidance, weights)
+        loss = step_loss(unet, text, batch, empty, guidance, weights, half)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -160,6 +169,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=2.0, help="scale inside the loss; 1 for none")
     parser.add_argument("--seed", type=int, default=77)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--float32", action="store_true", help="quicker on a processor without AVX-512 bf16")
     parser.add_argument("--report", type=int, default=50, help="steps between reports and checkpoints")
     parser.add_argument("--name", default="unet.pt", help="file of the weights, in the work folder")
     args = parser.parse_args()
@@ -169,7 +179,7 @@ def main() -> None:
         state = torch.load(args.resume)
         nets.unet.load_state_dict(state["unet"])
         nets.text.load_state_dict(state["text"])
-    train(nets, args.work, args.steps, args.rate, args.guidance, args.seed, args.report, args.name)
+    train(nets, args.work, args.steps, args.rate, args.guidance, args.seed, args.report, args.name, not args.float32)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ and a hook on the U-Net tells them the size of the latent. Both are undone when 
 
 from lib_masknoise.hosts.diffusers.binding import Binding, bind
 from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS, encode
-from lib_masknoise.hosts.diffusers.loading import default_size, load_pipeline, quiet
+from lib_masknoise.hosts.diffusers.loading import default_size, load_pipeline, quiet, usual_guidance
 from lib_masknoise.hosts.diffusers.rendering import Frame, Progress, render
 
 __all__ = [
@@ -28,4 +28,5 @@ __all__ = [
     "load_pipeline",
     "quiet",
     "render",
+    "usual_guidance",
 ]

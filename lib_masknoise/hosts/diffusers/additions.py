@@ -197,7 +197,7 @@ def loras_of(pipe: DiffusionPipeline, prompts: Sequence[str]) -> Iterator[None]:
 
 # --- What a pipeline is told once
 
-_FOLDERS, _CLIP_SKIP = "_masknoise_lora_folders", "_masknoise_clip_skip"
+_SOURCE, _FOLDERS, _CLIP_SKIP = "_masknoise_source", "_masknoise_lora_folders", "_masknoise_clip_skip"
 
 
 def lora_folders(pipe: DiffusionPipeline) -> Sequence[str]:
@@ -210,11 +210,17 @@ def clip_skip(pipe: DiffusionPipeline) -> int:
     return getattr(pipe, _CLIP_SKIP, 1)
 
 
-def tell(pipe: DiffusionPipeline, folders: Sequence[str], skip: int) -> None:
-    """Raises ValueError where the text encoder has not so many layers."""
+def source(pipe: DiffusionPipeline) -> str:
+    """Where its model was loaded from; nowhere that exists where that is not known."""
+    return str(getattr(pipe, _SOURCE, None) or getattr(pipe, "name_or_path", None) or "unknown model")
+
+
+def tell(pipe: DiffusionPipeline, path: Path, folders: Sequence[str], skip: int) -> None:
+    """path: where the model comes from. Raises ValueError where the text encoder has not so many layers."""
     layers = getattr(pipe.text_encoder.config, "num_hidden_layers", 0) if pipe.text_encoder is not None else 0
     if skip != 1 and not 1 <= skip <= layers:
         raise ValueError(f"--clip-skip: expected 1 to {layers}, the layers of the model's text encoder, got {skip}")
+    setattr(pipe, _SOURCE, str(path))
     setattr(pipe, _FOLDERS, tuple(folders))
     setattr(pipe, _CLIP_SKIP, skip)
 

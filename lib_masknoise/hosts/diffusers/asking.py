@@ -58,7 +58,7 @@ class Asking:
         job = self.job
         maps = job.maps if concept is None else Maps(alone(job.maps.scene, concept), job.maps.size)
         encoded = {text: job.encoded[text] for text in prompts(maps.scene)}
-        return condition(maps, job.base, encoded, [FIRST] * count, [job.noise_seed] * count)
+        return condition(maps, job.base, encoded, [FIRST] * count, [job.noise_seed] * count, job.subspaces)
 
     def _plain(self, count: int) -> LocationConditioning:
         """The negative prompts, as the other side of a guidance has them."""

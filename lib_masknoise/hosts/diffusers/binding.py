@@ -13,7 +13,9 @@ from torch import Tensor
 
 from lib_masknoise.attention import AttentionPass, Share
 from lib_masknoise.conditioning import LocationConditioning
+from lib_masknoise.hosts.diffusers.blocks import layer_tags
 from lib_masknoise.maps import Size, extent, level_with
+from lib_masknoise.scene.layers import Tags
 
 # Processors that compute plain cross-attention: replacing one changes nothing but the contexts.
 PLAIN_PROCESSORS = (
@@ -108,9 +110,17 @@ class Binding:
                     f"{name} is a {type(processor).__name__}: expected plain cross-attention; unload what replaced it"
                 )
         self._processors = processors
+        self._attention.tags = self._tags()
         ours = self.processor()
         self._hook = self.model.register_forward_pre_hook(self._before_model, with_kwargs=True)
         self.model.set_attn_processor({k: ours if self.layers in k else p for k, p in processors.items()})
+
+    def _tags(self) -> dict[Any, Tags]:
+        """Of the attention modules, where some of them are to see another conditioning."""
+        if all(len(side.variants) == 1 for side in self.all_sides):
+            return {}
+        tags = layer_tags(self.model)
+        return {self.model.get_submodule(name.removesuffix(".processor")): own for name, own in tags.items()}
 
     def processor(self) -> Any:
         """What stands in for the processors of the layers that see the text."""

@@ -29,10 +29,8 @@ Report = Callable[[float], object]
 class PipelineHost:
     """See `lib_masknoise.explore.workshop.Host`. turn: a job's turn on the pipeline. name: where it came from."""
 
-    def __init__(
-        self, pipe: DiffusionPipeline, turn: Callable[[], AbstractContextManager[Any]], name: str | None
-    ) -> None:
-        self.model, self.turn, self.name = PipelineModel(pipe), turn, name
+    def __init__(self, model: PipelineModel, turn: Callable[[], AbstractContextManager[Any]], name: str | None) -> None:
+        self.model, self.turn, self.name = model, turn, name
 
     def settings(self, asked: Asked) -> Settings:
         problems = [

@@ -15,9 +15,11 @@ from torch import Tensor
 from lib_masknoise.attention import AttentionPass
 from lib_masknoise.conditioning import Encoded, LocationConditioning
 from lib_masknoise.hosts.diffusers.binding import Binding, Later, installed
+from lib_masknoise.hosts.diffusers.blocks import layer_tags
 from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS, encode
 from lib_masknoise.maps import Size
 from lib_masknoise.scene import Scene
+from lib_masknoise.scene.layers import Tags
 
 Sides = tuple[LocationConditioning, "LocationConditioning | None"]
 """The conditioning of the rows with the prompt, and of those without it where guidance has such rows."""
@@ -71,6 +73,11 @@ class Family:
     def doable(self, scene: Scene) -> Scene:
         """The scene without what such a model cannot do and would stumble over."""
         return scene
+
+    @cached_property
+    def tags(self) -> dict[str, Tags]:
+        """Of the cross-attention layers, by the names of their processors; empty where they have none."""
+        return layer_tags(self.model)
 
     def encode(self, prompts: Iterable[str]) -> dict[str, Encoded]:
         """The contexts that are blended, one for each different prompt."""

@@ -24,17 +24,12 @@ from lib_masknoise.conditioning import Encoded, negatives, prompts
 from lib_masknoise.hosts.diffusers.encoding import encode
 from lib_masknoise.hosts.diffusers.families import require_unet
 from lib_masknoise.hosts.diffusers.rendering import Job, check_size
-from lib_masknoise.live import Step, Turns, Wish
+from lib_masknoise.live import FAINT, STEPS, Step, Turns, Wish
 from lib_masknoise.live.decoding import linear_rgb, tiny_decoder, to_picture
 from lib_masknoise.maps import Maps
 from lib_masknoise.scene import Problem, SceneError
+from lib_masknoise.wildcards import Wildcards
 
-STEPS = 4
-"""Of a sketch. All are made where there is nothing to go on from; the first is left out where there is a last sketch,
-which then stands for what the first step would have found. Leaving out more, a new concept hardly shows: its colours
-are decided where the noise is strong (docs/live.md)."""
-FAINT = 0.1
-"""Strength of the noise, relative to the picture's, below which a sketch's last step asks the U-Net no more."""
 WITHOUT_NOISE = (EulerDiscreteScheduler, DDIMScheduler)
 """Schedulers of one evaluation a step that add no noise of their own."""
 REMEMBERED_PROMPTS = 64
@@ -44,12 +39,14 @@ TINY = {0.18215: "madebyollin/taesd", 0.13025: "madebyollin/taesdxl"}
 
 
 class LiveHost:
-    """A pipeline as the host of an `Engine`. turns: shared with whatever else uses the pipeline."""
+    """A pipeline as the host of an `Engine`. turns: shared with whatever else uses the pipeline. wildcards: files that
+    concepts' prompts may name."""
 
-    def __init__(self, pipe: DiffusionPipeline, turns: Turns | None = None) -> None:
+    def __init__(self, pipe: DiffusionPipeline, turns: Turns | None = None, wildcards: Wildcards | None = None) -> None:
         require_unet(pipe, "live painting")
         self.pipe = pipe
         self.turns = turns or Turns()
+        self._wildcards = wildcards or Wildcards()
         self.factor = pipe.vae_scale_factor
         self.decode = decoder(pipe)
         self._encoded: OrderedDict[str, Encoded] = OrderedDict()
@@ -63,6 +60,9 @@ class LiveHost:
 
     def setting(self) -> Hashable:
         return None  # one pipeline, which stays as it is
+
+    def wildcards(self) -> Wildcards:
+        return self._wildcards
 
     def check(self, wish: Wish) -> None:
         made = wish.settings

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 
 import diffusers
@@ -62,7 +64,7 @@ def load_pipeline(
         family(pipe)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
-    additions.tell(pipe, networks.beside(None if model is None else str(path), lora_dir), clip_skip)
+    additions.tell(pipe, path, networks.beside(None if model is None else str(path), lora_dir), clip_skip)
     if sampler is not None:
         pipe.scheduler = additions.scheduler(sampler, pipe.scheduler)
     for one in loras:
@@ -73,6 +75,19 @@ def load_pipeline(
         additions.put_vae(pipe, vae)
     pipe.set_progress_bar_config(disable=True)  # `render` has its own, which knows about frames
     return pipe.to(device)
+
+
+def usual_guidance(model: str | Path, other: float) -> float:
+    """The guidance scale of a model where none is asked for: a transformer's is what its pipeline has by default.
+    other: of a U-Net."""
+    path = Path(model)
+    try:
+        if path.is_dir() and inspection.denoiser(path) == "transformer":
+            kind = getattr(diffusers, json.loads((path / "model_index.json").read_bytes())["_class_name"])
+            return float(signature(kind.__call__).parameters["guidance_scale"].default)
+    except (ModelError, AttributeError, KeyError):
+        pass  # whoever loads it says what is wrong with it
+    return other
 
 
 def quiet() -> None:

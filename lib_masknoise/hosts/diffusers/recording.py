@@ -27,7 +27,7 @@ class Recorder:
         self.complete = False
 
     def hear(self, model_output: Tensor, timestep: Any, sample: Tensor) -> None:
-        sigma, exploding = _sigma(self._scheduler, timestep)
+        sigma, exploding = noise_level(self._scheduler, timestep)
         self._heard.append((sigma, exploding, sample.detach().clone(), model_output.detach().clone()))
 
     def hear_end(self, sample: Tensor) -> None:
@@ -71,7 +71,7 @@ def recording(pipe: DiffusionPipeline) -> Iterator[Recorder]:
             scheduler.step = before
 
 
-def _sigma(scheduler: Any, timestep: Any) -> tuple[float, bool]:
+def noise_level(scheduler: Any, timestep: Any) -> tuple[float, bool]:
     """Noise for each part of signal at a step about to be made, and whether the sampler keeps the signal's size and
     lets the noise explode (Euler and its like) or keeps the variance (DDIM, DPM++ and their like)."""
     exploding = hasattr(scheduler, "sigmas") and float(scheduler.init_noise_sigma) != 1.0
@@ -84,20 +84,24 @@ def _sigma(scheduler: Any, timestep: Any) -> tuple[float, bool]:
 
 
 def _moment(kind: str, sigma: float, exploding: bool, sample: Tensor, output: Tensor) -> Moment:
-    """`x_t` of unit variance where signal and noise both have it, and the `x0` that the model's output means."""
+    x_t, x0 = meant(kind, sigma, exploding, sample[:1], output[:1])
+    return Moment(sigma, x_t[0], x0[0])
+
+
+def meant(kind: str, sigma: float, exploding: bool, sample: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """`x_t` of unit variance where signal and noise both have it, and the `x0` that the model's output means; of each
+    row, on the CPU in float32."""
     signal = (1 + sigma**2) ** -0.5
-    x_t, output = sample[0].float().cpu(), output[0].float().cpu()
+    x_t, output = sample.float().cpu(), output.float().cpu()
     if exploding:
         x_t = x_t * signal
     if kind == "epsilon":
-        x0 = x_t / signal - sigma * output
-    elif kind == "v_prediction":
-        x0 = signal * x_t - signal * sigma * output
-    elif kind == "sample":
-        x0 = output
-    else:
-        raise ValueError(f"the model predicts {kind!r}: expected epsilon, v_prediction or sample")
-    return Moment(sigma, x_t, x0)
+        return x_t, x_t / signal - sigma * output
+    if kind == "v_prediction":
+        return x_t, signal * x_t - signal * sigma * output
+    if kind == "sample":
+        return x_t, output
+    raise ValueError(f"the model predicts {kind!r}: expected epsilon, v_prediction or sample")
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -26,16 +26,19 @@ from lib_masknoise.conditioning import (
     unblended,
 )
 from lib_masknoise.errors import BrokenOutput
-from lib_masknoise.hosts.diffusers import additions
+from lib_masknoise.hosts.diffusers import additions, styles
 from lib_masknoise.hosts.diffusers.asking import Asking
 from lib_masknoise.hosts.diffusers.binding import Binding
 from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS
 from lib_masknoise.hosts.diffusers.families import family
 from lib_masknoise.maps import Maps
 from lib_masknoise.networks import without_tags
+from lib_masknoise.noise.feature import Subspaces
 from lib_masknoise.noise.initial import FIRST, ordered
 from lib_masknoise.noise.latent import visual
-from lib_masknoise.scene import Scene
+from lib_masknoise.prompt_syntax import plain
+from lib_masknoise.scene import Scene, layers
+from lib_masknoise.wildcards import Wildcards, expand
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def render(
     frames: Sequence[float] | None = None,
     batch_size: int = 4,
     on_step: Callable[[Progress], None] | None = None,
+    wildcards: Wildcards | None = None,
+    subspaces: Subspaces | None = None,
 ) -> Iterator[Frame]:
     """Render frames of a scene, in order, a batch at a time; every frame is handed out as soon as its batch is done.
 
@@ -94,10 +99,13 @@ def render(
     guidance_scale: 1 or less turns guidance and the negative prompts off. frames: which frames (0-based, fractions
     too); all of `scene.animation.frames` when None. A LoRA that a prompt names (`<lora:NAME:0.8>`) is in the weights
     meanwhile. A frame does not depend on the others: any subset, order and batch size gives the same images. on_step:
-    called after every denoising step; an exception it raises ends the render and leaves the pipeline as it was. Raises
+    called after every denoising step; an exception it raises ends the render and leaves the pipeline as it was.
+    subspaces: what is known of the model (`calibrate.style`), what its profile has when None. wildcards: the files
+    that concepts' prompts may name (`wildcards.expand`). Raises SceneError for a missing one,
     BrokenOutput where a batch comes out as no pictures: numbers that are not finite, or a picture that the model's
     safety checker has blackened. Warns of what the model cannot do.
     """
+    scene = expand(scene, seed, wildcards)
     kind = family(pipe)
     size = size or kind.default_size
     check_size(size, kind.multiple)
@@ -106,7 +114,7 @@ def render(
     total = scene.animation.frames
     frames = range(total) if frames is None else frames
     with additions.loras_of(pipe, [prompt, negative_prompt, *prompts(scene), *negatives(scene)]):
-        job = Job(pipe, scene, (prompt, negative_prompt), seed, steps, size, guidance_scale)
+        job = Job(pipe, scene, (prompt, negative_prompt), seed, steps, size, guidance_scale, subspaces=subspaces)
         for start in range(0, len(frames), batch_size):
             batch = frames[start : start + batch_size]
 
@@ -122,7 +130,7 @@ class Job:
     """A scene on a pipeline, with everything encoded that all its frames share.
 
     maps, encoded: where they are known already; the second must have every prompt of the scene and the image.
-    attention: see `bind`.
+    attention: see `bind`. subspaces: see `render`.
     """
 
     def __init__(
@@ -137,9 +145,14 @@ class Job:
         maps: Maps | None = None,
         encoded: Mapping[str, Encoded] | None = None,
         attention: AttentionPass | None = None,
+        subspaces: Subspaces | None = None,
     ):
         self.family = family(pipe)
+        if not scene.enabled and _written(pipe, prompts_of_image):
+            scene, maps = Scene.parse({"animation": scene.animation.to_dict()}), None  # one that changes nothing
         scene = self.family.doable(scene)
+        layers.check(scene.noise, self.family.tags.values())
+        self.subspaces = styles.known(pipe, scene) if subspaces is None else subspaces
         self.pipe, self.scene, self.prompts, self.seed = pipe, scene, prompts_of_image, seed
         self.steps, self.size, self.guidance_scale = steps, size, guidance_scale
         self.noise_seed = seed if scene.noise.seed < 0 else scene.noise.seed
@@ -226,7 +239,7 @@ class Job:
     ) -> tuple[LocationConditioning, LocationConditioning | None]:
         """What both sides see at a fraction of the steps."""
         maps, seeds = self.maps.at(position), [self.noise_seed] * len(frames)
-        positive = condition(maps, self.base, self._own(prompts), frames, seeds)
+        positive = condition(maps, self.base, self._own(prompts), frames, seeds, self.subspaces)
         if not self.guided:
             return positive, None
         return positive, condition_negative(maps, self.base_negative, self._own(negatives), frames)
@@ -263,11 +276,18 @@ class Job:
             noise = self._ordered
         motion = self.scene.noise.visual.motion or self.scene.motion
         free = self.maps.amount("visual", frames)
-        return visual(noise, free, motion, frames, self.maps.total, self.noise_seed)
+        seeds = self.scene.noise.visual.stops
+        others = [self.noise(torch.Generator("cpu").manual_seed(seed))[0] for seed in seeds]
+        return visual(noise, free, motion, frames, self.maps.total, self.noise_seed, others)
 
     def stand_in_embeds(self, rows: int) -> dict[str, Any]:
         """What the pipeline wants to be given as embeddings, for some rows."""
         return self.family.stand_ins(self.base, rows)
+
+
+def _written(pipe: DiffusionPipeline, texts: Iterable[str]) -> bool:
+    """Whether prompts have something in them (emphasis, BREAK, comments) that the pipeline alone does not read."""
+    return getattr(pipe, "unet", None) is not None and not all(map(plain, map(without_tags, texts)))
 
 
 def check_size(size: tuple[int, int], factor: int) -> None:

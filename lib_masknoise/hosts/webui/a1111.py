@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lib_masknoise.attention import Share, Wanted, shares
 from lib_masknoise.hosts.webui import facts, padding
+from lib_masknoise.hosts.webui.blocks import layer_tags
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising
 from lib_masknoise.maps import extent
 
@@ -50,6 +51,7 @@ class Layers:
         for layer in layers:
             if "forward" in vars(layer):
                 raise Conflict(_taken(layer.forward))
+        self.denoising.name_layers({unet.get_submodule(name): tags for name, tags in layer_tags(unet).items()})
         self._layers = layers
         for layer in layers:
             layer.forward = functools.partial(self._attend, layer)

@@ -14,6 +14,7 @@ from modules import shared
 
 from lib_masknoise import infotext
 from lib_masknoise.disk import replace_file
+from lib_masknoise.hosts.webui.prompts import WILDCARDS
 from lib_masknoise.scene import Scene
 
 JPEG = 65_000
@@ -45,6 +46,8 @@ def add_setting() -> None:
     """The host's callback: the extension's own page of settings."""
     label = "Keep masks in a file beside the images, named in the infotext by its hash (only where images are saved)"
     shared.opts.add_option(IN_FILE, shared.OptionInfo(False, label, section=("masknoise", "MaskNoise")))
+    label = "Folder of wildcard files for concepts' prompts, besides those of Dynamic Prompts and of Wildcards"
+    shared.opts.add_option(WILDCARDS, shared.OptionInfo("", label, section=("masknoise", "MaskNoise")))
 
 
 def described(p: Any, scene: Scene) -> dict[str, str]:

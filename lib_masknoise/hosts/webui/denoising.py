@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
@@ -24,6 +24,8 @@ from lib_masknoise.hosts.webui.padding import INFOTEXT, Padding
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts, padded_alike, sampler_name, size_embedding_width
 from lib_masknoise.hosts.webui.rows import Parts, Rows
 from lib_masknoise.maps import Size, extent, level_with, resize
+from lib_masknoise.scene import layers
+from lib_masknoise.scene.layers import Tags
 
 RESCALING = re.compile(r"\b(Dy|SMEA|Intern)\b", re.IGNORECASE)
 """reForge's samplers that also denoise the latent at half and at 1.25 times its size."""
@@ -108,6 +110,11 @@ class Denoising:
         """The picture that it predicted with guidance, in hosts that tell."""
         self._given_size = rows.size
         self._padding = Padding()
+
+    def name_layers(self, tags: Mapping[Hashable, Tags]) -> None:
+        """What the layers of the model in use are called. Raises SceneError where a noise is for others."""
+        layers.check(self.rows.scene.noise, tags.values())
+        self.attention.tags = tags
 
     def check(self) -> None:
         """Raise what went wrong before the call."""

@@ -61,18 +61,18 @@ class HostSettings(Settings):
     scheduler: str = USUAL_SCHEDULER
 
 
-def workshop(presets: Presets) -> Workshop:
+def workshop(presets: Presets, model: WebUIModel | None = None) -> Workshop:
     """Where the WebUI's views are made; their pictures go with the program."""
     folder = Path(tempfile.mkdtemp(prefix="masknoise-explore-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Workshop(WebUI(), folder, functools.partial(preset_prompts, presets))
+    return Workshop(WebUI(model), folder, functools.partial(preset_prompts, presets))
 
 
 class WebUI:
     """See `lib_masknoise.explore.workshop.Host`."""
 
-    def __init__(self) -> None:
-        self.model = WebUIModel()
+    def __init__(self, model: WebUIModel | None = None) -> None:
+        self.model = model or WebUIModel()
 
     def settings(self, asked: Asked) -> HostSettings:
         known = {"sampler": _names(sd_samplers.all_samplers), "scheduler": _schedulers()}
@@ -124,7 +124,7 @@ class WebUIModel:
     def encode(self, prompts: Sequence[str]) -> dict[str, Encoded]:
         """By the host's own parser and encoder. `<lora:…>` and the like are left out; of a prompt that changes over the
         steps it is the first."""
-        p = _job(HostSettings(), "", 0, 1)
+        p = job_of(HostSettings(), "", 0, 1)
         encodings = Encodings()
         found = {}
         with closing(p), torch.no_grad():
@@ -145,22 +145,22 @@ class WebUIModel:
         self, scene: Scene, settings: Settings, frames: Sequence[float], report: Report
     ) -> Iterator[Image.Image]:
         batch = min(settings.batch_size or len(frames), len(frames))
-        p = _job(settings, settings.prompt, settings.seed, batch, scene)
+        p = job_of(settings, settings.prompt, settings.seed, batch, scene)
         if scene.enabled:
             setattr(p, jobs.FRAMES, tuple(frames))
         with closing(p):
-            yield from _done(p, len(frames), report)
+            yield from done(p, len(frames), report)
 
     def plain(
         self, prompts: Sequence[str], seeds: Sequence[int], settings: Settings, report: Report
     ) -> list[Image.Image]:
-        with closing(_job(settings, list(prompts), list(seeds), len(seeds))) as p:
-            return list(_done(p, len(seeds), report))
+        with closing(job_of(settings, list(prompts), list(seeds), len(seeds))) as p:
+            return list(done(p, len(seeds), report))
 
     def blended(
         self, contexts: Sequence[Encoded], seeds: Sequence[int], settings: Settings, report: Report
     ) -> list[Image.Image]:
-        with closing(_job(settings, [""] * len(seeds), list(seeds), len(seeds))) as p:
+        with closing(job_of(settings, [""] * len(seeds), list(seeds), len(seeds))) as p:
             own = p.setup_conds
 
             def setup_conds() -> None:
@@ -168,11 +168,11 @@ class WebUIModel:
                 p.c = _with_contexts(p.c, contexts)
 
             p.setup_conds = setup_conds
-            return list(_done(p, len(seeds), report))
+            return list(done(p, len(seeds), report))
 
     def recorded(self, scene: Scene, settings: Settings, report: Report) -> Recording:
         recorder = Recorder()
-        with closing(_job(settings, settings.prompt, settings.seed, 1, scene)) as p:
+        with closing(job_of(settings, settings.prompt, settings.seed, 1, scene)) as p:
             own = p.sample
 
             def sample(*args: Any, **kwargs: Any) -> Tensor:
@@ -182,7 +182,7 @@ class WebUIModel:
 
             p.sample = sample
             try:
-                (image,) = _done(p, 1, report, recorder.before, recorder.after)
+                (image,) = done(p, 1, report, recorder.before, recorder.after)
             except Stop:
                 return Recording(recorder.moments, None, interrupted=True)
         recorder.complete = True
@@ -227,7 +227,7 @@ def _moment(denoiser: Any, x: Tensor, sigma: Tensor, out: Tensor) -> Moment:
         signal = float(denoiser.alphas[int(level)])
         x0 = denoiser.get_pred_x0(x, out, sigma)
         return Moment(((1 - signal) / signal) ** 0.5, _plain(x), _plain(x0))
-    if _flows():
+    if flows():
         return Moment(level / max(1 - level, 1e-4), _plain(x) / (level**2 + (1 - level) ** 2) ** 0.5, _plain(out))
     return Moment(level, _plain(x) / (1 + level**2) ** 0.5, _plain(out))
 
@@ -236,7 +236,7 @@ def _plain(latent: Tensor) -> Tensor:
     return latent[0].float().cpu()
 
 
-def _flows() -> bool:
+def flows() -> bool:
     objects = getattr(shared.sd_model, "forge_objects", None)
     predictor = getattr(getattr(getattr(objects, "unet", None), "model", None), "predictor", None)
     return getattr(predictor, "prediction_type", "") == "const"
@@ -245,10 +245,17 @@ def _flows() -> bool:
 # --- Jobs
 
 
-def _job(settings: Settings, prompt: Any, seed: Any, batch: int, scene: Scene | None = None) -> Any:
+def job_of(
+    settings: Settings,
+    prompt: Any,
+    seed: Any,
+    batch: int,
+    scene: Scene | None = None,
+    kind: Any = processing.StableDiffusionProcessingTxt2Img,
+) -> Any:
     """A job of the host's, as its API makes one. prompt, seed: one, or one for each picture of the batch."""
     height, width = settings.size or USUAL_SIZE
-    p = processing.StableDiffusionProcessingTxt2Img(
+    p = kind(
         sd_model=shared.sd_model,
         prompt=prompt,
         negative_prompt=settings.negative_prompt,
@@ -287,7 +294,7 @@ def _arguments(runner: Any, scene: Scene | None) -> list[Any]:
 Heard = Callable[[Any], None]
 
 
-def _done(
+def done(
     p: Any, total: int, report: Report, before: Heard | None = None, after: Heard | None = None
 ) -> Iterator[Image.Image]:
     """Do a job; its pictures, those that are whole. Raises Stop where it was interrupted, after these, and what the

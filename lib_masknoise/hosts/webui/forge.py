@@ -19,6 +19,7 @@ from modules import shared
 from torch import Tensor
 
 from lib_masknoise.attention import Row, Share, shares
+from lib_masknoise.hosts.webui.blocks import layer_of, layer_tags
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, context_of
 from lib_masknoise.maps import extent
 
@@ -130,6 +131,7 @@ class CrossAttention:
         return self
 
     def bound(self, unet: torch.nn.Module) -> None:
+        self.denoising.name_layers({layer_of(name): tags for name, tags in layer_tags(unet).items()})
         self._blocks = _blocks(unet)
 
     def released(self) -> None:
@@ -268,5 +270,5 @@ def _begins_with(context: Tensor, known: Tensor) -> bool:
 
 
 def _layer(extra_options: Options) -> tuple[Any, ...]:
-    """Which cross-attention layer of the U-Net it is."""
+    """Which cross-attention layer of the U-Net it is, a `blocks.Layer`."""
     return (*extra_options["block"], extra_options.get("block_index", 0))

@@ -166,6 +166,7 @@ class Asking:
     ) -> None:
         self.p, self.sampler, self.beginning, self.index = p, sampler, beginning, index
         self.prompts, self.method = prompts, method
+        self.subspaces = images.subspaces
         self.picture: Picture = images.pictures[index]._replace(frame=FIRST)
         given = self.picture.maps or images.maps
         scene = at_every_step(given.scene)
@@ -183,7 +184,7 @@ class Asking:
         maps = self.maps
         if concept is not None:
             maps = Maps(alone(maps.scene, concept), maps.size, window=maps.window)
-        rows = Rows(maps, [self.picture._replace(maps=None)])
+        rows = Rows(maps, [self.picture._replace(maps=None)], self.subspaces)
         with self._one_image(guided), sampling(self.p, rows, self.prompts, self.sampler, self.method) as method:
             return [self._guess(one, time, guided, method) for one in z]
 

@@ -17,21 +17,24 @@ from typing import Any
 import torch
 from fastapi import HTTPException, Request
 from fastapi.security import HTTPBasic
+from modules import rng as host_rng
 from modules import shared
 from modules.processing import StableDiffusionProcessingImg2Img, StableDiffusionProcessingTxt2Img
 
 from lib_masknoise import animation, infotext
 from lib_masknoise.hosts.webui import containers, facts, files, initial, parts, xyz
+from lib_masknoise.hosts.webui.checkpoints import subspaces
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, Method, sampling
-from lib_masknoise.hosts.webui.prompts import ConceptPrompts, network_tags
+from lib_masknoise.hosts.webui.prompts import ConceptPrompts, network_tags, wildcards
 from lib_masknoise.hosts.webui.refusal import Refused
 from lib_masknoise.hosts.webui.rows import Picture, Rows
 from lib_masknoise.maps import Maps, Size, extent
 from lib_masknoise.noise import fields
-from lib_masknoise.noise.feature import parse_dimensions
+from lib_masknoise.noise.feature import check_dimensions
 from lib_masknoise.presets import PresetError, Presets
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.ui import inputs, live
+from lib_masknoise.wildcards import Wildcards, expand
 from lib_masknoise.window import WHOLE, Window
 
 ADAPTIVE = "DPM adaptive"
@@ -63,6 +66,8 @@ class Job:
     """What the scene asks for that will not do what one expects of it."""
     tiles: Sequence[Window] = ()
     """Of the images of this job, where they are parts of one picture."""
+    wildcards: Wildcards = field(default_factory=Wildcards)
+    _said: dict[int, Scene] = field(default_factory=dict)
     order: initial.Order = field(default_factory=initial.Order)
     """What the noise of its images becomes where the scene puts it in order."""
 
@@ -74,6 +79,22 @@ class Job:
         if (size, window) not in self._maps:
             self._maps[size, window] = Maps(self.scene, size, window=window)
         return self._maps[size, window]
+
+    def saying(self, seed: int) -> Scene:
+        """The scene with the choices in its concepts' prompts made, for an image with that seed; the same object where
+        the same is said. Raises SceneError."""
+        if seed not in self._said:
+            made = expand(self.scene, seed, self.wildcards)
+            if made is not self.scene:
+                others = (known for known in self._said.values() if known is not self.scene)
+                made = next((known for known in others if known == made), made)
+            self._said[seed] = made
+        return self._said[seed]
+
+    def choosing(self, p: Any, seeds: Sequence[int]) -> Sequence[int]:
+        """The seeds by which images with some seeds make their choices: frames, and parts of one picture, all by that
+        of the job's first image."""
+        return [p.all_seeds[0]] * len(seeds) if self.animated or self.tiles else seeds
 
     def know(self, maps: Maps) -> None:
         """Maps of the scene that are drawn already."""
@@ -146,7 +167,7 @@ def before_process(p: Any, values: Sequence[Any], presets: Presets, is_img2img: 
         if scene.animation.frames > 1:
             animation.require_encoders(scene.animation.formats, scene.animation.interpolate)
         fields.require(scene)
-        p.masknoise = job = Job(scene, ConceptPrompts(scene), getattr(p, FRAMES, None))
+        p.masknoise = job = Job(scene, ConceptPrompts(scene), getattr(p, FRAMES, None), wildcards=wildcards())
         if tiles is not None:
             if job.animated:
                 wanted = "expected 1, as the script SD upscale makes one picture of many parts"
@@ -194,6 +215,8 @@ def process(p: Any, job: Job) -> None:
         _share_between_frames(p, job.total)
     pixels = facts.pixels_of_latent()
     size = p.height // pixels, p.width // pixels
+    for seed in job.choosing(p, p.all_seeds):  # before anything is sampled, lest a file is missed in the last batch
+        job.saying(seed)
     job.remarks = tuple(map(str, job.maps(size).remarks()))
     for remark in job.remarks:
         p.comment(f"MaskNoise: {remark}")
@@ -237,8 +260,30 @@ def before_process_batch(p: Any, job: Job, prompts: list[str]) -> None:
             rng = p.rng
             options = rng.subseed_strength, rng.seed_resize_from_h, rng.seed_resize_from_w
             p.rng = type(rng)(rng.shape, p.seeds, p.subseeds, *options)
+    _choose(p, job)
     if job.prompts.networks and not p.disable_extra_networks:
         prompts[:] = [text + network_tags(job.prompts.networks, _networks_of([text])) for text in prompts]
+
+
+def _choose(p: Any, job: Job) -> None:
+    """What the concepts of the batch's images say: their prompts, and its infotext where there was a choice."""
+    scenes = _scenes(p, job)
+    if all(scene is job.scene for scene in scenes):
+        return
+    different = {id(scene): scene for scene in scenes}.values()
+    job.prompts = ConceptPrompts(*different)
+    of_each = {id(scene): containers.described(p, scene) for scene in different}
+    for key in {key for params in of_each.values() for key in params}:
+
+        def value(p: Any, index: int = 0, key: str = key, **others: Any) -> str | None:
+            return of_each[id(scenes[min(index, len(scenes) - 1)])].get(key)
+
+        p.extra_generation_params[key] = value
+
+
+def _scenes(p: Any, job: Job) -> list[Scene]:
+    """What each image of the batch shows."""
+    return [job.saying(seed) for seed in job.choosing(p, p.seeds)]
 
 
 def _networks_of(prompts: list[str]) -> dict[str, list[Any]]:
@@ -270,7 +315,8 @@ def process_before_every_sampling(p: Any, job: Job, noise: torch.Tensor) -> None
             message = "expected 1: of this model every batch is a video, whose frames the model itself moves"
             raise SceneError((Problem("animation.frames", message),))
         pictures = pictures[: len(noise)]
-    rows = Rows(job.maps(extent(noise), parts.only_masked(p)), pictures)
+    draw = functools.partial(host_rng.randn_local, shape=tuple(noise.shape[1:]))
+    rows = Rows(job.maps(extent(noise), parts.only_masked(p)), pictures, subspaces(job.scene), draw)
     in_order = initial.wanted(p, rows)
     if noise is not job.moved and not in_order:  # Forge calls the hook twice for the hires pass
         noise.copy_(_moved(p, noise, rows.visual))
@@ -287,6 +333,7 @@ def _moved(p: Any, noise: torch.Tensor, move: Callable[[torch.Tensor], torch.Ten
     host's."""
     factor = getattr(p, "initial_noise_multiplier", None)
     factor = 1.0 if factor is None else factor
+
     if factor == 1.0:
         return move(noise)
     return move(noise / factor) * factor if factor else noise
@@ -302,18 +349,21 @@ def _fit_input(p: Any, count: int) -> None:
 
 def _pictures(p: Any, job: Job, size: Size) -> list[Picture]:
     first = p.iteration * p.batch_size
-    own = job.scene.noise.seed
+    seed_of_scene = job.scene.noise.seed
     pictures = [
-        Picture(job.frame(first + i) if job.animated else 0, seed if own < 0 else own) for i, seed in enumerate(p.seeds)
+        Picture(job.frame(first + i) if job.animated else 0, seed if seed_of_scene < 0 else seed_of_scene)
+        for i, seed in enumerate(p.seeds)
     ]
+    scenes = _scenes(p, job)
     if not job.tiles:
-        return pictures
+        own = {id(scene): job.maps(size).saying(scene) for scene in scenes if scene is not job.scene}
+        return [one._replace(maps=own.get(id(scene))) for one, scene in zip(pictures, scenes, strict=True)]
     tiles = p.masknoise_tiles
     tiles.seed = pictures[0].seed if tiles.seed is None else tiles.seed
     # Of a last tile alone the host makes a whole batch.
     windows = [*job.tiles, *[job.tiles[-1]] * (len(pictures) - len(job.tiles))]
-    of_each = zip(pictures, windows, strict=False)
-    return [picture._replace(maps=job.maps(size, window), fields=tiles.seed) for picture, window in of_each]
+    of_each = ((one, job.maps(size, window)) for one, window in zip(pictures, windows, strict=False))
+    return [one._replace(maps=maps.saying(scenes[0]), fields=tiles.seed) for one, maps in of_each]
 
 
 def _bind_sampler(p: Any, job: Job, rows: Rows, noise: torch.Tensor | None) -> None:
@@ -325,7 +375,7 @@ def _bind_sampler(p: Any, job: Job, rows: Rows, noise: torch.Tensor | None) -> N
 
     def launch_sampling(steps: int, sample: Callable[[], Any]) -> Any:
         job.sampled = True
-        _check_dimensions(job.scene, sampler.sampler_extra_args["cond"])
+        _check_dimensions(job.scene, rows, sampler.sampler_extra_args["cond"])
         job.prompts.encode(p)
         try:
             with ExitStack() as stack:
@@ -335,6 +385,8 @@ def _bind_sampler(p: Any, job: Job, rows: Rows, noise: torch.Tensor | None) -> N
                 return launch(steps, sample)
         except Conflict as error:
             raise Refused([Problem("", str(error))]) from error
+        except SceneError as error:
+            raise Refused(error.problems) from error
 
     sampler.launch_sampling = launch_sampling
 
@@ -352,17 +404,16 @@ def _in_order(
     return initial.exchanged(p, p.sampler, noise, steps, sample, make)
 
 
-def _check_dimensions(scene: Scene, cond: Any) -> None:
+def _check_dimensions(scene: Scene, rows: Rows, cond: Any) -> None:
     """Whether the model has the dimensions that the feature noise is for. cond: the host's, of the batch."""
     if not scene.noise.feature.strength:
         return
-    path = "noise.feature.dimensions"
     context = cond.batch[0][0].schedules[0].cond
     width = (context["crossattn"] if isinstance(context, dict) else context).shape[-1]
     try:
-        parse_dimensions(scene.noise.feature.dimensions, width)
-    except ValueError as error:
-        raise Refused([Problem(path, str(error).removeprefix(f"{path}: "))]) from None
+        check_dimensions(scene.noise.feature.dimensions, width, rows.subspaces)
+    except SceneError as error:
+        raise Refused(error.problems) from None
 
 
 def _method_of_host() -> Callable[[Denoising], Method]:
@@ -405,6 +456,9 @@ def postprocess_image(p: Any, job: Job) -> None:
 def postprocess(p: Any, job: Job, processed: Any) -> None:
     """The job is done: write the animation of the frames there are, and hand it out."""
     containers.shorten(p, processed.images)
+    for key in [key for key, value in p.extra_generation_params.items() if callable(value)]:
+        if key in (first := containers.described(p, job.saying(p.all_seeds[0]))):
+            p.extra_generation_params[key] = first[key]
     if job.animated:  # a function of each image, which the answer would give as null
         p.extra_generation_params[infotext.FRAME] = _span(job.complete)
     if job.remarks:  # for the API, whose answer has no comments; each image's own infotext does without

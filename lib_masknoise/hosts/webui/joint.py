@@ -3,16 +3,18 @@ all the concepts' texts at once, for one sampling pass.
 
 The texts stand one after the other, and the mask says who sees whom: an image location ℓ sees the tokens of text j with
 `log a_j(ℓ)` added to their logits, which weighs them by `a_j(ℓ)` in the softmax; a text sees itself and the image, as
-it does alone. It takes one evaluation of the model, of a longer sequence. Where one text has all the weight, only that
-one is there, and the evaluation is the plain one.
+it does alone. Between two concepts that meet stands a text more, a blend of both (`lib_masknoise.joint`). It takes one
+evaluation of the model, of a longer sequence. Where one text has all the weight, only that one is there, and the
+evaluation is the plain one. The tokens of reference pictures (Kontext in Neo) have no place in the masks: they see
+every text by its area.
 
-What cannot be said so is left to `predictions`: negative weights, and prompts of several parts.
+What cannot be said so is left to `predictions`: prompts of several parts, weights that lead away from the base
+together, and weights below 0 of texts of several lengths.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,9 +23,11 @@ from torch import Tensor
 
 from lib_masknoise import infotext
 from lib_masknoise.conditioning import NEGLIGIBLE
+from lib_masknoise.hosts.webui import facts
 from lib_masknoise.hosts.webui.denoising import Denoising
 from lib_masknoise.hosts.webui.forge import Options
 from lib_masknoise.hosts.webui.predictions import Masks, Weighted, condition_of
+from lib_masknoise.joint import side_by_side
 from lib_masknoise.maps import Size, resize
 
 UNSEEN = -1e4
@@ -44,28 +48,32 @@ class JointAttention:
 
     def __init__(self, denoising: Denoising):
         self.denoising = denoising
-        self._masks: list[tuple[Tensor, list[int], Tensor]] = []
+        self._masks: list[tuple[Tensor, list[int], int, Tensor]] = []
 
     def conditions(self, entries: list[Weighted], x: Tensor, several: bool) -> list[Options]:
         masks = Masks()
         if len(entries) == 1:
             return masks.conditions(entries, x, several)
-        if self.denoising.conds.part_count is not None or _some_negative(entries):
+        found = None if self.denoising.conds.part_count is not None else texts_of(entries)
+        if found is None:
             self._say_predictions()
             return masks.conditions(entries, x, several)
-        return [_joined(entries, lambda weights, lengths: self._mask(weights, lengths, x))]
+        context, lengths, weights = found
+        return [_joined(entries, context, self._mask(weights, lengths, x))]
 
     def _mask(self, weights: Tensor, lengths: list[int], x: Tensor) -> Tensor:
         """`attention_mask` where the model computes, made again only for other weights or texts."""
-        for known, of_lengths, mask in self._masks:
-            if of_lengths == lengths and torch.equal(known, weights) and mask.device == x.device:
+        model = shared.sd_model.forge_objects.unet.model
+        patch = getattr(model.diffusion_model, "patch_size", 2)
+        more = reference_tokens(patch)
+        for known, of_lengths, of_more, mask in self._masks:
+            if (of_lengths, of_more) == (lengths, more) and torch.equal(known, weights) and mask.device == x.device:
                 return mask
-        model = shared.sd_model.forge_objects.unet.model.diffusion_model
-        patch = getattr(model, "patch_size", 2)
         height, width = self.denoising.rows.size
         size = math.ceil(height / patch), math.ceil(width / patch)
-        mask = attention_mask(weights, lengths, size).to(x.device)
-        self._masks = [(weights, lengths, mask), *self._masks][:KEPT_MASKS]
+        # As the model computes: the host would make a copy of that kind for every call.
+        mask = attention_mask(weights, lengths, size, more).to(x.device, getattr(model, "computation_dtype", None))
+        self._masks = [(weights, lengths, more, mask), *self._masks][:KEPT_MASKS]
         return mask
 
     def _say_predictions(self) -> None:
@@ -73,7 +81,7 @@ class JointAttention:
         p.extra_generation_params[infotext.BLENDING] = p.extra_generation_params[infotext.BLENDING].replace(
             self.what, Masks.what
         )
-        p.comment(f"MaskNoise: for a negative weight or a prompt of several parts, {Masks.instead}")
+        p.comment(f"MaskNoise: with several parts in a prompt, or weights so far from its own, {Masks.instead}")
 
 
 def takes_masks(model: torch.nn.Module) -> bool:
@@ -85,33 +93,57 @@ def takes_masks(model: torch.nn.Module) -> bool:
     return streams and named and not getattr(model, "txt_ids_dims", None)
 
 
-def _some_negative(entries: list[Weighted]) -> bool:
-    return any(bool((weight < -NEGLIGIBLE).any()) for _, weight in entries)
+def texts_of(entries: list[Weighted]) -> tuple[Tensor, list[int], Tensor] | None:
+    """The K texts that stand side by side, `[B, M, D]`, the tokens of each, and their weights `[B, K, h, w]`.
+
+    None where attention cannot weigh them so.
+
+    Texts of several lengths have no blend between them: each stands for itself.
+    """
+    contexts = [one["model_conds"]["c_crossattn"].cond for one, _ in entries]
+    weights = torch.stack([weight for _, weight in entries], dim=1)
+    lengths = [context.shape[1] for context in contexts]
+    if len(set(lengths)) > 1:
+        return None if bool((weights < -NEGLIGIBLE).any()) else (torch.cat(contexts, dim=1), lengths, weights)
+    try:
+        found = side_by_side(torch.stack(contexts, dim=1), weights)
+    except ValueError:
+        return None
+    return found.contexts.flatten(1, 2), lengths[:1] * found.contexts.shape[1], found.weights
 
 
-def _joined(entries: list[Weighted], mask: Callable[[Tensor, list[int]], Tensor]) -> Options:
-    """One condition with the texts of all, in which each counts as much as its weights `[B, h, w]` say. mask: makes
-    their `attention_mask`."""
+def reference_tokens(patch: int) -> int:
+    """How many tokens of reference pictures the host puts behind the image's (Neo: Kontext)."""
+    try:
+        given = facts.module("backend.args").dynamic_args
+    except ImportError:  # reForge
+        return 0
+    references = getattr(given, "ref_latents", None) or ()
+    return sum(math.ceil(one.shape[-2] / patch) * math.ceil(one.shape[-1] / patch) for one in references)
+
+
+def _joined(entries: list[Weighted], context: Tensor, mask: Tensor) -> Options:
+    """One condition with the texts of all: what they are together, and who sees whom."""
     first = entries[0][0]
     of_entries = [one["model_conds"] for one, _ in entries]
-    texts = [conds["c_crossattn"].cond for conds in of_entries]
-    weights = torch.stack([weight for _, weight in entries], dim=1)
     own = dict(of_entries[0])
-    own["c_crossattn"] = type(own["c_crossattn"])(torch.cat(texts, dim=1))
+    own["c_crossattn"] = type(own["c_crossattn"])(context)
     if "y" in own:  # the pooled texts, by the area of each, as in the other passes
         pooled = torch.stack([conds["y"].cond for conds in of_entries], dim=1)
-        area = weights.mean(dim=(2, 3)).to(pooled)
+        area = torch.stack([weight for _, weight in entries], dim=1).mean(dim=(2, 3)).to(pooled)
         own["y"] = type(own["y"])(torch.einsum("bj,bjp->bp", area, pooled))
-    own["attention_mask"] = condition_of(mask(weights, [text.shape[1] for text in texts]))
-    return {**first, "cross_attn": own["c_crossattn"].cond, "strength": 1.0, "model_conds": own}
+    own["attention_mask"] = condition_of(mask)
+    return {**first, "cross_attn": context, "strength": 1.0, "model_conds": own}
 
 
-def attention_mask(weights: Tensor, lengths: list[int], size: Size) -> Tensor:
-    """What is added to the logits of text tokens followed by image tokens, `[B, 1, M, M]`.
+def attention_mask(weights: Tensor, lengths: list[int], size: Size, more: int = 0) -> Tensor:
+    """What is added to the logits of text tokens, then image tokens, then `more` without a place: `[B, 1, M, M]`.
 
     weights: of J texts, `[B, J, h, w]`. lengths: tokens of each. size: (h, w) of the image tokens.
     """
-    seen = resize(weights, size).flatten(2).clamp_min(0).log().clamp_min(UNSEEN)  # [B, J, L]
+    placed = resize(weights, size).flatten(2)
+    placed = torch.cat([placed, placed.mean(2, keepdim=True).expand(-1, -1, more)], dim=2)
+    seen = placed.clamp_min(0).log().clamp_min(UNSEEN)  # [B, J, L]
     text, places = sum(lengths), seen.shape[2]
     mask = torch.zeros(len(seen), 1, text + places, text + places)
     of_token = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))

@@ -26,17 +26,16 @@ from lib_masknoise import infotext
 from lib_masknoise.conditioning import negatives, prompts
 from lib_masknoise.hosts.webui import facts
 from lib_masknoise.hosts.webui import job as jobs
-from lib_masknoise.hosts.webui.prompts import ConceptPrompts
-from lib_masknoise.live import Engine, Picture, Step, Wish, described
+from lib_masknoise.hosts.webui.prompts import ConceptPrompts, wildcards
+from lib_masknoise.live import FAINT, STEPS, Engine, Picture, Step, Wish, described
 from lib_masknoise.live.decoding import TinyDecoder, tiny_decoder, to_picture
 from lib_masknoise.maps import Maps
 from lib_masknoise.noise import fields
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.ui import inputs
+from lib_masknoise.wildcards import Wildcards
 
 TITLE = "MaskNoise"
-STEPS = 4
-"""Of a sketch; the first is left out where there is a last sketch to go on from (docs/live.md says why)."""
 REMEMBERED_PROMPTS = 8
 """Sets of concepts whose encoded prompts are kept from sketch to sketch."""
 LET_BY = 0.2  # seconds in which a job that waited takes its turn
@@ -73,7 +72,7 @@ class _Job(processing.StableDiffusionProcessingTxt2Img):  # type: ignore[misc]
             return
         made.callback_state = self._stepped
         if hasattr(made, "func"):
-            made.func = _quiet(made.func)
+            made.func = _quiet(made.func, FAINT if self.sketchy else 0.0)
         if self.last is not None:
             made.sample = functools.partial(self._go_on, made)
 
@@ -105,11 +104,15 @@ class _Job(processing.StableDiffusionProcessingTxt2Img):  # type: ignore[misc]
         return processing.DecodedSamples([torch.zeros(3, 8, 8)])
 
 
-def _quiet(sample: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of k-diffusion's that draws no progress bar."""
+def _quiet(sample: Callable[..., Any], faint: float) -> Callable[..., Any]:
+    """A function of k-diffusion's that draws no progress bar, and goes to the end at once where the last of several
+    steps would begin with less than `faint` of noise."""
 
     @functools.wraps(sample)
     def quiet(*args: Any, disable: Any = None, **kwargs: Any) -> Any:
+        sigmas = kwargs.get("sigmas")
+        if sigmas is not None and len(sigmas) > 2 and sigmas[-1] == 0 and sigmas[-2] < faint:
+            kwargs["sigmas"] = torch.cat([sigmas[:-2], sigmas[-1:]])
         return sample(*args, disable=True, **kwargs)
 
     return quiet
@@ -183,6 +186,9 @@ class LiveHost:
     def setting(self) -> Hashable:
         """The host's own settings, the checkpoint among them."""
         return json.dumps(shared.opts.data, sort_keys=True, default=str)
+
+    def wildcards(self) -> Wildcards:
+        return wildcards()
 
     def check(self, wish: Wish) -> None:
         """Raise SceneError for a sampler or a scheduler that the host does not have."""

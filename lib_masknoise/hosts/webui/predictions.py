@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 import torch
@@ -139,7 +140,7 @@ class Predictions:
         weights = self._weights_of("prompt", encoded)
         entries = [(one, weights[:, 0] * own[:, k]) for k, one in enumerate(cond)]
         conds = self.prompts.conds_at(self._step)[0]
-        for j, text in enumerate(blended_texts(self.rows.scene, "prompt", encoded), start=1):
+        for j, text in enumerate(self._texts("prompt", encoded), start=1):
             entries += [(_like(cond[0], one, len(own)), weights[:, j] * weight) for one, weight in conds[text]]
         return entries
 
@@ -149,7 +150,7 @@ class Predictions:
         encoded = self.prompts.at(self._step)[1]
         weights = self._weights_of("negative", encoded)
         conds = self.prompts.conds_at(self._step)[1]
-        texts = blended_texts(self.rows.scene, "negative", encoded)
+        texts = self._texts("negative", encoded)
         own = [_like(uncond[0], conds[text], len(weights)) for text in texts]
         return [(one, weights[:, j]) for j, one in enumerate([uncond[0], *own])]
 
@@ -170,9 +171,29 @@ class Predictions:
         given = [*encoded.values(), *maps]
         if weights is None or any(a is not b for a, b in zip(known, given, strict=True)):
             of_each = [prediction_weights(own, name, encoded, [frame]) for own, frame in zip(maps, frames, strict=True)]
-            weights = torch.cat(of_each)
+            texts = [blended_texts(own.scene, name, encoded) for own in maps]
+            weights = _side_by_side(texts, of_each)
             self._known[name] = given, weights
         return weights
+
+    def _texts(self, name: str, encoded: dict[str, Encoded]) -> list[str]:
+        """What is blended with the base, in the order of the weights: one after the other where images differ in it."""
+        images = range(len(self.rows.frames))
+        of_each = (tuple(blended_texts(self.rows.maps_of(i).scene, name, encoded)) for i in images)
+        return list(chain.from_iterable(dict.fromkeys(of_each)))
+
+
+def _side_by_side(texts: Sequence[Sequence[str]], weights: Sequence[Tensor]) -> Tensor:
+    """The weights `[1, 1 + J, h, w]` of images in one tensor. texts: what is blended in each; where these differ, their
+    weights stand beside each other and count 0 for the others."""
+    widths = {tuple(own): len(own) for own in texts}
+    rows = []
+    for own, weight in zip(texts, weights, strict=True):
+        base, concepts = weight[:, :1], weight[:, 1:]
+        nothing = torch.zeros_like(base)
+        parts = [concepts if key == tuple(own) else nothing.expand(-1, n, -1, -1) for key, n in widths.items()]
+        rows.append(torch.cat([base, *parts], dim=1))
+    return torch.cat(rows)
 
 
 class _Silent:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
-from modules import extra_networks, prompt_parser, script_loading, sd_samplers, shared
+from modules import extra_networks, paths_internal, prompt_parser, script_loading, sd_samplers, shared
 from torch import Tensor
 
 from lib_masknoise.conditioning import Encoded, negatives, prompts
 from lib_masknoise.hosts.webui.rows import Parts
 from lib_masknoise.scene import Scene
+from lib_masknoise.wildcards import Wildcards
 
 CONTROLNET_MARK = 1024.0
 
@@ -66,6 +69,22 @@ def _name(entry: Any) -> str:
     return entry.items[0] if entry.items else ""
 
 
+WILDCARDS = "masknoise_wildcards"
+"""The setting with a folder of wildcards, besides those of the extensions that people have them from."""
+
+EXTENSIONS = {"sd-dynamic-prompts": "wildcard_dir", "stable-diffusion-webui-wildcards": "wildcards_dir"}
+"""The extensions with a folder `wildcards`, and the setting or the argument of the host that names another one."""
+
+
+def wildcards() -> Wildcards:
+    """The files that `__name__` in a concept's prompt means: where the prompt's own lie."""
+    given = [getattr(shared.opts, WILDCARDS, "")]
+    for extension, setting in EXTENSIONS.items():
+        other = getattr(shared.opts, setting, None) or getattr(shared.cmd_opts, setting, None)
+        given.append(other or Path(getattr(paths_internal, "extensions_dir", "extensions")) / extension / "wildcards")
+    return Wildcards([folder for folder in given if folder])
+
+
 KEPT = 256
 """Encoded prompts from pass to pass. The images of a long job may each have a prompt of their own."""
 
@@ -74,10 +93,11 @@ class ConceptPrompts:
     """The concepts' prompts as the host encodes them for a sampling pass; kept as long as nothing they depend on
     changes (the model, clip skip, the steps, …: what the host itself compares)."""
 
-    def __init__(self, scene: Scene):
+    def __init__(self, *scenes: Scene):
+        """scenes: of a batch's images, which differ in what their concepts say alone."""
         self.networks: dict[str, list[Any]] = {}
-        self._prompts = without_networks(prompts(scene), self.networks)
-        self._negatives = without_networks(negatives(scene), self.networks)
+        self._prompts = without_networks(chain.from_iterable(map(prompts, scenes)), self.networks)
+        self._negatives = without_networks(chain.from_iterable(map(negatives, scenes)), self.networks)
         self._caches: dict[tuple[str, bool, bool], list[Any]] = {}
         self._encodings = Encodings()
         self._multiconds: dict[str, Any] = {}

@@ -7,7 +7,7 @@ into location conditionings, each made once for as long as its prompts last. Kno
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ import torch
 from lib_masknoise.attention import Row
 from lib_masknoise.conditioning import Encoded, LocationConditioning, condition, condition_negative
 from lib_masknoise.maps import Maps
+from lib_masknoise.noise.feature import Subspaces
 from lib_masknoise.noise.latent import visual
 
 CACHED = 64
@@ -41,10 +42,19 @@ class Rows:
     """The conditionings of one sampling pass.
 
     maps: of the job's scene at the latent's size. pictures: the images of the batch; those with maps of their own see
-    these.
+    these. subspaces: what is known of the model. draw: the host's own noise of a seed, `[C, h, w]`, for scenes that
+    travel through seeds.
     """
 
-    def __init__(self, maps: Maps, pictures: Sequence[Picture]):
+    def __init__(
+        self,
+        maps: Maps,
+        pictures: Sequence[Picture],
+        subspaces: Subspaces | None = None,
+        draw: Callable[[int], torch.Tensor] | None = None,
+    ):
+        self.subspaces = subspaces or {}
+        self._draw = draw
         self.maps, self.pictures = maps, tuple(pictures)
         self.scene, self.size = maps.scene, maps.size
         self._known: dict[Hashable, tuple[LocationConditioning, tuple[Encoded, ...]]] = {}
@@ -110,10 +120,11 @@ class Rows:
         if not options.strength:
             return noise
         motion = options.motion or self.scene.motion
+        others = [self._draw(seed) for seed in options.stops] if self._draw else []
         moved = []
         for i, (one, picture) in enumerate(zip(noise, self.pictures, strict=True)):
             (free,) = self.maps_of(i).amount("visual", [picture.frame])
-            moved.append(visual(one, free, motion, [picture.frame], self.maps.total, picture.seed))
+            moved.append(visual(one, free, motion, [picture.frame], self.maps.total, picture.seed, others))
         return torch.cat(moved)
 
     def _made(
@@ -132,6 +143,6 @@ class Rows:
             else:
                 own = [self.pictures[image] for image in images]
                 seeds = [picture.seed if picture.fields is None else picture.fields for picture in own]
-                made = condition(maps, base, concepts, frames, seeds)
+                made = condition(maps, base, concepts, frames, seeds, self.subspaces)
             self._known[key] = made, prompts  # the prompts stay alive, so that no other object gets their id
         return self._known[key][0]

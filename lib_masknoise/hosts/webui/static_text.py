@@ -34,6 +34,7 @@ class StaticText(CrossAttention):
         for layer in layers:
             if "forward" in vars(layer):
                 raise Conflict(_taken(layer.forward))
+        self.denoising.name_layers({})
         self._layers, self._patch = layers, int(getattr(unet, "patch_spatial", 1))
         for layer in layers:
             layer.forward = functools.partial(self._attend_static, layer)

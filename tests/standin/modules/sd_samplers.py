@@ -248,8 +248,9 @@ class Sampler:
             lambda: self.func(
                 self.model_wrap_cfg,
                 x,
-                sigmas=schedule,
                 extra_args=self.sampler_extra_args,
+                disable=False,
                 callback=self.callback_state,
+                sigmas=schedule,
             ),
         )
