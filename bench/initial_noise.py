@@ -144,7 +144,7 @@ class Bench:
                 (concept, of_arm[:, where >= measures.PINNED]) for concept, where in zip(pair, weights, strict=True)
             ]
             found[arm] = {
-                "share": [[float((p == c).mean()) for p in patches.argmax(-1)] for c, patches in sides],
+                "share": [[round(float((p == c).mean()), 5) for p in patches.argmax(-1)] for c, patches in sides],
                 "probability": [patches[..., c].mean(1).round(5).tolist() for c, patches in sides],
                 "seconds": round(seconds[arm], 4),
             }
@@ -185,10 +185,14 @@ def table(results: Sequence[dict], measure: str, weakest: bool = False) -> str:
     own = {arm: by_pair(results, arm, measure, weakest) for arm in ARMS}
     for arm, one in ARMS.items():
         plain, seed = own[arm] - own["plain"], own[arm] - own["seed"]
-        cells = ["", ""] if arm == "plain" else [_with_interval(plain), f"{sign_flip(plain):.3f}"]
+        cells = ["", ""] if arm == "plain" else [_with_interval(plain), _p(sign_flip(plain))]
         cells.append("" if arm == "seed" else _with_interval(seed))
         lines.append(f"| {one.label} | {own[arm].mean():.4f} | {' | '.join(cells)} | {one.rows or ''} |")
     return "\n".join(lines)
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _with_interval(values: np.ndarray) -> str:
