@@ -1,14 +1,15 @@
 """The order of the initial noise on the built-in model, against other seeds: what erasing, leaning, choosing are worth.
 
-    python bench/initial_noise.py [--pairs all|N] [--seeds 3] [--steps 8] [--results FILE] [--report DIR]
+    python bench/initial_noise.py [--pairs all|N] [--seeds 3] [--own-seeds] [--steps 8] [--results FILE] [--report DIR]
 
 Every pair of concepts on a ramp with both ends held, some seeds each, by every way of ARMS, all from the same noise.
 Judged by the patch classifier: how many of the patches held by a concept show it, and how probable it is there. A pair
 is a line of the results, written as soon as it is done; those that are there are not done again. --report: prints the
 tables of docs/initial-noise.md and writes its plot and pictures, from what results there are.
 
-Paired by pair and seed; every pair has seeds of its own. Intervals: bootstrap over pairs; p: sign-flip test over pairs,
-of a difference of 0.
+Paired by pair and seed. Intervals: bootstrap over pairs; p: sign-flip test over pairs, of a difference of 0. All pairs
+have the same seeds, so both are about pairs at these seeds: what the seeds' own luck is, "another seed" says. With
+--own-seeds each pair has seeds of its own, and intervals are about both.
 """
 
 from __future__ import annotations
@@ -92,13 +93,13 @@ ARMS = {
     "plain": Arm("as it is", control=_spread(1.0)),
     "seed": Arm("another seed", control=_another),
     "erase": Arm("erase, n = 8", {"erase": 8}),
-    "published": Arm("inject as published, δ = 0.2", _published(0.2, False), 5),
-    "prediction": Arm("prediction, δ = 0.8", _published(0.8, True), 5),
-    "text": Arm("text, κ = 1.4", _text(1.4), 2),
-    "text far": Arm("text, κ = 10", _text(10.0), 2),
-    "text late": Arm("text, κ = 10, time 700", _text(10.0, 700), 2),
-    "exchanged": Arm("text, κ = 10, prompts exchanged", _text(10.0), 2, exchanged=True),
-    "coloured": Arm("text, κ = 10, without bound", None, 2, _coloured(10.0)),
+    "published": Arm("inject as published, strength 0.2", _published(0.2, False), 5),
+    "prediction": Arm("prediction, strength 0.8", _published(0.8, True), 5),
+    "text": Arm("text, strength 1.4", _text(1.4), 2),
+    "text far": Arm("text, strength 10", _text(10.0), 2),
+    "text late": Arm("text, strength 10, time 700", _text(10.0, 700), 2),
+    "exchanged": Arm("text, strength 10, prompts exchanged", _text(10.0), 2, exchanged=True),
+    "coloured": Arm("text, strength 10, without bound", None, 2, _coloured(10.0)),
     "choose 4": Arm("choose of 4", {"choose": 4}, 12),
     "less": Arm("spread × 0.95", control=_spread(0.95)),
     "more": Arm("spread × 1.05", control=_spread(1.05)),
@@ -143,7 +144,7 @@ class Bench:
                 (concept, of_arm[:, where >= measures.PINNED]) for concept, where in zip(pair, weights, strict=True)
             ]
             found[arm] = {
-                "share": [[float((p == c).mean()) for p in patches.argmax(-1)] for c, patches in sides],
+                "share": [[round(float((p == c).mean()), 5) for p in patches.argmax(-1)] for c, patches in sides],
                 "probability": [patches[..., c].mean(1).round(5).tolist() for c, patches in sides],
                 "seconds": round(seconds[arm], 4),
             }
@@ -184,10 +185,14 @@ def table(results: Sequence[dict], measure: str, weakest: bool = False) -> str:
     own = {arm: by_pair(results, arm, measure, weakest) for arm in ARMS}
     for arm, one in ARMS.items():
         plain, seed = own[arm] - own["plain"], own[arm] - own["seed"]
-        cells = ["", ""] if arm == "plain" else [_with_interval(plain), f"{sign_flip(plain):.3f}"]
+        cells = ["", ""] if arm == "plain" else [_with_interval(plain), _p(sign_flip(plain))]
         cells.append("" if arm == "seed" else _with_interval(seed))
         lines.append(f"| {one.label} | {own[arm].mean():.4f} | {' | '.join(cells)} | {one.rows or ''} |")
     return "\n".join(lines)
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _with_interval(values: np.ndarray) -> str:
@@ -257,8 +262,8 @@ def main() -> None:
         if PAIRS[index] in done:
             continue
         start = time.monotonic()
-        # Every pair has seeds of its own: with the same few for all, their luck would look like an effect.
-        row = bench.judged(PAIRS[index], range(index * options.seeds, (index + 1) * options.seeds))
+        first = index * options.seeds if options.own_seeds else 0
+        row = bench.judged(PAIRS[index], range(first, first + options.seeds))
         with options.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, separators=(",", ":")) + "\n")
         print(f"{count + 1} of {options.pairs}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
@@ -272,6 +277,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="What the order of the initial noise is worth on the built-in model.")
     parser.add_argument("--pairs", type=_pairs, default=len(PAIRS), help='"all", or how many')
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--own-seeds", action="store_true")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "quality" / "initial-noise.jsonl")
     parser.add_argument("--report", type=Path, help="the folder for the plot and the pictures")

@@ -253,7 +253,7 @@ def _noise(parts: _Parts) -> None:
         parts.row("noise.exponent", "noise.seed", "noise.visual.seeds")
         parts.row("noise.concept.rank", "noise.concept.size", "noise.concept.layers")
         parts.row("noise.feature.dimensions", "noise.feature.size", "noise.feature.layers")
-    with _part("More: initial noise", parts.elem_id("initial")):
+    with _part("More: initial noise (variations)", parts.elem_id("initial")):
         parts.row("noise.initial.choose", "noise.initial.erase", "noise.initial.inject.strength")
         parts.row("noise.initial.inject.form", "noise.initial.where", "noise.initial.inject.restandardise")
         parts.row("noise.initial.inject.times", "noise.initial.inject.weights")
