@@ -1,4 +1,4 @@
-"""The command line: `python -m lib_masknoise demo | render | check | colours | explore | calibrate | ui`."""
+"""The command line: `python -m lib_masknoise demo | render | check | colours | audio | explore | calibrate | ui`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_masknoise import ASSETS, __version__, arguments
+from lib_masknoise import audio_command as audio
 from lib_masknoise import calibrate_command as calibrate
 from lib_masknoise import explore_command as explore
 from lib_masknoise.calibrate.profile import Profile, outside
@@ -92,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"MaskNoise {__version__}")
     commands = parser.add_subparsers(
-        title="commands", required=True, metavar="{demo,render,check,colours,explore,calibrate,ui}"
+        title="commands", required=True, metavar="{demo,render,check,colours,audio,explore,calibrate,ui}"
     )
 
     demo = commands.add_parser("demo", help="render the built-in scene on the built-in model")
@@ -141,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     colours.add_argument("--out", type=Path, metavar="SCENE.json", help="where to write the scene")
     colours.set_defaults(run=_colours)
 
+    audio.add_parser(commands)
     explore.add_parser(commands)
     calibrate.add_parser(commands)
 
