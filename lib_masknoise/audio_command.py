@@ -113,13 +113,13 @@ def _write(options: argparse.Namespace) -> int:
     _save(options.out, text.encode())
     kept = [int(key["frame"]) for key in found]
     how = f"{'onsets' if options.onsets else 'loudness'}, {_named(options.band)}"
-    said = f"{how}: {len(values)} frames at {fps} a second, {_counted(kept, values)}"
+    said = f"{how}: {len(values)} frames at {fps} a second, {len(kept)} keyframes"
     if options.plot is not None:
         drawn = io.BytesIO()
-        plot(values, kept, fps, f"{options.sound.name}   {said}").save(drawn, "PNG", optimize=True)
+        plot(values, kept, fps, f"{options.sound.name} - {said}").save(drawn, "PNG", optimize=True)
         _save(options.plot, drawn.getvalue())
     print(said)
-    for remark in _remarks(scene, options.target, values):
+    for remark in _remarks(scene, options.target, values, kept):
         print(f"remark: {remark}", file=sys.stderr)
     for path in filter(None, (options.out, options.plot)):
         print(path)
@@ -182,14 +182,18 @@ def _with_keys(scene: Scene, target: str, found: list[dict[str, float]]) -> Scen
     return scene.replace({f"{motion}.kind": "keyframes", f"{motion}.keyframes": found})
 
 
-def _counted(kept: list[int], values: Any) -> str:
-    missed = float(np.abs(np.interp(np.arange(len(values)), kept, values[kept]) - values).max())
-    return f"{len(kept)} keyframes within {max(missed, keys.TOLERANCE):.2g}"
+def _missed(kept: list[int], values: Any) -> float:
+    """By how much the lines between the keyframes miss the numbers at most."""
+    return float(np.abs(np.interp(np.arange(len(values)), kept, values[kept]) - values).max())
 
 
-def _remarks(scene: Scene | None, target: str, values: Any) -> list[Problem]:
+def _remarks(scene: Scene | None, target: str, values: Any, kept: list[int]) -> list[Problem]:
     """What will not be as one expects of a picture that follows a sound."""
     remarks = [] if values.any() else [Problem(target, "the sound is silent there")]
+    missed = _missed(kept, values)
+    if missed > keys.TOLERANCE:
+        few = f"{len(kept)} keyframes, as many as it takes, miss the sound by up to {missed:.2f}"
+        remarks.append(Problem(target, f"{few}: give a larger --smooth, a lower --fps or fewer --frames"))
     if scene is None:
         return remarks
     strengths = {name: getattr(scene.noise, name).strength for name in ("visual", "concept", "feature")}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lib_masknoise.scene.model import MAX_KEYFRAMES
+from lib_masknoise.scene.model import MAX_KEYFRAMES, MAX_VALUES
 
 Array = np.ndarray[Any, Any]
 
@@ -21,13 +21,13 @@ def keyframes(
     """Numbers over frames as a scene's keyframes, `simplified`: ``[{"frame": 0, "value": 0.25}, …]``.
 
     values: ``[F]`` in [0, 1], of which 0 becomes ``low`` and 1 ``high``. field: "value" for a motion, "weight" for a
-    concept.
+    concept, which takes 1000 at most.
     """
-    kept = simplified(values, tolerance)
+    kept = simplified(values, tolerance, MAX_KEYFRAMES if field == "weight" else MAX_VALUES)
     return [{"frame": frame, field: round(float(low + (high - low) * values[frame]), 4)} for frame in kept]
 
 
-def simplified(values: Array, tolerance: float = TOLERANCE, most: int = MAX_KEYFRAMES) -> list[int]:
+def simplified(values: Array, tolerance: float = TOLERANCE, most: int = MAX_VALUES) -> list[int]:
     """The frames to keep, so that straight lines between them miss no number by more than the tolerance.
 
     As Ramer (1972), and Douglas and Peucker (1973), but with the distance in the value alone, as time must not shift,

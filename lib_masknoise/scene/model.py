@@ -29,6 +29,8 @@ from lib_masknoise.scene.strict import Part, bounded, each, not_below, setting, 
 VERSION = 1
 MAX_CONCEPTS = 16
 MAX_KEYFRAMES = 1000
+MAX_VALUES = 10000
+"""Keyframes of a motion, which are numbers alone: as many as an animation has frames at most."""
 MAX_PROMPTS = 16
 EASINGS = tuple(easing.EASINGS)
 
@@ -42,8 +44,8 @@ def _easing() -> Any:
     return pydantic.Field("linear", enum=list(EASINGS), description=description)
 
 
-def _keyframes(description: str) -> Any:
-    return pydantic.Field((), maxItems=MAX_KEYFRAMES, description=description)
+def _keyframes(description: str, most: int = MAX_KEYFRAMES) -> Any:
+    return pydantic.Field((), maxItems=most, description=description)
 
 
 def _check_ascending(keys: tuple[Any, ...]) -> None:
@@ -194,7 +196,9 @@ class Motion(Part):
     phase: float = setting("motion.phase")
     momentum: float = setting("motion.momentum")
     loop: bool = setting("motion.loop")
-    keyframes: tuple[Keyframe, ...] = _keyframes("For the kind keyframes: at least one, in the order of their frames.")
+    keyframes: tuple[Keyframe, ...] = _keyframes(
+        "For the kind keyframes: at least one, in the order of their frames.", MAX_VALUES
+    )
 
     @pydantic.validator("keyframes", always=True)
     def _ascending(cls, value: tuple[Keyframe, ...], values: Mapping[str, Any]) -> tuple[Keyframe, ...]:
