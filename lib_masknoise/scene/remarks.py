@@ -63,7 +63,7 @@ def _of_concepts(scene: Scene, weights: Any) -> Iterator[Problem]:
             yield Problem(f"{path}.end", f"as early as the start ({concept.start:g}): the concept acts in no step")
         if weights is not None and float(weights[:, row].max()) < SEEN:
             yield Problem(f"{path}.mask", _empty(scene, row, weights))
-        yield from _of_pictures(f"{path}.mask", concept.mask)
+        yield from _of_pictures(f"{path}.mask", concept.mask, scene)
         late = [key.frame for key in concept.keyframes if key.frame >= scene.animation.frames]
         if late:
             yield Problem(
@@ -87,10 +87,18 @@ def _empty(scene: Scene, row: int, weights: Any) -> str:
     return f"empty{reason}, at the size of the latent: the concept is nowhere in the picture"
 
 
-def _of_pictures(path: str, mask: Any) -> Iterator[Problem]:
-    count = pictures.frame_count(mask.data) if mask.kind == "image" else 1
-    if count > 1:
-        yield Problem(f"{path}.data", f"a picture of {count} frames: the first is the mask")
+def _of_pictures(path: str, mask: Any, scene: Scene) -> Iterator[Problem]:
+    if mask.kind != "image":
+        return
+    frames, pages = scene.animation.frames, pictures.frame_count(mask.data)
+    if mask.count == 1 < pages:
+        yield Problem(f"{path}.data", f"a file of {pages} pictures that is no animation: the first is the mask")
+    elif mask.moves and frames == 1:
+        chosen = "the first" if mask.picture == 0 else f"number {mask.picture:g}"
+        yield Problem(f"{path}.data", f"a picture of {mask.count} frames: {chosen} is the mask of a still")
+    elif mask.sequence == "frames" and mask.count - math.floor(mask.picture) > frames:
+        shows = f"there are {frames} frames: the sequence's {mask.count} pictures do not all come"
+        yield Problem(f"{path}.sequence", f"{shows}; stretch spreads them over the animation")
 
 
 def _of_colours(scene: Scene) -> Iterator[Problem]:
@@ -225,15 +233,15 @@ def _changes(scene: Scene, weights: Any) -> bool:
 
 
 def _moves(concept: Concept) -> bool:
-    """Whether its keyframes differ from each other."""
-    stills = [concept.at_key(key) for key in concept.keyframes]
-    return any(one != stills[0] for one in stills[1:])
+    """Whether its keyframes differ from each other, or a mask is a sequence."""
+    stills = [concept.at_key(key) for key in concept.keyframes] or [concept]
+    return any(one != stills[0] or one.mask.moves for one in stills)
 
 
 def _why_equal(scene: Scene, weights: Any) -> str:
     strong = _strong(scene)
     if not strong:
-        return "no noise has a strength, and no concept has keyframes that differ"
+        return "no noise has a strength, and no concept has keyframes that differ or a sequence of masks"
     if _freest(weights) >= HELD:
         return "the masks hold every place of the picture"
     if scene.motion.kind == "none":
