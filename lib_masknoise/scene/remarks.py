@@ -102,10 +102,10 @@ def _of_pictures(path: str, mask: Any, scene: Scene) -> Iterator[Problem]:
 
 
 def _of_colours(scene: Scene) -> Iterator[Problem]:
-    """The colours of a colour-coded picture that no concept is for."""
+    """The colours of a colour-coded picture, that is no sequence, that no concept is for."""
     users: dict[tuple[str, float], list[tuple[int, str]]] = {}
     for i, concept in _acting(scene):
-        if concept.mask.kind == "image" and concept.mask.colour:
+        if concept.mask.kind == "image" and concept.mask.colour and concept.mask.count == 1:
             users.setdefault((concept.mask.data, concept.mask.tolerance), []).append((i, concept.mask.colour))
     for (data, tolerance), named in users.items():
         found = pictures.colour_map(data, tolerance)

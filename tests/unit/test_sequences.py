@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib_masknoise import ImageMask, Scene, SceneError
+from lib_masknoise import ImageMask, Scene, SceneError, infotext
 from lib_masknoise.__main__ import main
 from lib_masknoise.live.engine import moves
 from lib_masknoise.maps import Maps
@@ -164,6 +164,8 @@ def test_colours_of_a_sequence():
     data = ImageMask.of([left, right]).data
     red, blue = (weights(ImageMask(data=data, colour=colour), [0, 1]) for colour in ("#ff0000", "#0000ff"))
     assert red[0, :, 0].min() == 1 and not red[1].any() and not blue[0].any() and blue[1, :, -1].min() == 1
+    later = scene(ImageMask(data=data, colour="#0000ff"), 2)
+    assert "concepts[0].mask.colour" not in [one.path for one in Maps(later, SIZE).remarks()]
     with pytest.raises(SceneError, match="colour: #00ff00 is no flat colour"):
         ImageMask(data=data, colour="#00ff00")
 
@@ -198,6 +200,12 @@ def test_a_folder_or_a_pattern_in_the_order_of_numbers(tmp_path, capsys):
                           (tmp_path / "none", "no picture there")):  # fmt: skip
         assert main(["sequence", str(source), "--out", str(tmp_path / "other.json")]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_infotexts_keep_sequences():
+    data = "data:image/gif;base64," + encoded([drawing(k) for k in range(3)], "GIF")
+    given = scene(ImageMask(data=data, sequence="stretch", picture=1.5))
+    assert infotext.read(infotext.write(given)) == given
 
 
 # --- What is refused, and what is said
