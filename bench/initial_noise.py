@@ -99,7 +99,7 @@ ARMS = {
     "text far": Arm("text, strength 10", _text(10.0), 2),
     "text late": Arm("text, strength 10, time 700", _text(10.0, 700), 2),
     "exchanged": Arm("text, strength 10, prompts exchanged", _text(10.0), 2, exchanged=True),
-    "coloured": Arm("text, strength 10, without bound", None, 2, _coloured(10.0)),
+    "coloured": Arm("text, strength 10, unbound", None, 2, _coloured(10.0)),
     "choose 4": Arm("choose of 4", {"choose": 4}, 12),
     "less": Arm("spread × 0.95", control=_spread(0.95)),
     "more": Arm("spread × 1.05", control=_spread(1.05)),

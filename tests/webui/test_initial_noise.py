@@ -42,10 +42,14 @@ def test_off_is_the_picture_without_it(webui):
 
 
 def test_an_image_is_the_same_alone_and_in_a_batch(webui, sampler):
-    scene = ordered(FORMS["text"])
-    together = webui.txt2img(scene, batch_size=2, sampler_name=sampler)
-    apart = webui.txt2img(scene, n_iter=2, sampler_name=sampler)
-    assert difference(together, apart) <= hosts.tolerance(sampler)
+    def apart(scene):
+        ways = ({"batch_size": 2}, {"n_iter": 2})
+        return difference(*(webui.txt2img(scene, sampler_name=sampler, **way) for way in ways))
+
+    found = apart(ordered(FORMS["text"]))
+    if found > hosts.tolerance(sampler) and apart(None) > hosts.tolerance(sampler):
+        pytest.skip(f"the steps of {sampler} depend on the whole batch, also without MaskNoise")
+    assert found <= hosts.tolerance(sampler)
 
 
 @pytest.mark.parametrize("cfg", [1, 4])
