@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lib_masknoise.maps.blending import coefficients, covered, pin
-from lib_masknoise.maps.keyframes import Parts, Passage, passage, still
+from lib_masknoise.maps.keyframes import Parts, Passage, at_frame, passage
 from lib_masknoise.maps.raster import rasterize, weight_map
 from lib_masknoise.maps.resample import Size, extent, feather, level_size, level_with, resize
 from lib_masknoise.noise import amount
@@ -141,7 +141,7 @@ class Maps:
 
     def _combined(self, parts: Parts, frame: float) -> Tensor:
         loop = self.scene.motion.loop
-        stills = [(share, still(mask, frame, self.total, loop)) for share, mask in parts]
+        stills = [(share, at_frame(mask, frame, self.total, loop)) for share, mask in parts]
         if len(stills) == 1:
             return self._drawn(stills[0][1])
         return torch.stack([share * self._drawn(mask) for share, mask in stills]).sum(0)

@@ -131,7 +131,7 @@ def _beyond(place: float, feather: float) -> float:
     return {0.0: -feather / 2, 1.0: 1 + feather / 2}.get(place, place)
 
 
-def still(mask: Mask, frame: float, total: int, loop: bool) -> Mask:
+def at_frame(mask: Mask, frame: float, total: int, loop: bool) -> Mask:
     """What a mask is at a frame: of a sequence (`ImageMask.at`) the picture there, also of those painted in strokes. A
     mask that does not move is itself."""
     if not mask.moves:
@@ -140,7 +140,7 @@ def still(mask: Mask, frame: float, total: int, loop: bool) -> Mask:
         return mask.at(frame, total, loop)
     assert isinstance(mask, StrokesMask)
     strokes = (
-        entry.copy(update={"mask": still(entry.mask, frame, total, loop)}) if isinstance(entry, Stamp) else entry
+        entry.copy(update={"mask": at_frame(entry.mask, frame, total, loop)}) if isinstance(entry, Stamp) else entry
         for entry in mask.strokes
     )
     return mask.copy(update={"strokes": tuple(strokes)})

@@ -61,7 +61,7 @@ def _of_concepts(scene: Scene, weights: Any) -> Iterator[Problem]:
             yield Problem(f"{path}.weight", f"0: the concept adds nothing{covers}")
         if concept.start >= concept.end:
             yield Problem(f"{path}.end", f"as early as the start ({concept.start:g}): the concept acts in no step")
-        if weights is not None and float(weights[:, row].max()) < SEEN:
+        if weights is not None and not _by_itself(concept) and float(weights[:, row].max()) < SEEN:
             yield Problem(f"{path}.mask", _empty(scene, row, weights))
         yield from _of_pictures(f"{path}.mask", concept.mask, scene)
         late = [key.frame for key in concept.keyframes if key.frame >= scene.animation.frames]
@@ -234,8 +234,13 @@ def _changes(scene: Scene, weights: Any) -> bool:
 
 def _moves(concept: Concept) -> bool:
     """Whether its keyframes differ from each other, or a mask is a sequence."""
-    stills = [concept.at_key(key) for key in concept.keyframes] or [concept]
-    return any(one != stills[0] or one.mask.moves for one in stills)
+    stills = [_at(concept, key) for key in _keys(concept)]
+    return any(one != stills[0] for one in stills) or _by_itself(concept)
+
+
+def _by_itself(concept: Concept) -> bool:
+    """Whether a mask of it is a sequence: at a few frames alone, nobody has seen it."""
+    return any(_at(concept, key).mask.moves for key in _keys(concept))
 
 
 def _why_equal(scene: Scene, weights: Any) -> str:

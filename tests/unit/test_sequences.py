@@ -254,6 +254,13 @@ def test_remarks(fields, frames, path, words):
     assert found == ([(f"concepts[0].mask.{path}", words)] if path else [])
 
 
+def test_a_sequence_that_shows_at_one_frame_is_not_empty():
+    flash = ImageMask.of([np.full((4, 4), k == 7) for k in range(40)])
+    assert not [one for one in Maps(scene(flash, 40), SIZE).remarks() if one.path == "concepts[0].mask"]
+    held = ImageMask(data=flash.data, sequence="still")
+    assert [one for one in Maps(scene(held, 40), SIZE).remarks() if one.path == "concepts[0].mask"]
+
+
 def test_a_sequence_makes_an_animation():
     equal = [one.path for one in scene(sequence(3)).remarks()]
     assert "animation.frames" not in equal
