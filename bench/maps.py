@@ -70,7 +70,7 @@ def counted() -> Iterator[Counter[str]]:
 
     forget()
     with ExitStack() as stack:
-        for module, name, what in ((maps, "weight_map", "drawn"), (pictures, "decode_picture", "decoded")):
+        for module, name, what in ((maps, "weight_map", "drawn"), (pictures, "decode_pictures", "decoded")):
             stack.enter_context(mock.patch.object(module, name, counting(what, getattr(module, name))))
         yield counts
 
@@ -79,7 +79,7 @@ def forget() -> None:
     """What the process remembers of maps and pictures."""
     strokes._memory.clear()
     pictures._levels.clear()
-    pictures._unpacked.clear()
+    pictures._good.clear()
 
 
 # --- Jobs

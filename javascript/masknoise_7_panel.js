@@ -16,8 +16,8 @@
         "Painting canvas. Arrow keys move the brush, Enter paints a dab, Shift+Enter a line. With the tool that moves shapes, " +
         "arrow keys move the shape, with Ctrl they resize it, Enter takes the next one, Delete removes it.";
 
-    const KEPT = ["image/png", "image/jpeg", "image/webp"]; // as they are; others become PNG
-    const ACCEPT = [...KEPT, "image/gif", "image/bmp", "image/tiff", "image/avif", ".bmp,.tif,.tiff,.avif"].join();
+    const KEPT = ["image/png", "image/jpeg", "image/webp", "image/gif"]; // as they are; others become PNG
+    const ACCEPT = [...KEPT, "image/bmp", "image/tiff", "image/avif", ".bmp,.tif,.tiff,.avif"].join();
     const LARGEST_FILE = 2 * 2 ** 20; // bytes kept as they are; larger pictures become grey and smaller
     const LARGEST_SENT = 16 * 2 ** 20; // bytes that the library takes of a picture
     const LARGEST_SIDE = 1024;
@@ -252,11 +252,19 @@
             try {
                 const [data, smaller] = await this.maskData(file);
                 this.editor.setPicture(data);
-                const first = (await frameCount(file)) > 1 ? " Of its frames the first is taken." : "";
-                this.say(`Mask imported${smaller ? ", made smaller to fit" : ""}.${first}`);
+                this.say(`Mask imported${smaller ? ", made smaller to fit" : ""}.${await this.ofFrames(file, data)}`);
             } catch (error) {
                 this.fail(`${file.name || "That"} cannot be a mask: ${error.message}.`);
             }
+        }
+
+        /** What becomes of a file's frames: of one that was converted the first is left. */
+        async ofFrames(file, data) {
+            const count = await frameCount(file);
+            if (count === 1) return "";
+            const converted = file.type !== "image/png" && data.startsWith("data:image/png");
+            const kept = ` Its ${count} pictures are the mask at as many frames; here the first is shown.`;
+            return converted || file.size > LARGEST_FILE ? " Of its frames the first is taken." : kept;
         }
 
         /** A picture's file as a data URL that a scene may hold, and whether it had to be made smaller. */

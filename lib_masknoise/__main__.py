@@ -19,7 +19,7 @@ from lib_masknoise.disk import check_folder
 from lib_masknoise.errors import BrokenOutput
 from lib_masknoise.render import PlanChanged, Settings, write
 from lib_masknoise.render.studio import guidance
-from lib_masknoise.scene import Scene, SceneError, pictures
+from lib_masknoise.scene import Concept, ImageMask, Scene, SceneError, pictures
 from lib_masknoise.wildcards import Wildcards, expand, expand_text
 
 EXIT_FAILED = 1
@@ -93,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"MaskNoise {__version__}")
     commands = parser.add_subparsers(
-        title="commands", required=True, metavar="{demo,render,check,colours,audio,explore,calibrate,ui}"
+        title="commands",
+        required=True,
+        metavar="{demo,render,check,colours,sequence,audio,explore,calibrate,ui}",
     )
 
     demo = commands.add_parser("demo", help="render the built-in scene on the built-in model")
@@ -142,6 +144,18 @@ def _parser() -> argparse.ArgumentParser:
     colours.add_argument("--out", type=Path, metavar="SCENE.json", help="where to write the scene")
     colours.set_defaults(run=_colours)
 
+    sequence = commands.add_parser(
+        "sequence",
+        help="pictures as a mask that changes from frame to frame",
+        description="Write the scene in which a concept's mask is a sequence of pictures, with a frame for each.",
+    )
+    sequence.add_argument(
+        "pictures", metavar="PICTURES", help='a folder, a pattern such as "masks/*.png", or an animated picture'
+    )
+    sequence.add_argument("--prompt", default="", metavar="P", help="what the masked places show")
+    sequence.add_argument("--invert", action="store_true", help="black counts as 1 instead of white")
+    sequence.add_argument("--out", type=Path, required=True, metavar="SCENE.json", help="where to write the scene")
+    sequence.set_defaults(run=_sequence)
     audio.add_parser(commands)
     explore.add_parser(commands)
     calibrate.add_parser(commands)
@@ -293,6 +307,17 @@ def _colours(options: argparse.Namespace) -> int:
         scene = Scene.from_colours(data, dict(options.prompt))
         options.out.write_text(scene.to_json(indent=2) + "\n", encoding="utf-8")
         print(options.out)
+    return 0
+
+
+def _sequence(options: argparse.Namespace) -> int:
+    mask = ImageMask.read(options.pictures, invert=options.invert)
+    scene = Scene(concepts=[Concept(prompt=options.prompt, mask=mask)], animation={"frames": mask.count})
+    try:
+        options.out.write_text(scene.to_json(indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        return _refuse(f"{options.out}: {error.strerror or error}")
+    print(f"{options.out}: {mask.count} pictures")
     return 0
 
 

@@ -360,4 +360,4 @@ def moves(scene: Scene) -> bool:
         return False
     noise = scene.noise
     own = [part.motion or scene.motion for part in (noise.visual, noise.concept, noise.feature) if part.strength]
-    return any(motion.kind != "none" for motion in own) or any(concept.keyframes for concept in scene.concepts)
+    return any(motion.kind != "none" for motion in own) or any(concept.moves for concept in scene.concepts)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lib_masknoise.maps.blending import coefficients, covered, pin
-from lib_masknoise.maps.keyframes import Parts, Passage, passage
+from lib_masknoise.maps.keyframes import Parts, Passage, at_frame, passage
 from lib_masknoise.maps.raster import rasterize, weight_map
 from lib_masknoise.maps.resample import Size, extent, feather, level_size, level_with, resize
 from lib_masknoise.noise import amount
@@ -51,14 +51,14 @@ class Maps:
     scene: whose masks, without the concepts that are switched off; its `animation.frames` are the frames. size: (h, w)
     of the latent. factor: pixels drawn for each element and axis; None for up to 8, the image's own pixels. window: the
     part of the picture that the latent is of, where a pass makes a part only. Frames may be fractions. Every method
-    gives a row for each frame, or one row where no concept has keyframes, so that all frames share it.
+    gives a row for each frame, or one row where no concept moves, so that all frames share it.
     """
 
     def __init__(self, scene: Scene, size: Size, factor: int | None = None, window: Window = WHOLE) -> None:
         self.scene, self.size, self.factor, self.window = scene.acting, size, factor, window
         self._given = scene
         self.total = scene.animation.frames
-        self.moving = any(concept.keyframes for concept in self.scene.concepts)
+        self.moving = any(concept.moves for concept in self.scene.concepts)
         self._still: dict[int, Tensor] = {}  # by the id of a mask of the scene, which keeps it alive
         self._rows: OrderedDict[float, Tensor] = OrderedDict()
         self.windowed = any(not concept.acts_at(0.0) or concept.end < 1 for concept in self.scene.concepts)
@@ -129,17 +129,22 @@ class Maps:
                 return self._rows[frame]
             (row,) = self.passages([frame])
             nothing = torch.zeros(self.size)
-            maps = [self._combined(one.masks) if acts else nothing for one, acts in zip(row, self._acting, strict=True)]
+            maps = [
+                self._combined(one.masks, frame) if acts else nothing
+                for one, acts in zip(row, self._acting, strict=True)
+            ]
             drawn = torch.stack(maps) if maps else torch.zeros(0, *self.size)
             self._rows[frame] = covered(drawn) if self.scene.blend.overlap == "top" else drawn
             if len(self._rows) > REMEMBERED_FRAMES:
                 self._rows.popitem(last=False)
             return self._rows[frame]
 
-    def _combined(self, parts: Parts) -> Tensor:
-        if len(parts) == 1:
-            return self._drawn(parts[0][1])
-        return torch.stack([share * self._drawn(mask) for share, mask in parts]).sum(0)
+    def _combined(self, parts: Parts, frame: float) -> Tensor:
+        loop = self.scene.motion.loop
+        stills = [(share, at_frame(mask, frame, self.total, loop)) for share, mask in parts]
+        if len(stills) == 1:
+            return self._drawn(stills[0][1])
+        return torch.stack([share * self._drawn(mask) for share, mask in stills]).sum(0)
 
     def _drawn(self, mask: Mask) -> Tensor:
         """A mask of the scene once; one between two of them, which lasts for a frame, each time."""

@@ -16,10 +16,13 @@ from lib_masknoise.scene import (
     Concept,
     EllipseMask,
     GradientMask,
+    ImageMask,
     Mask,
     Point,
     RectMask,
     SplitMask,
+    Stamp,
+    StrokesMask,
 )
 
 # A straight way between two gradients whose direction shrinks below this would turn them over through no gradient.
@@ -58,7 +61,8 @@ def between_masks(first: Mask, second: Mask, way: float) -> Parts:
     """What is drawn between two masks, ``way`` (0 … 1) from the first to the second.
 
     Rectangles, strips along one axis, ellipses and gradients of one shape become one mask with the numbers in between:
-    they move, grow and turn. All others cross-fade: both are drawn, with the shares 1 − way and way.
+    they move, grow and turn. So do two stills of one sequence, which runs from one picture to the other. All others
+    cross-fade: both are drawn, with the shares 1 − way and way.
     """
     if first is second or way == 0:
         return [(1.0, first)]
@@ -76,6 +80,8 @@ def _alike(first: Mask, second: Mask) -> bool:
     if isinstance(first, GradientMask) and isinstance(second, GradientMask):
         same = (first.shape, first.smooth) == (second.shape, second.smooth)
         return same and _closest_to_zero(_direction(first), _direction(second)) >= SHORTEST_GRADIENT
+    if isinstance(first, ImageMask) and isinstance(second, ImageMask):
+        return first.sequence == "still" and first.copy(update={"picture": second.picture}) == second
     return isinstance(first, RectMask | EllipseMask) and type(first) is type(second)
 
 
@@ -123,6 +129,21 @@ def _from_beyond(a: float, b: float, feather_a: float, feather_b: float) -> tupl
 
 def _beyond(place: float, feather: float) -> float:
     return {0.0: -feather / 2, 1.0: 1 + feather / 2}.get(place, place)
+
+
+def at_frame(mask: Mask, frame: float, total: int, loop: bool) -> Mask:
+    """What a mask is at a frame: of a sequence (`ImageMask.at`) the picture there, also of those painted in strokes. A
+    mask that does not move is itself."""
+    if not mask.moves:
+        return mask
+    if isinstance(mask, ImageMask):
+        return mask.at(frame, total, loop)
+    assert isinstance(mask, StrokesMask)
+    strokes = (
+        entry.copy(update={"mask": at_frame(entry.mask, frame, total, loop)}) if isinstance(entry, Stamp) else entry
+        for entry in mask.strokes
+    )
+    return mask.copy(update={"strokes": tuple(strokes)})
 
 
 def texts(concept: Concept, name: str) -> list[str]:

@@ -104,12 +104,19 @@ def _draw_gradient(mask: GradientMask, size: Size) -> Array:
 
 
 def _draw_image(mask: ImageMask, size: Size) -> Array:
-    if mask.colour:
-        values = torch.from_numpy(colour_values(mask.data, mask.colour, mask.tolerance))
-    else:
-        values = torch.tensor(mask_values(mask.data))  # a copy: NumPy's is not to be written to
-    drawn = resize(values, size).numpy()
+    index, way = divmod(mask.picture, 1)
+    drawn = _draw_picture(mask, int(index), size)
+    if way:  # after the last picture the first, as in a loop
+        drawn = drawn + (_draw_picture(mask, int(index + 1) % mask.count, size) - drawn) * np.float32(way)
     return 1 - drawn if mask.invert else drawn
+
+
+def _draw_picture(mask: ImageMask, index: int, size: Size) -> Array:
+    if mask.colour:
+        values = colour_values(mask.data, mask.colour, mask.tolerance, index)
+    else:
+        values = mask_values(mask.data, index).copy()  # NumPy's is not to be written to
+    return resize(torch.from_numpy(values), size).numpy()
 
 
 SHAPES: dict[type[Mask], Callable[[Any, Size], Array]] = {

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Union, get_args
 from PIL import Image
 
 from lib_masknoise.scene import colours, pictures
-from lib_masknoise.scene.errors import Problem, SceneError, shown
+from lib_masknoise.scene.errors import Problem, SceneError, number, shown
 from lib_masknoise.scene.points import MAX_POINTS, Point, Points
 from lib_masknoise.scene.pydantic1 import pydantic
 from lib_masknoise.scene.rules import Rule, check_list
@@ -31,6 +31,11 @@ class Mask(Part):
     """A soft mask; which one its ``kind`` says."""
 
     always_said: ClassVar[tuple[str, ...]] = ("kind",)
+
+    @property
+    def moves(self) -> bool:
+        """Whether it is another one from frame to frame, by itself."""
+        return False
 
 
 def _kind_required(schema: dict[str, Any], model: type) -> None:
@@ -104,7 +109,7 @@ class GradientMask(Mask):
 
 class ImageMask(Mask):
     """A picture: its alpha channel where some of it is transparent, otherwise its brightness; with a colour, the places
-    that have it."""
+    that have it. An animated picture is a sequence of masks."""
 
     class Config:
         schema_extra = _kind_required
@@ -120,6 +125,18 @@ class ImageMask(Mask):
     colour: str = pydantic.Field(
         "", description='Of a picture of flat colours: the one that the mask is, such as "#ff0000".'
     )
+    sequence: str = pydantic.Field(
+        "frames",
+        enum=["frames", "stretch", "still"],
+        description="Of an animated picture: one of its pictures for each frame, all of them over the whole animation, "
+        "or the same one always.",
+    )
+    picture: float = bounded(
+        0.0,
+        0.0,
+        pictures.MAX_PICTURES - 1,
+        "Of an animated picture: the one at frame 0, counted from 0; a fraction lies between two.",
+    )
 
     @pydantic.validator("data")
     def _decodable(cls, value: str) -> str:
@@ -131,20 +148,61 @@ class ImageMask(Mask):
         if value:
             colours.parsed(value)
             if "data" in values and "tolerance" in values:
-                pictures.colour_map(values["data"], values["tolerance"]).find(value, values["tolerance"])
+                pictures.check_colour(values["data"], value, values["tolerance"])
         return value
+
+    @pydantic.validator("picture")
+    def _one_of_them(cls, value: float, values: Mapping[str, Any]) -> float:
+        last = pictures.picture_count(values["data"]) - 1 if "data" in values else value
+        if value > last:
+            raise ValueError(f"expected at most {last}, as there are {last + 1} pictures; got {number(value)}")
+        return value
+
+    @property
+    def moves(self) -> bool:
+        return self.sequence != "still" and self.count > 1
+
+    @property
+    def count(self) -> int:
+        """How many pictures there are."""
+        return pictures.picture_count(self.data)
+
+    def at(self, frame: float, total: int, loop: bool) -> "ImageMask":
+        """The still mask at a frame (of ``total``, a fraction or whole); ``loop``: whether the sequence begins again
+        after its last picture, which otherwise stays."""
+        if not self.moves:
+            return self
+        last = self.count - 1
+        place = self.picture + frame
+        if self.sequence == "stretch":
+            reach, frames = (self.count, total) if loop else (last - self.picture, max(total - 1, 1))
+            place = self.picture + frame * reach / frames
+        place = place % self.count if loop else min(place, last)
+        return self.copy(update={"picture": float(place), "sequence": "still"})
 
     @classmethod
     def of(cls, picture: Any, invert: bool = False) -> "ImageMask":
-        """The mask that a PIL image shows, or a NumPy array or PyTorch tensor [H, W] of bool, uint8 or floats 0 to 1.
+        """The mask that a PIL image shows, or a NumPy array or PyTorch tensor [H, W] of bool, uint8 or floats 0 to 1; a
+        list of them, all of one size, is a sequence.
 
         It is kept as a PNG, without loss (floats to 1/65535). Raises SceneError for another shape, dtype or range.
         """
         try:
-            data = pictures.data_url(picture)
+            listed = isinstance(picture, list | tuple)
+            data = pictures.sequence_url(picture) if listed else pictures.data_url(picture)
         except ValueError as error:
             raise SceneError([Problem("", str(error))]) from None
         return cls(data=data, invert=invert)
+
+    @classmethod
+    def read(cls, source: Any, **settings: Any) -> "ImageMask":
+        """The mask in a picture's file; of the pictures in a folder, or those of a pattern such as ``masks/*.png``, a
+        sequence in the order of their names, numbers as numbers. settings: other fields. Raises SceneError."""
+        try:
+            data = pictures.read_sequence(source)
+        except ValueError as error:
+            raise SceneError([Problem("", str(error))]) from None
+        return cls(data=data, **settings)
 
 
 class Stroke(Part):
@@ -211,6 +269,10 @@ class StrokesMask(Mask):
 
     kind: Literal["strokes"] = "strokes"
     strokes: tuple[Operation, ...] = pydantic.Field((), maxItems=MAX_STROKES, description="In the order painted.")
+
+    @property
+    def moves(self) -> bool:
+        return any(isinstance(entry, Stamp) and entry.mask.moves for entry in self.strokes)
 
     @pydantic.validator("strokes", pre=True)
     def _by_entry(cls, value: tuple[Any, ...]) -> tuple[Part, ...]:

@@ -122,6 +122,11 @@ class Concept(Part):
         if wrong:
             raise SceneError(wrong)
 
+    @property
+    def moves(self) -> bool:
+        """Whether it may be another one from frame to frame."""
+        return bool(self.keyframes) or self.mask.moves
+
     def acts_at(self, position: float) -> bool:
         """Whether it acts in the step at that fraction of them."""
         if position >= 1:  # a sampler that makes more steps than it announces

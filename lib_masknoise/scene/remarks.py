@@ -61,9 +61,9 @@ def _of_concepts(scene: Scene, weights: Any) -> Iterator[Problem]:
             yield Problem(f"{path}.weight", f"0: the concept adds nothing{covers}")
         if concept.start >= concept.end:
             yield Problem(f"{path}.end", f"as early as the start ({concept.start:g}): the concept acts in no step")
-        if weights is not None and float(weights[:, row].max()) < SEEN:
+        if weights is not None and not _by_itself(concept) and float(weights[:, row].max()) < SEEN:
             yield Problem(f"{path}.mask", _empty(scene, row, weights))
-        yield from _of_pictures(f"{path}.mask", concept.mask)
+        yield from _of_pictures(f"{path}.mask", concept.mask, scene)
         late = [key.frame for key in concept.keyframes if key.frame >= scene.animation.frames]
         if late:
             yield Problem(
@@ -87,17 +87,25 @@ def _empty(scene: Scene, row: int, weights: Any) -> str:
     return f"empty{reason}, at the size of the latent: the concept is nowhere in the picture"
 
 
-def _of_pictures(path: str, mask: Any) -> Iterator[Problem]:
-    count = pictures.frame_count(mask.data) if mask.kind == "image" else 1
-    if count > 1:
-        yield Problem(f"{path}.data", f"a picture of {count} frames: the first is the mask")
+def _of_pictures(path: str, mask: Any, scene: Scene) -> Iterator[Problem]:
+    if mask.kind != "image":
+        return
+    frames, pages = scene.animation.frames, pictures.frame_count(mask.data)
+    if mask.count == 1 < pages:
+        yield Problem(f"{path}.data", f"a file of {pages} pictures that is no animation: the first is the mask")
+    elif mask.moves and frames == 1:
+        chosen = "the first" if mask.picture == 0 else f"number {mask.picture:g}"
+        yield Problem(f"{path}.data", f"a picture of {mask.count} frames: {chosen} is the mask of a still")
+    elif mask.sequence == "frames" and mask.count - math.floor(mask.picture) > frames:
+        shows = f"there are {frames} frames: the sequence's {mask.count} pictures do not all come"
+        yield Problem(f"{path}.sequence", f"{shows}; stretch spreads them over the animation")
 
 
 def _of_colours(scene: Scene) -> Iterator[Problem]:
-    """The colours of a colour-coded picture that no concept is for."""
+    """The colours of a colour-coded picture, that is no sequence, that no concept is for."""
     users: dict[tuple[str, float], list[tuple[int, str]]] = {}
     for i, concept in _acting(scene):
-        if concept.mask.kind == "image" and concept.mask.colour:
+        if concept.mask.kind == "image" and concept.mask.colour and concept.mask.count == 1:
             users.setdefault((concept.mask.data, concept.mask.tolerance), []).append((i, concept.mask.colour))
     for (data, tolerance), named in users.items():
         found = pictures.colour_map(data, tolerance)
@@ -225,15 +233,20 @@ def _changes(scene: Scene, weights: Any) -> bool:
 
 
 def _moves(concept: Concept) -> bool:
-    """Whether its keyframes differ from each other."""
-    stills = [concept.at_key(key) for key in concept.keyframes]
-    return any(one != stills[0] for one in stills[1:])
+    """Whether its keyframes differ from each other, or a mask is a sequence."""
+    stills = [_at(concept, key) for key in _keys(concept)]
+    return any(one != stills[0] for one in stills) or _by_itself(concept)
+
+
+def _by_itself(concept: Concept) -> bool:
+    """Whether a mask of it is a sequence: at a few frames alone, nobody has seen it."""
+    return any(_at(concept, key).mask.moves for key in _keys(concept))
 
 
 def _why_equal(scene: Scene, weights: Any) -> str:
     strong = _strong(scene)
     if not strong:
-        return "no noise has a strength, and no concept has keyframes that differ"
+        return "no noise has a strength, and no concept has keyframes that differ or a sequence of masks"
     if _freest(weights) >= HELD:
         return "the masks hold every place of the picture"
     if scene.motion.kind == "none":

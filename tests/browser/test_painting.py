@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, features
 
 from lib_masknoise.maps import Maps, rasterize
-from lib_masknoise.scene import Scene
+from lib_masknoise.scene import ImageMask, Scene
 from lib_masknoise.scene.pictures import mask_values
 from tests.browser.painter import EDITOR, MOUNTED, Painter
 from tests.unit.test_colours import colour_coded
@@ -749,7 +749,8 @@ def test_a_mask_is_imported_and_exported_bit_by_bit(painter, tmp_path):
 
 @pytest.mark.parametrize("ending", ["gif", "bmp", "tiff", "avif"])
 def test_masks_come_in_other_formats(painter, tmp_path, ending):
-    """A browser shows no TIFF: the library reads that. What becomes of each is a PNG; of frames the first."""
+    """A browser shows no TIFF: the library reads that. What becomes of each is a PNG, but of a GIF, whose frames stay;
+    the first is shown."""
     if ending == "avif" and not features.check("avif"):
         pytest.skip("this Pillow writes no AVIF")
     painter.add_concept("coral")
@@ -762,10 +763,24 @@ def test_masks_come_in_other_formats(painter, tmp_path, ending):
         painter.button("Import mask").click()
     chooser.value.set_files(tmp_path / f"mask.{ending}")
     painter.page.wait_for_function("document.querySelector('.mn-status').innerText.includes('Mask imported')")
-    assert ("frames the first" in painter.status) == (ending == "gif")
+    assert ("2 pictures are the mask" in painter.status) == (ending == "gif")
     data = painter.concepts[0]["mask"]["data"]
-    assert data.startswith("data:image/png;base64,")
+    assert data.startswith(f"data:image/{'gif' if ending == 'gif' else 'png'};base64,")
     assert np.abs(mask_values(data) - half / 255).max() < (0.1 if ending == "avif" else 1e-6)
+
+
+def test_a_sequence_stays_one(painter):
+    """Shown is its first picture; what is painted on it leaves it whole."""
+    half = np.zeros((64, 64), bool)
+    half[:, 32:] = True
+    mask = ImageMask(data=ImageMask.of([half, ~half]).data, sequence="stretch", picture=0.5).to_dict(defaults=False)
+    apply(painter, {"concepts": [{"prompt": "coral", "mask": mask}]})
+    painter.page.wait_for_function(f"{EDITOR}.layers.length === 1 && {EDITOR}.mapOf({EDITOR}.active)")
+    assert painter.concepts[0]["mask"] == mask
+    values, width, _ = painter.map()
+    assert np.abs(np.array(values).reshape(-1, width)[0, [0, -1]] - [0, 1]).max() < 1e-6
+    painter.drag((0.1, 0.2), (0.3, 0.2))
+    assert painter.concepts[0]["mask"]["strokes"][0] == {"mask": mask}
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])

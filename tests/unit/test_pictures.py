@@ -16,15 +16,15 @@ from lib_masknoise.scene.pictures import Memory, data_url, mask_values, unpacked
 def decoded(monkeypatch) -> list[str]:
     """The pictures that are decoded, none being known yet."""
     seen = []
-    decode = pictures.decode_picture
+    decode = pictures.decode_pictures
 
     def counted(data):
         seen.append(data)
         return decode(data)
 
-    monkeypatch.setattr(pictures, "decode_picture", counted)
+    monkeypatch.setattr(pictures, "decode_pictures", counted)
     pictures._levels.clear()
-    pictures._unpacked.clear()
+    pictures._good.clear()
     return seen
 
 

@@ -145,7 +145,7 @@ def test_of_a_picture_with_several_frames_the_first_is_the_mask_and_that_is_said
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     data = base64.b64encode(file.getvalue()).decode()
     scene = {"concepts": [{"prompt": "x", "mask": {"kind": "image", "data": data}}]}
-    assert remarks(scene) == {"concepts[0].mask.data": "a picture of 3 frames: the first is the mask"}
+    assert remarks(scene) == {"concepts[0].mask.data": "a picture of 3 frames: the first is the mask of a still"}
     assert Maps(Scene.parse(scene), (8, 8)).weights().min() > 0.99
 
 
