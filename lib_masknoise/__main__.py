@@ -1,4 +1,4 @@
-"""The command line: `python -m lib_masknoise demo | render | check | colours | audio | explore | calibrate | ui`."""
+"""The command line: `python -m lib_masknoise demo | render | check | …`; `--help` lists the commands."""
 
 from __future__ import annotations
 
