@@ -97,6 +97,8 @@ ACTING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "pad, longer negative": ({"pad_cond_uncond": True}, {"negative": LONG.replace("ocean", "desert")}),
     "pad v0": ({"pad_cond_uncond_v0": True}, {"prompt": LONG, "negative": "snow"}),
     "pad v0 cuts": ({"pad_cond_uncond_v0": True}, {"negative": LONG.replace("ocean", "desert")}),
+    # 72 tokens, and a part behind a comma that goes beyond 75: it is put into the next chunk whole, or divided.
+    "comma padding": ({"comma_padding_backtrack": 0}, {"prompt": "an ocean " * 36 + ", a meadow of red bricks"}),
     "NGMS": ({"s_min_uncond": 4.0}, {}),
     "NGMS, all steps": ({"s_min_uncond": 4.0, "s_min_uncond_all": True}, {}),
     "skip early": ({"skip_early_cond": 0.5}, {}),
