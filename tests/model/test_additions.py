@@ -66,7 +66,7 @@ def as_before(pipe):
     before = {name: weight.clone() for name, weight in pipe.unet.state_dict().items()}
     yield
     assert all(torch.equal(weight, before[name]) for name, weight in pipe.unet.state_dict().items())
-    additions.tell(pipe, (), 1)
+    additions.tell(pipe, additions.source(pipe), (), 1)
 
 
 def picture(pipe, prompt="a forest", scene=FULL, **options):
@@ -101,7 +101,7 @@ def test_diffusers_names_are_the_same_layers(pipe, tmp_path, names):
 def test_a_prompt_s_lora_lasts_as_long_as_its_render(pipe, tmp_path):
     """Wherever it is named; afterwards the weights are as before, to the bit (`as_before`)."""
     merged = load_pipeline(loras=[(kohya(pairs(pipe), tmp_path), 0.5)])
-    additions.tell(pipe, [str(tmp_path)], 1)
+    additions.tell(pipe, additions.source(pipe), [str(tmp_path)], 1)
     plain, expected = picture(pipe), picture(merged)
     assert not torch.equal(plain, expected)
     assert torch.equal(picture(pipe, "a forest<lora:style:0.5>"), expected)
@@ -114,7 +114,7 @@ def test_a_prompt_s_lora_lasts_as_long_as_its_render(pipe, tmp_path):
 
 def test_an_exception_takes_a_prompt_s_lora_out_again(pipe, tmp_path):
     kohya(pairs(pipe), tmp_path)
-    additions.tell(pipe, [str(tmp_path)], 1)
+    additions.tell(pipe, additions.source(pipe), [str(tmp_path)], 1)
 
     def stop(_):
         raise KeyboardInterrupt
@@ -155,7 +155,7 @@ def test_every_sampler_s_name_makes_a_picture(pipe):
 
 def test_clip_skip_reads_an_earlier_layer(pipe):
     plain = encode(pipe, ["an ocean"])["an ocean"].context
-    additions.tell(pipe, (), 2)
+    additions.tell(pipe, additions.source(pipe), (), 2)
     earlier = encode(pipe, ["an ocean"])["an ocean"].context
     encoder = getattr(pipe.text_encoder, "text_model", pipe.text_encoder)
     ids = pipe.tokenizer("an ocean", padding="max_length", return_tensors="pt").input_ids

@@ -215,7 +215,7 @@ def source(pipe: DiffusionPipeline) -> str:
     return str(getattr(pipe, _SOURCE, None) or getattr(pipe, "name_or_path", None) or "unknown model")
 
 
-def tell(pipe: DiffusionPipeline, path: Path, folders: Sequence[str], skip: int) -> None:
+def tell(pipe: DiffusionPipeline, path: Path | str, folders: Sequence[str], skip: int) -> None:
     """path: where the model comes from. Raises ValueError where the text encoder has not so many layers."""
     layers = getattr(pipe.text_encoder.config, "num_hidden_layers", 0) if pipe.text_encoder is not None else 0
     if skip != 1 and not 1 <= skip <= layers:
