@@ -331,7 +331,7 @@ def test_the_move_tool_takes_what_is_under_the_pointer(painter):
     assert painter.page.get_by_role("group", name="Selected shape").is_hidden()
     painter.page.keyboard.press("Enter")
     assert painter.page.get_by_role("group", name="Selected shape").is_visible()
-    painter.button("Lock").last.click()
+    painter.button("Lock").first.click()
     before = painter.concepts
     painter.drag((0.2, 0.7), (0.3, 0.7))
     assert painter.concepts == before
