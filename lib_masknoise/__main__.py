@@ -17,14 +17,11 @@ from lib_masknoise import explore_command as explore
 from lib_masknoise.calibrate.profile import Profile, outside
 from lib_masknoise.disk import check_folder
 from lib_masknoise.errors import BrokenOutput
+from lib_masknoise.exits import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
 from lib_masknoise.render import PlanChanged, Settings, write
 from lib_masknoise.render.studio import guidance
 from lib_masknoise.scene import Concept, ImageMask, Scene, SceneError, pictures
 from lib_masknoise.wildcards import Wildcards, expand, expand_text
-
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 STDIN = "-"
 SIDES = ("prompt", "negative")

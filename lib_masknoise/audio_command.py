@@ -18,10 +18,8 @@ from lib_masknoise.audio.levels import edges
 from lib_masknoise.audio.plot import plot
 from lib_masknoise.controls import control
 from lib_masknoise.disk import check_folder, replace_file
+from lib_masknoise.exits import said
 from lib_masknoise.scene import ConceptKeyframe, Problem, Scene, SceneError
-
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
 
 DESCRIPTION = """\
 Keyframes from a sound: how loud a band of it is in each frame, or where something sets in. With --scene they are
@@ -83,20 +81,8 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=_run)
 
 
+@said
 def _run(options: argparse.Namespace) -> int:
-    try:
-        return _write(options)
-    except SceneError:
-        raise
-    except (FileNotFoundError, ValueError, ImportError) as error:
-        print(error, file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except OSError as error:
-        print(error, file=sys.stderr)
-        return EXIT_FAILED
-
-
-def _write(options: argparse.Namespace) -> int:
     scene = None if options.scene is None else Scene.read(options.scene)
     _check(options, scene)
     fps = options.fps or (scene or Scene()).animation.fps

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,12 +12,9 @@ from typing import Any
 from lib_masknoise import arguments
 from lib_masknoise.calibrate.profile import HOME, Profile, Profiles
 from lib_masknoise.disk import check_folder
-from lib_masknoise.scene import Scene, SceneError
+from lib_masknoise.exits import EXIT_INTERRUPTED, said
+from lib_masknoise.scene import Scene
 from lib_masknoise.settings import Settings
-
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 DESCRIPTION = """\
 Find the useful range of every strength with a model: from where on it is seen, and up to where pictures hold. A few
@@ -53,6 +49,7 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=_run)
 
 
+@said
 def _run(options: argparse.Namespace) -> int:
     try:
         profile = _with_style(options) if options.style else _profile(options)
@@ -63,14 +60,6 @@ def _run(options: argparse.Namespace) -> int:
             print(options.out)
     except (KeyboardInterrupt, EOFError):
         return EXIT_INTERRUPTED
-    except SceneError:
-        raise
-    except (FileNotFoundError, ValueError, ImportError) as error:
-        print(error, file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except OSError as error:
-        print(error, file=sys.stderr)
-        return EXIT_FAILED
     for line in table(profile):
         print(line)
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +10,9 @@ from typing import Any
 
 from lib_masknoise import arguments
 from lib_masknoise.disk import check_folder
+from lib_masknoise.exits import EXIT_INTERRUPTED, said
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.settings import Settings
-
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 DESCRIPTION = """\
 Look at what a model knows: how noise becomes a picture, what stands between two prompts, where prompts live, what seed,
@@ -126,17 +122,9 @@ def _add_common(parser: argparse.ArgumentParser, guidance: bool = True) -> None:
 def _run(make: Callable[..., dict[str, Any]]) -> Callable[[argparse.Namespace], int]:
     """A command's `run`: what is wrong is said a line each, what was stopped keeps what there is."""
 
+    @said
     def run(options: argparse.Namespace) -> int:
-        try:
-            view = make(options, _settings(options))
-        except SceneError:
-            raise
-        except (FileNotFoundError, ValueError, ImportError) as error:
-            print(error, file=sys.stderr)
-            return EXIT_BAD_INPUT
-        except OSError as error:
-            print(error, file=sys.stderr)
-            return EXIT_FAILED
+        view = make(options, _settings(options))
         return EXIT_INTERRUPTED if view["interrupted"] else 0
 
     return run
