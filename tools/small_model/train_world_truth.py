@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .networks import mixed
 from .train_vae import cosine
 from .world import INDEX, PLACES, between, stray
 from .world_captions import Spec, with_adjectives
@@ -85,7 +86,7 @@ def train(data: dict[str, Tensor], size: int, steps: int, report: int = 250) -> 
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * cosine(step, steps, warmup=100)
         patches, number = drawn(data, size, BATCH)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             logits, values = net(softened(patches))
         logits, values = logits.float(), values.float()
         place = F.cross_entropy(logits, data["labels"][number], ignore_index=-1)

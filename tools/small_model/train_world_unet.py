@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from .networks import MODEL, Average
+from .networks import MODEL, Average, mixed
 from .sampling import TRAIN_STEPS, alphas_cumprod
 from .train_local_vae import log, soft_halves
 from .train_unet import freeze_unknown, loss_weights, parameter_groups
@@ -173,7 +173,7 @@ class Trainer:
         noise, power = torch.randn_like(batch.latents), self.power[times].view(-1, 1, 1, 1)
         noisy = power.sqrt() * batch.latents + (1 - power).sqrt() * noise
         context = self.context(batch.ids)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             predicted = self.unet(noisy, times, context).sample.float()
             if self.guidance_from is not None and self.step >= self.guidance_from:
                 with torch.no_grad():
