@@ -150,25 +150,25 @@ def test_the_figures_below_the_canvas_wait_for_the_hand(painter):
 def test_a_pause_of_the_hand_makes_the_glance_better(painter):
     painter.set_number("txt2img_steps", 6)
     painter.add_concept("lava")
-    painter.brush(size=0.2)
+    painter.brush(size=0.06)  # so little that it is sketched from what was there
     switch(painter)
     rest(painter)
     painter.js(
         f"""() => {{
             const live = {LIVE};
             const show = live.show.bind(live);
-            live.seen = [];
+            live.heard = [];
             live.show = (image, event, asked) => {{
-                live.seen.push([event.kind, event.steps]);
+                live.heard.push([event.kind, event.steps]);
                 show(image, event, asked);
             }};
         }}"""
     )
     painter.page.mouse.move(*painter.place(0.3, 0.5))
     painter.page.mouse.down()
-    painter.page.mouse.move(*painter.place(0.4, 0.5), steps=2)
+    painter.page.mouse.move(*painter.place(0.35, 0.5), steps=2)
     rest(painter)  # the pointer is still down
-    assert painter.js(f"{LIVE}.seen")[-3:] == [["sketch", 1], ["sketch", 2], ["full", 6]]
+    assert painter.js(f"{LIVE}.heard")[-3:] == [["sketch", 1], ["sketch", 2], ["full", 6]]
     painter.page.mouse.up()
 
 
