@@ -31,7 +31,7 @@ from lib_masknoise.scene import Scene
 
 KNOWN = 14  # of the subjects, those that the built-in model knows; of the manners, the first eight
 STEPS, SIZE = 8, (128, 128)
-PICTURES, SEED = 20, 5000
+PICTURES, SEED = 10, 5000
 STRENGTHS = {"style": 1.5, "principal": 1.5, "random": 2.0, "random, same layers": 2.0}
 """At which they change about as much of the style."""
 RANKS = (1, 2, 4, 8, 12)
