@@ -102,10 +102,21 @@ class Binding:
         """Whatever some step sees."""
         return {*self.inside, *self.outside, *(side for _, sides in self.later for side in sides)}
 
+    def processors_of_model(self) -> dict[str, Any]:
+        """All there are, by their names."""
+        return dict(self.model.attn_processors)
+
+    def set_processors(self, processors: Mapping[str, Any]) -> None:
+        self.model.set_attn_processor(dict(processors))
+
+    def sees_text(self, name: str) -> bool:
+        """Whether a layer is one of those that see the text, by the name of its processor."""
+        return self.layers in name
+
     def install(self) -> None:
-        processors = dict(self.model.attn_processors)
+        processors = self.processors_of_model()
         for name, processor in processors.items():
-            if self.layers in name and type(processor).__name__ not in self.plain:
+            if self.sees_text(name) and type(processor).__name__ not in self.plain:
                 raise ValueError(
                     f"{name} is a {type(processor).__name__}: expected plain cross-attention; unload what replaced it"
                 )
@@ -113,7 +124,7 @@ class Binding:
         self._attention.tags = self._tags()
         ours = self.processor()
         self._hook = self.model.register_forward_pre_hook(self._before_model, with_kwargs=True)
-        self.model.set_attn_processor({k: ours if self.layers in k else p for k, p in processors.items()})
+        self.set_processors({k: ours if self.sees_text(k) else p for k, p in processors.items()})
 
     def _tags(self) -> dict[Any, Tags]:
         """Of the attention modules, where some of them are to see another conditioning."""
@@ -124,7 +135,7 @@ class Binding:
 
     def processor(self) -> Any:
         """What stands in for the processors of the layers that see the text."""
-        return _BlendedAttnProcessor(self)
+        return BlendedAttnProcessor(self)
 
     def close(self) -> None:
         """Put everything back. Safe at any time, also twice."""
@@ -132,7 +143,7 @@ class Binding:
             self._hook.remove()
             self._hook = None
         if self._processors:
-            self.model.set_attn_processor(self._processors)
+            self.set_processors(self._processors)
             self._processors = {}
         if not self._keeps:
             self._attention.clear()
@@ -195,7 +206,7 @@ def _in_row_order(
     return (positive,) if negative is None else (negative, positive)
 
 
-class _BlendedAttnProcessor:
+class BlendedAttnProcessor:
     """A diffusers attention processor: the layer's own projections around the binding's attention."""
 
     def __init__(self, binding: Binding):
