@@ -67,7 +67,7 @@ class ZImage(Joint):
         return list(x.to(self.model.dtype).unsqueeze(2))
 
     def heard(self, output: Any) -> Tensor:
-        return -torch.stack(super().heard(output)).squeeze(2)
+        return -torch.stack(list(super().heard(output))).squeeze(2)
 
     def when(self, called: float, first: float, time: float) -> float:
         return 1 - time / 1000
@@ -87,10 +87,6 @@ class _ZImageBinding(JointBinding):
     def processors_of_model(self) -> dict[str, Any]:
         layers = ((name, module) for name, module in self.model.named_modules() if isinstance(module, Attention))
         return {name: layer.processor for name, layer in layers}
-
-    def set_processors(self, processors: Mapping[str, Any]) -> None:
-        for name, processor in processors.items():
-            self.model.get_submodule(name).set_processor(processor)
 
     def sees_text(self, name: str) -> bool:
         return name.startswith(("layers.", "context_refiner."))
