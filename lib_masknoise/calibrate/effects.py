@@ -104,6 +104,6 @@ EFFECTS: tuple[Effect, ...] = (
     Effect("blend.scale", 1 / 10, 1.0, 0.45, 1.6, _base, _base, _concept(mode="add")),
     Effect("concepts[].weight", 1 / 32, 0.55, 0.5, None, _base, _prompt, _concept(mode="interpolate")),
     Effect("noise.visual.strength", 1 / 64, 1.1, None, None, _prompt, _prompt, _noise("visual")),
-    Effect("noise.concept.strength", 1 / 8, 0.7, 0.4, 1.0, _prompt, _prompt, _noise("concept")),
+    Effect("noise.concept.strength", 1 / 8, 0.7, 0.4, None, _prompt, _prompt, _noise("concept")),
     Effect("noise.feature.strength", 1 / 32, 0.55, 0.55, 1.4, _prompt, _prompt, _noise("feature")),
 )

@@ -61,9 +61,9 @@ class Band:
     visible: from where on it is seen; None where it is not, up to the control's bound. broken: the last strength before
     pictures break; None where none does up to the bound. rows: how many rows of the denoiser that took, for each
     prompt. scales, changes: the curve behind it, strengths in ascending order and how much each changes the picture, in
-    distances of two seeds. lost: from where on more than half of a picture is lost; None where it is not, up to the
-    bound. lengths: how far pictures have moved on the way to each of scales, in the same distances: what has come back
-    or turned counts too, so that equal steps of it look equal.
+    distances of two seeds. lost: from where on more than half of a picture is lost; None where that was not found up to
+    the bound. lengths: how far pictures have moved on the way to each of scales, in the same distances: what has come
+    back or turned counts too, so that equal steps of it look equal.
     """
 
     effect: str

@@ -78,7 +78,7 @@ def ranges(profile: Profile) -> str:
     """A profile as a table."""
     rows = "".join(
         f"<tr><td>{html.escape(control(path).label)}</td><td>{_number(band.visible, 'not seen')}</td>"
-        f"<td>{_number(band.broken, 'holds')}</td><td>{_number(band.lost, 'never')}</td></tr>"
+        f"<td>{_number(band.broken, 'holds')}</td><td>{_number(band.lost, 'not found')}</td></tr>"
         for path, band in profile.effects.items()
     )
     head = "<tr><th>Strength</th><th>seen from</th><th>holds up to</th><th>half lost from</th></tr>"

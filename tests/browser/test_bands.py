@@ -82,3 +82,6 @@ def test_a_concepts_weight_has_one_too(profile, painter):
     painter.add_concept("an ocean")
     page.wait_for_selector(".mn-sliders .mn-band", timeout=30_000)
     assert "useful 1.3 – 2.5" in page.locator(".mn-sliders .mn-band").first.inner_text()
+    slider = page.locator(".mn-sliders input[aria-label='Weight'][type=range]").first.bounding_box()
+    band = page.locator(".mn-sliders .mn-band i").first.bounding_box()
+    assert (band["x"], band["width"]) == (pytest.approx(slider["x"], abs=2), pytest.approx(slider["width"], abs=2))

@@ -94,7 +94,7 @@ class Binding:
         self._attention = AttentionPass() if attention is None else attention
         self._attention.plan(self.all_sides)
         self._shares: tuple[Share, ...] = ()
-        self._processors: dict[str, Any] = {}
+        self._processors: dict[Any, Any] = {}
         self._hook: Any = None
 
     @property
@@ -102,18 +102,32 @@ class Binding:
         """Whatever some step sees."""
         return {*self.inside, *self.outside, *(side for _, sides in self.later for side in sides)}
 
+    def processors_of_model(self) -> dict[str, Any]:
+        """All there are, by their names."""
+        return dict(self.model.attn_processors)
+
+    def sees_text(self, name: str) -> bool:
+        """Whether a layer is one of those that see the text, by the name of its processor."""
+        return self.layers in name
+
     def install(self) -> None:
-        processors = dict(self.model.attn_processors)
+        processors = self.processors_of_model()
         for name, processor in processors.items():
-            if self.layers in name and type(processor).__name__ not in self.plain:
+            if self.sees_text(name) and type(processor).__name__ not in self.plain:
                 raise ValueError(
                     f"{name} is a {type(processor).__name__}: expected plain cross-attention; unload what replaced it"
                 )
-        self._processors = processors
+        # By their layers: the model's own way of setting them walks through all its modules three times.
+        self._processors = {
+            self.model.get_submodule(name.removesuffix(".processor")): processor
+            for name, processor in processors.items()
+            if self.sees_text(name)
+        }
         self._attention.tags = self._tags()
         ours = self.processor()
         self._hook = self.model.register_forward_pre_hook(self._before_model, with_kwargs=True)
-        self.model.set_attn_processor({k: ours if self.layers in k else p for k, p in processors.items()})
+        for layer in self._processors:
+            layer.set_processor(ours)
 
     def _tags(self) -> dict[Any, Tags]:
         """Of the attention modules, where some of them are to see another conditioning."""
@@ -124,16 +138,16 @@ class Binding:
 
     def processor(self) -> Any:
         """What stands in for the processors of the layers that see the text."""
-        return _BlendedAttnProcessor(self)
+        return BlendedAttnProcessor(self)
 
     def close(self) -> None:
         """Put everything back. Safe at any time, also twice."""
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-        if self._processors:
-            self.model.set_attn_processor(self._processors)
-            self._processors = {}
+        for layer, processor in self._processors.items():
+            layer.set_processor(processor)
+        self._processors = {}
         if not self._keeps:
             self._attention.clear()
 
@@ -195,7 +209,7 @@ def _in_row_order(
     return (positive,) if negative is None else (negative, positive)
 
 
-class _BlendedAttnProcessor:
+class BlendedAttnProcessor:
     """A diffusers attention processor: the layer's own projections around the binding's attention."""
 
     def __init__(self, binding: Binding):

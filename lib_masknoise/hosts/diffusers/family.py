@@ -49,6 +49,11 @@ class Family:
         milliseconds: it looks through all its modules."""
         return self.pipe._execution_device
 
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Of the model, which looks through its parameters for it."""
+        return self.model.dtype
+
     @property
     def factor(self) -> int:
         """Pixels to a place of the latent."""
@@ -90,7 +95,7 @@ class Family:
     def noise(self, size: Size, generator: torch.Generator) -> Tensor:
         """The noise that the pipeline itself would draw for a picture whose latent has that size, `[1, C, h, w]`."""
         shape = (1, self.model.config.in_channels, *size)
-        return randn_tensor(shape, generator, self.device, self.model.dtype)
+        return randn_tensor(shape, generator, self.device, self.dtype)
 
     def latents(self, x: Tensor) -> Tensor:
         """`[B, C, h, w]` as the pipeline takes them."""
@@ -99,6 +104,19 @@ class Family:
     def maps_of(self, x: Tensor, size: Size) -> Tensor:
         """The inverse of `latents`, for a picture of `size` in pixels."""
         return x
+
+    def given(self, x: Tensor) -> Any:
+        """What the pipeline makes of `latents` for the model's call."""
+        return x
+
+    def heard(self, output: Any) -> Tensor:
+        """What the model's output is to the scheduler, as `maps_of` takes it."""
+        return output[0] if isinstance(output, tuple) else output.sample
+
+    def when(self, called: float, first: float, time: float) -> float:
+        """What the pipeline calls a time for the model, where it called the first one of the scheduler's so: pipelines
+        have units of their own, and a single step may be the one at 0, which tells nothing."""
+        return time * (called / first if first else 1.0)
 
     def bind(
         self,
@@ -115,12 +133,16 @@ class Family:
         """What is installed on such a model meanwhile; the arguments are those of `Binding`."""
         return Binding(*args)
 
+    def written(self, prompt: str, negative_prompt: str, rows: int) -> dict[str, Any]:
+        """What the pipeline alone is given for some pictures of both prompts."""
+        return {"prompt": [prompt] * rows, "negative_prompt": [negative_prompt] * rows}
+
     def stand_ins(self, base: Encoded, rows: int) -> dict[str, Any]:
         """What the pipeline wants to be given as embeddings. Only their shapes count: the binding has the contexts,
         each with its own length, so rows of unequal length need no padding and no second call of the model."""
 
         def repeated(t: Tensor) -> Tensor:
-            return t.to(self.device, self.model.dtype).expand(rows, *t.shape)
+            return t.to(self.device, self.dtype).expand(rows, *t.shape)
 
         context = repeated(base.context[: CHUNK_TOKENS + 2])
         embeds = {"prompt_embeds": context, "negative_prompt_embeds": context}
