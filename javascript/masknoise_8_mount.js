@@ -215,7 +215,8 @@
             const waiting = this.asked > this.answered && performance.now() - this.askedAt < PATIENCE;
             const button = byId(this.config.refresh);
             const visible = this.root.offsetParent !== null; // an unseen canvas needs no preview
-            if (waiting || !this.stale || !button || !visible) return;
+            const painting = this.live?.on && this.panel.stage.gesture; // the picture first: `check` comes back to it
+            if (waiting || !this.stale || !button || !visible || painting) return;
             this.stale = false;
             this.asked = Math.max(this.asked, this.answered) + 1;
             this.askedAt = performance.now();

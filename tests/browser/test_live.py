@@ -132,6 +132,46 @@ def test_pictures_come_while_the_pointer_is_down(painter):
     assert painter.js(f"{LIVE}.delays.length") >= 3
 
 
+def test_the_figures_below_the_canvas_wait_for_the_hand(painter):
+    painter.add_concept("lava")
+    switch(painter)
+    rest(painter)
+    painter.page.wait_for_function(f"!{MOUNTED}.stale && {MOUNTED}.asked === {MOUNTED}.answered", timeout=PATIENCE)
+    asked = painter.js(f"{MOUNTED}.asked")
+    painter.page.mouse.move(*painter.place(0.2, 0.5))
+    painter.page.mouse.down()
+    painter.js(f"{MOUNTED}.ask()")
+    painter.page.wait_for_timeout(600)
+    assert painter.js(f"{MOUNTED}.asked") == asked
+    painter.page.mouse.up()
+    painter.page.wait_for_function(f"{MOUNTED}.answered > {asked} && !{MOUNTED}.stale", timeout=PATIENCE)
+
+
+def test_a_pause_of_the_hand_makes_the_glance_better(painter):
+    painter.set_number("txt2img_steps", 6)
+    painter.add_concept("lava")
+    painter.brush(size=0.2)
+    switch(painter)
+    rest(painter)
+    painter.js(
+        f"""() => {{
+            const live = {LIVE};
+            const show = live.show.bind(live);
+            live.seen = [];
+            live.show = (image, event, asked) => {{
+                live.seen.push([event.kind, event.steps]);
+                show(image, event, asked);
+            }};
+        }}"""
+    )
+    painter.page.mouse.move(*painter.place(0.3, 0.5))
+    painter.page.mouse.down()
+    painter.page.mouse.move(*painter.place(0.4, 0.5), steps=2)
+    rest(painter)  # the pointer is still down
+    assert painter.js(f"{LIVE}.seen")[-3:] == [["sketch", 1], ["sketch", 2], ["full", 6]]
+    painter.page.mouse.up()
+
+
 def test_an_idle_page_and_a_hidden_one_cost_nothing(painter, counted):
     painter.add_concept("an ocean")
     painter.drag((0.2, 0.2), (0.8, 0.8))

@@ -22,7 +22,8 @@ from tests.webui.scenes import halves
 from tests.webui.watcher import Watcher, needs_watcher
 
 ROUTE = "/masknoise/v1/live"
-SKETCH_STEPS = 4  # one less where there is a sketch to go on from, and one less where the last has hardly any noise
+# One less where there is a sketch to go on from, and one less where the last has hardly any noise.
+GLANCE_STEPS, SKETCH_STEPS = 3, 4
 
 
 def scene(edge: float = 0.5) -> dict[str, Any]:
@@ -83,10 +84,12 @@ def test_a_sketch_and_then_the_picture_of_the_same_job(webui, unharmed, change):
 
 
 def test_an_edit_is_sketched_from_the_last_picture(webui, unharmed):
-    list(lines(webui, wish(scene(0.5), "edits")))
-    heard = list(lines(webui, wish(scene(0.53), "edits")))
-    assert [line["kind"] for line in heard] == ["sketch", "full"] and heard[0]["steps"] == SKETCH_STEPS - 2
-    again = list(lines(webui, wish(scene(0.5301), "edits")))
+    """A glance first, and a better sketch where the hand pauses."""
+    list(lines(webui, wish(scene(0.5), "edits", steps=8)))
+    heard = list(lines(webui, wish(scene(0.53), "edits", steps=8)))
+    assert [line["kind"] for line in heard] == ["sketch", "sketch", "full"]
+    assert [line["steps"] for line in heard[:2]] == [GLANCE_STEPS - 2, SKETCH_STEPS - 2]
+    again = list(lines(webui, wish(scene(0.5301), "edits", steps=8)))
     assert [line["kind"] for line in again] == ["same"], "an edit that shows nowhere is sampled"
 
 
