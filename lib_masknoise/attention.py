@@ -404,11 +404,18 @@ def _merged(q: Tensor, out: Tensor, sums: Tensor, keys: Tensor, values: Tensor, 
     return torch.lerp(image.to(share.dtype), text.to(share.dtype), share).to(q.dtype).flatten(2)
 
 
-def attention_with_sums(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention `[B, heads, L, d]` and the logarithm of each location's sum of exponentials, `[B, heads, L]`."""
+def attention_with_sums(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention `[B, heads, L, d]` and the logarithm of each location's sum of exponentials, `[B, heads, L]`. bias:
+    added to the logits of each token, `[B, T]`; of no row is it −inf everywhere."""
     kernel = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
     if kernel is not None and q.device.type == "cpu" and not torch.is_grad_enabled():
-        return kernel(q, k, v, scale=scale)
+        if bias is None:
+            return kernel(q, k, v, scale=scale)
+        if "attn_mask" in str(kernel.default._schema):
+            mask = bias[:, None, None].to(q.dtype).expand(-1, 1, q.shape[2], -1)
+            return kernel(q, k, v, attn_mask=mask, scale=scale)
     out, sums = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=exact(q))
     limit = CHUNK_ELEMENTS.get(q.device.type, CHUNK_ELEMENTS_ACCELERATOR)
     step = max(64, limit // (q.shape[0] * q.shape[1] * k.shape[2]))
@@ -416,6 +423,8 @@ def attention_with_sums(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[
     for start in range(0, q.shape[2], step):
         part = slice(start, start + step)
         logits = torch.matmul(q[:, :, part].to(exact(q)), keys).mul_(scale)
+        if bias is not None:
+            logits += bias[:, None, None].to(logits)
         sums[:, :, part] = logits.logsumexp(-1)
         out[:, :, part] = torch.matmul(logits.softmax(-1), values)
     return out, sums

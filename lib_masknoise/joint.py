@@ -9,19 +9,23 @@ blend of both contexts at a share s, is a text of its own, which counts most whe
 
 so that the way from one concept to the other passes n real blends and a location mixes neighbours only.
 
+Texts of several lengths: a token that only some of a blend's contexts have is the blend of those, and counts as much as
+they do, by the logarithm of that added to its logit (`conditioning.presence`). So a context alone is exactly itself.
+
 The attention needs no mask of tokens × tokens: a softmax over parts is the softmax of each, weighed by its sum of
 exponentials. Knows no host.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lib_masknoise.attention import attention_with_sums
-from lib_masknoise.conditioning import NEGLIGIBLE, LocationConditioning
+from lib_masknoise.conditioning import NEGLIGIBLE, LocationConditioning, presence
 from lib_masknoise.maps import Size, resize
 
 KNOTS = 1
@@ -31,14 +35,16 @@ KNOTS = 1
 @dataclass(frozen=True)
 class Texts:
     """What stands side by side: contexts `[B, K, T, D]` and their weights `[B, K, H, W]`, which add up to 1 at every
-    place; B is 1 where all rows share them."""
+    place; B is 1 where all rows share them. present: how much of each token there is, `[B, K, T]` from 0 to 1."""
 
     contexts: Tensor
     weights: Tensor
+    present: Tensor
 
-    def row(self, index: int) -> tuple[Tensor, Tensor]:
-        """One row's contexts `[K, T, D]` and weights `[K, H, W]`."""
-        return tuple(t[min(index, len(t) - 1)] for t in (self.contexts, self.weights))  # type: ignore[return-value]
+    def row(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """One row's contexts `[K, T, D]`, weights `[K, H, W]` and presence `[K, T]`."""
+        contexts, weights, present = (t[min(index, len(t) - 1)] for t in (self.contexts, self.weights, self.present))
+        return contexts, weights, present
 
 
 def level_sets(a: Tensor, knots: int) -> tuple[Tensor, Tensor]:
@@ -73,29 +79,35 @@ def level_sets(a: Tensor, knots: int) -> tuple[Tensor, Tensor]:
     return torch.stack(mixes)[used], weights[:, used] / weights[:, used].sum(1, keepdim=True)
 
 
-def side_by_side(contexts: Tensor, coefficients: Tensor, knots: int = KNOTS) -> Texts:
+def side_by_side(
+    contexts: Tensor, coefficients: Tensor, knots: int = KNOTS, lengths: Sequence[int] | None = None
+) -> Texts:
     """What stands side by side for contexts `[B, J, T, D]`, the base's first, that contribute `[B, J, H, W]`; B is 1
     where all rows share them. Coefficients that add up to something else than 1 are divided by their sum. A weight
-    below 0 or above 1 is reached as a text of its own, that far from the base.
+    below 0 or above 1 is reached as a text of its own, that far from the base. lengths: tokens of each context, all T
+    when None.
 
     Raises ValueError where a place is further than that from the base.
     """
     a, ends = _within(coefficients)
     mixes, weights = level_sets(a, knots)
-    base, *others = contexts.expand(max(len(contexts), len(a)), -1, -1, -1).unbind(1)
-    reached = [base, *(torch.lerp(base, one, w.to(base)) for one, w in zip(others, ends, strict=True))]
-    return Texts(torch.einsum("kj,bjtd->bktd", mixes.to(base), torch.stack(reached, dim=1)), weights)
+    # Of each text, how much of each context: an end is w of its own and 1 − w of the base.
+    others = mixes[:, 1:] * torch.stack(ends, dim=-1).flatten(1, 2) if ends else mixes.new_zeros(1, len(mixes), 0)
+    shares = torch.cat([1 - others.sum(-1, keepdim=True), others], dim=-1)
+    present = presence(shares, lengths or [contexts.shape[2]] * contexts.shape[1])
+    blended = torch.einsum("bkj,bjtd->bktd", shares.to(contexts), contexts)
+    there = present.to(contexts)[..., None]
+    return Texts(torch.where(there > 0, blended / there.clamp_min(torch.finfo(there.dtype).tiny), 0), weights, present)
 
 
 def texts(conditioning: LocationConditioning, knots: int = KNOTS) -> Texts:
     """The texts of a conditioning, as `side_by_side` has them. Concept noise moves each by the average of its fields
     where the text counts, so that what is pinned stays.
 
-    Raises ValueError where a place is too far from the base, and for contexts of several lengths.
+    Raises ValueError where a place is too far from the base.
     """
-    if len(set(conditioning.lengths)) > 1:
-        raise ValueError(f"contexts of {sorted(set(conditioning.lengths))} tokens: expected one length")
-    found = side_by_side(conditioning.contexts[None], conditioning.coefficients, knots)
+    c = conditioning
+    found = side_by_side(c.contexts[None], c.coefficients, knots, c.lengths)
     contexts, weights = found.contexts, found.weights
     noise = conditioning.noise
     if noise is not None:
@@ -107,7 +119,7 @@ def texts(conditioning: LocationConditioning, knots: int = KNOTS) -> Texts:
         of_texts = (of_texts / area[..., None]).to(contexts)
         tokens, directions = (t.to(contexts).expand(rows, -1, -1) for t in (noise.tokens, noise.directions))
         contexts = contexts + torch.einsum("bkr,brt,brd->bktd", of_texts, tokens, directions)
-    return Texts(contexts, weights)
+    return Texts(contexts, weights, found.present)
 
 
 def _within(a: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -134,31 +146,48 @@ def log_weights(weights: Tensor, size: Size) -> Tensor:
 
 
 def joint_attention(
-    text: tuple[Tensor, Tensor, Tensor], image: tuple[Tensor, Tensor, Tensor], weights: Tensor, scale: float
+    text: tuple[Tensor, Tensor, Tensor],
+    image: tuple[Tensor, Tensor, Tensor],
+    weights: Tensor,
+    scale: float,
+    present: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention of K texts and an image to themselves and to each other, as this module's head describes.
 
     text: queries, keys and values `[R, heads, K·T, d]`, a text after the other. image: those `[R, heads, L, d]`.
-    weights: logarithms, `[R, K, L]`. Returns what texts and image get, in the same shapes.
+    weights: logarithms, `[R, K, L]`. present: logarithms of how much of a token there is, `[R, K, T]`; all of it when
+    None. Returns what texts and image get, in the same shapes.
     """
     rows, count, _ = weights.shape
-    q, k, v = (_apart(t, count) for t in text)
     image_q, image_k, image_v = image
     # Each text sees itself and the image.
-    itself, own = attention_with_sums(q, k, v, scale)
+    itself, own = texts_alone(text, count, scale, present)
     beside, image_sums = attention_with_sums(text[0], image_k, image_v, scale)
-    share = torch.sigmoid(_together(own[..., None], rows) - image_sums[..., None])
-    of_texts = torch.lerp(beside.to(share.dtype), _together(itself, rows).to(share.dtype), share)
+    share = torch.sigmoid(own[..., None] - image_sums[..., None])
+    of_texts = torch.lerp(beside.to(share.dtype), itself.to(share.dtype), share)
     # The image sees itself and all texts, each by its weight.
     out, sums = attention_with_sums(image_q, image_k, image_v, scale)
     every = image_q[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
-    read, read_sums = (t.unflatten(0, (rows, count)) for t in attention_with_sums(every, k, v, scale))
+    k, v = (_apart(t, count) for t in text[1:])
+    bias = None if present is None else present.flatten(0, 1)
+    read, read_sums = (t.unflatten(0, (rows, count)) for t in attention_with_sums(every, k, v, scale, bias))
     logits = torch.cat([sums[:, None], read_sums + weights[:, :, None].to(read_sums)], dim=1)
     shares = logits.softmax(1)[..., None]
     of_image = shares[:, 0] * out
     for i in range(count):
         of_image.addcmul_(shares[:, 1 + i], read[:, i].to(of_image.dtype))
     return of_texts.to(text[0].dtype), of_image.to(image_q.dtype)
+
+
+def texts_alone(
+    text: tuple[Tensor, Tensor, Tensor], count: int, scale: float, present: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention of each of K texts to itself, `[R, heads, K·T, d]`, and the logarithms of the sums of exponentials,
+    `[R, heads, K·T]`; the arguments are those of `joint_attention`."""
+    q, k, v = (_apart(t, count) for t in text)
+    out, sums = attention_with_sums(q, k, v, scale, None if present is None else present.flatten(0, 1))
+    rows = len(text[0])
+    return _together(out, rows), _together(sums[..., None], rows)[..., 0]
 
 
 def _apart(t: Tensor, count: int) -> Tensor:

@@ -203,3 +203,147 @@ def sd3() -> "diffusers.StableDiffusion3Pipeline":
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def qwen_transformer(width: int = 64, blocks: int = 2) -> "diffusers.QwenImageTransformer2DModel":
+    return strong(
+        diffusers.QwenImageTransformer2DModel(
+            num_layers=blocks,
+            attention_head_dim=16,
+            num_attention_heads=width // 16,
+            joint_attention_dim=32,
+            axes_dims_rope=(4, 6, 6),
+        )
+    )
+
+
+def qwen() -> "diffusers.QwenImagePipeline":
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
+    }
+    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
+    config = transformers.Qwen2_5_VLConfig(text_config=sizes, vision_config=vision)
+    vae = diffusers.AutoencoderKLQwenImage(base_dim=4, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1)
+    pipe = diffusers.QwenImagePipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=strong(vae, 1.5),
+        text_encoder=strong(transformers.Qwen2_5_VLForConditionalGeneration(config), 2.0),
+        tokenizer=tokenizer(2048),
+        transformer=qwen_transformer(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+CHAT = (
+    "{% for message in messages %}{{ message.role }} "
+    "{% if message.content is string %}{{ message.content }}"
+    "{% else %}{% for part in message.content %}{{ part.text }}{% endfor %}{% endif %} "
+    "{% endfor %}"
+)
+
+
+def chatting(length: int = 512) -> transformers.PreTrainedTokenizerFast:
+    """The same words, in a conversation."""
+    made = tokenizer(length)
+    made.chat_template = CHAT
+    return made
+
+
+def flux2_transformer(
+    width: int = 64, blocks: int = 1, text: int = 96, **options
+) -> "diffusers.Flux2Transformer2DModel":
+    return strong(
+        diffusers.Flux2Transformer2DModel(
+            in_channels=64,
+            num_layers=blocks,
+            num_single_layers=blocks,
+            attention_head_dim=16,
+            num_attention_heads=width // 16,
+            joint_attention_dim=text,
+            axes_dims_rope=(4, 4, 4, 4),
+            **options,
+        )
+    )
+
+
+def flux2_autoencoder() -> "diffusers.AutoencoderKLFlux2":
+    vae = diffusers.AutoencoderKLFlux2(
+        block_out_channels=(8, 8, 8, 8), latent_channels=16, norm_num_groups=4, use_quant_conv=False,
+        use_post_quant_conv=False,
+    )  # fmt: skip
+    with torch.no_grad():
+        vae.decoder.conv_out.weight *= 20
+    return vae.eval()
+
+
+def flux2() -> "diffusers.Flux2Pipeline":
+    """Of its text encoder the 10th, 20th and 30th layer are read."""
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 30, "head_dim": 8,
+        "num_attention_heads": 4, "num_key_value_heads": 4, "model_type": "mistral",
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16,
+        "model_type": "pixtral",
+    }  # fmt: skip
+    config = transformers.Mistral3Config(text_config=text, vision_config=vision)
+    pipe = diffusers.Flux2Pipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=flux2_autoencoder(),
+        text_encoder=strong(transformers.Mistral3ForConditionalGeneration(config), 0.7),
+        tokenizer=chatting(),
+        transformer=flux2_transformer(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def qwen3(layers: int) -> torch.nn.Module:
+    config = transformers.Qwen3Config(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=4, head_dim=8,
+    )  # fmt: skip
+    return strong(transformers.Qwen3ForCausalLM(config), 0.7)
+
+
+def klein() -> "diffusers.Flux2KleinPipeline":
+    torch.manual_seed(0)
+    pipe = diffusers.Flux2KleinPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=flux2_autoencoder(),
+        text_encoder=qwen3(28),
+        tokenizer=chatting(),
+        transformer=flux2_transformer(guidance_embeds=False),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def zimage_transformer(blocks: int = 2) -> "diffusers.ZImageTransformer2DModel":
+    return strong(
+        diffusers.ZImageTransformer2DModel(
+            dim=64, n_layers=blocks, n_refiner_layers=1, n_heads=4, n_kv_heads=4, cap_feat_dim=32, axes_dims=[4, 6, 6]
+        )
+    )
+
+
+def zimage() -> "diffusers.ZImagePipeline":
+    torch.manual_seed(0)
+    pipe = diffusers.ZImagePipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder(),
+        text_encoder=qwen3(2).model,
+        tokenizer=chatting(),
+        transformer=zimage_transformer(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

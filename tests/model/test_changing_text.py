@@ -1,5 +1,4 @@
-"""The invariants of the design on transformers whose text and image change together: Flux and Stable Diffusion 3,
-reduced and random."""
+"""The invariants of the design on transformers whose text and image change together, reduced and random."""
 
 import numpy as np
 import pytest
@@ -14,25 +13,40 @@ from lib_masknoise.hosts.diffusers.families import family  # noqa: E402
 from tests.model import random_pipelines  # noqa: E402
 from tests.model.test_static_text import FULL, LEFT, RIGHT, SIZE, STEPS, TWO, close, images, state, still  # noqa: E402
 
+ONE_BY_ONE = ("QwenImagePipeline", "Flux2KleinPipeline")
+"""Those that evaluate the sides of guidance one after the other."""
 
-@pytest.fixture(scope="module", params=["flux", "sd3"])
+
+@pytest.fixture(scope="module", params=["flux", "sd3", "qwen", "flux2", "klein", "zimage"])
 def pipe(request):
     return getattr(random_pipelines, request.param)()
 
 
-def plain(pipe, prompt, negative_prompt="", guidance_scale=4.0):
-    """The host alone."""
+def sampled(pipe, guidance_scale=4.0, **given):
+    """A picture by the host alone."""
+    if type(pipe).__name__ == "ZImagePipeline" and guidance_scale <= 1:
+        guidance_scale = 0  # which is none there
+    name = "true_cfg_scale" if type(pipe).__name__ == "QwenImagePipeline" else "guidance_scale"
     picture = pipe(
-        [prompt],
-        negative_prompt=[negative_prompt],
         height=SIZE[0],
         width=SIZE[1],
         num_inference_steps=STEPS,
-        guidance_scale=guidance_scale,
         generator=torch.Generator().manual_seed(3),
         output_type="np",
+        **{name: guidance_scale},
+        **given,
     ).images[0]
     return (picture * 255).round().astype(int)
+
+
+def plain(pipe, prompt, negative_prompt="", guidance_scale=4.0):
+    """The host alone with a prompt."""
+    texts = {"prompt": [prompt], "negative_prompt": [negative_prompt]}
+    if type(pipe).__name__.startswith("Flux2"):
+        del texts["negative_prompt"]
+        if type(pipe).__name__ == "Flux2KleinPipeline":
+            texts["negative_prompt_embeds"] = pipe.encode_prompt(negative_prompt)[0]
+    return sampled(pipe, guidance_scale, **texts)
 
 
 def test_disabled_is_bit_identical_to_the_host_alone(pipe):
@@ -74,26 +88,24 @@ def test_outside_the_window_the_base_is_alone(pipe):
 
 def test_half_of_two_prompts_everywhere_is_the_blended_context(pipe):
     """A constant map at a level: one text, whose context is the blend."""
-    scene = {"concepts": [{"prompt": "a dark forest", "weight": 0.5}]}
-    kind = family(pipe)
-    base, concept = kind.encode(["an ocean", "a dark forest"]).values()
-    expected = of_context(pipe, base, concept, 0.5)
-    assert close(still(pipe, scene, "an ocean", guidance_scale=1.0), expected)
+    scene = {"concepts": [{"prompt": "a forest", "weight": 0.5}]}
+    assert close(still(pipe, scene, "an ocean", guidance_scale=1.0), of_context(pipe, "an ocean", "a forest", 0.5))
 
 
-def of_context(pipe, base, concept, share):
-    """The host alone, with a blended context."""
-    made = pipe(
-        prompt_embeds=torch.lerp(base.context, concept.context, share)[None],
-        pooled_prompt_embeds=torch.lerp(base.pooled, concept.pooled, share)[None],
-        height=SIZE[0],
-        width=SIZE[1],
-        num_inference_steps=STEPS,
-        guidance_scale=1.0,
-        generator=torch.Generator().manual_seed(3),
-        output_type="np",
-    )
-    return (made.images[0] * 255).round().astype(int)
+def of_context(pipe, prompt, other, share):
+    """The host alone, with a blended context of two prompts of one length."""
+    base, concept = family(pipe).encode([prompt, other]).values()
+    context = torch.lerp(base.context, concept.context, share)
+    given = {"prompt_embeds": [context] if type(pipe).__name__ == "ZImagePipeline" else context[None]}
+    if base.pooled is not None:
+        given["pooled_prompt_embeds"] = torch.lerp(base.pooled, concept.pooled, share)[None]
+    return sampled(pipe, 1.0, **given)
+
+
+@pytest.mark.parametrize("base", ["an ocean", "a bright river of snow and lava and sky " * 3])
+def test_a_prompt_of_another_length_stays_what_it_is(pipe, base):
+    scene = {"concepts": [{"prompt": "a dark forest"}]}
+    assert close(still(pipe, scene, base, "lava"), plain(pipe, "a dark forest", "lava"))
 
 
 def test_a_frame_is_the_same_at_any_batch_size_and_order(pipe):
@@ -113,14 +125,14 @@ def test_each_noise_moves_what_is_free(pipe, noise):
     assert not close(first, second, levels=2)
 
 
-def test_one_evaluation_a_step(pipe):
+def test_one_evaluation_a_step_and_side(pipe):
     calls = []
     handle = pipe.transformer.register_forward_pre_hook(lambda module, args: calls.append(1))
     try:
         still(pipe, {"concepts": TWO})
     finally:
         handle.remove()
-    assert len(calls) == STEPS
+    assert len(calls) == STEPS * (1 + (type(pipe).__name__ in ONE_BY_ONE))
 
 
 def test_an_exception_leaves_the_pipeline_as_it_was(pipe):
@@ -137,10 +149,8 @@ def test_an_exception_leaves_the_pipeline_as_it_was(pipe):
 
 @pytest.mark.parametrize("weight", [-0.5, 1.5])
 def test_a_weight_outside_0_and_1_extrapolates(pipe, weight):
-    kind = family(pipe)
-    base, concept = kind.encode(["an ocean", "a dark forest"]).values()
-    expected = of_context(pipe, base, concept, weight)
-    scene = {"concepts": [{"prompt": "a dark forest", "weight": weight}]}
+    scene = {"concepts": [{"prompt": "a forest", "weight": weight}]}
+    expected = of_context(pipe, "an ocean", "a forest", weight)
     assert close(still(pipe, scene, "an ocean", guidance_scale=1.0), expected)
 
 
@@ -151,7 +161,9 @@ def test_what_is_left_out_is_said(pipe):
     messages = [str(one.message) for one in said]
     assert any(message.startswith("noise.feature: left out") for message in messages)
     assert any(message.startswith("blend.preserve_norm: left out") for message in messages)
-    assert any("negative prompts" in message for message in messages) == (type(pipe).__name__ == "FluxPipeline")
+    assert any("negative prompts" in message for message in messages) == (
+        type(pipe).__name__ in ("FluxPipeline", "Flux2Pipeline")
+    )
 
 
 def test_views_say_what_they_take(pipe):

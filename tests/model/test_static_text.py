@@ -69,7 +69,10 @@ def close(a, b, levels=1):
 
 
 def state(pipe):
-    return dict(pipe.transformer.attn_processors), dict(pipe.transformer._forward_pre_hooks)
+    """Whatever a binding may have left behind."""
+    model = pipe.transformer
+    processors = {name: part.processor for name, part in model.named_modules() if hasattr(part, "processor")}
+    return processors, dict(model._forward_pre_hooks), set(vars(model)) - {"_diffusers_hook"}
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])

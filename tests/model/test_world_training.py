@@ -50,8 +50,9 @@ def test_the_export_computes_what_the_autoencoder_does(vae, options):
     own, theirs = vae.decode(latents), model.decode(latents).sample
     assert (model.encode(pictures).latent_dist.mean - latents).abs().max() < 0.01 * latents.std()
     assert (theirs - own).abs().max() < 0.01 * own.std()
-    half = model.half().decode(latents.half()).sample.float()
-    assert (half - own).abs().max() < 0.1 * own.std()
+    corner = latents[..., :2, :3]  # a CPU without arithmetic for half precision takes minutes for the whole
+    half = model.half().decode(corner.half()).sample.float()
+    assert (half - vae.decode(corner)).abs().max() < 0.1 * own.std()
 
 
 def test_the_export_is_read_back(vae):

@@ -103,11 +103,19 @@ def test_what_the_texts_cannot_reach_is_refused():
     four = LocationConditioning(torch.cat([c.contexts, c.contexts]), (6,) * 4, both)
     with pytest.raises(ValueError, match="weights that lead away from the base together"):
         texts(four)
-    with pytest.raises(ValueError, match=r"contexts of \[3, 6\] tokens: expected one length"):
-        texts(LocationConditioning(c.contexts, (6, 3), c.coefficients))
 
 
-def dense(text, image, weights, scale):
+def test_a_token_that_some_contexts_lack_counts_as_much_as_the_others():
+    c = conditioning()
+    shorter = c.contexts * (torch.arange(6) < torch.tensor([[3], [6]]))[..., None]
+    found = texts(LocationConditioning(shorter, (3, 6), c.coefficients), 1)
+    mixes = {tuple(one.tolist()): context for one, context in zip(found.present[0], found.contexts[0], strict=True)}
+    assert torch.equal(mixes[1, 1, 1, 0, 0, 0], shorter[0]) and torch.equal(mixes[1, 1, 1, 1, 1, 1], shorter[1])
+    between = mixes[1, 1, 1, 0.5, 0.5, 0.5]
+    assert torch.allclose(between[:3], shorter[:, :3].mean(0)) and torch.allclose(between[3:], shorter[1, 3:])
+
+
+def dense(text, image, weights, scale, present):
     """The definition, with a mask of tokens × tokens."""
     count, places = weights.shape[1:]
     length = text[0].shape[2]
@@ -117,13 +125,16 @@ def dense(text, image, weights, scale):
     of = torch.arange(length) // each
     mask[:, 0, :length, :length] = torch.where(of[:, None] == of, 0.0, -torch.inf)
     mask[:, 0, length:, :length] = weights[:, of].transpose(1, 2)
+    mask[:, 0, :, :length] += present.flatten(1)[:, None]
     out = ((q @ k.transpose(2, 3)) * scale + mask).softmax(-1) @ v
     return out.split([length, places], dim=2)
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**31), count=st.integers(1, 4), rows=st.integers(1, 2), grad=st.booleans())
-def test_without_a_mask_the_attention_is_the_masked_one(seed, count, rows, grad):
+@given(
+    seed=st.integers(0, 2**31), count=st.integers(1, 4), rows=st.integers(1, 2), grad=st.booleans(), some=st.booleans()
+)
+def test_without_a_mask_the_attention_is_the_masked_one(seed, count, rows, grad, some):
     generator = torch.Generator().manual_seed(seed)
 
     def normal(tokens):
@@ -131,7 +142,11 @@ def test_without_a_mask_the_attention_is_the_masked_one(seed, count, rows, grad)
 
     text, image = normal(3 * count), normal(20)
     weights = log_weights(torch.where(shares(seed, count, rows=rows) > 0.1, shares(seed, count, rows=rows), 0), (5, 4))
+    present = torch.rand(rows, count, 3, generator=generator, dtype=torch.float64)
+    present = torch.where(present < 0.3, 0, present).log()
+    present[..., 0] = 0
     with torch.set_grad_enabled(grad):  # without the kernel that gives the sums
-        ours = joint_attention(text, image, weights, 0.3)
-    for part, expected in zip(ours, dense(text, image, weights, 0.3), strict=True):
+        ours = joint_attention(text, image, weights, 0.3, present if some else None)
+    expected_parts = dense(text, image, weights, 0.3, present if some else torch.zeros_like(present))
+    for part, expected in zip(ours, expected_parts, strict=True):
         assert torch.allclose(part, expected, rtol=1e-10, atol=1e-12)

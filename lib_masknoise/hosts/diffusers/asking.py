@@ -97,17 +97,15 @@ class Asking:
         def before(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             names = ("sample" if "sample" in kwargs else "hidden_states", "timestep")
             called = args[1] if len(args) > 1 else kwargs[names[1]]
-            # Pipelines have units of their own for it; a single step may be the one at 0, which tells nothing.
-            first = float(self.job.pipe.scheduler.timesteps[0])
-            unit = float(torch.as_tensor(called).flatten()[0]) / first if first else 1.0
-            when = torch.full_like(torch.as_tensor(called), self._schedule.timestep(time) * unit)
-            values = given, when
+            first, own = float(self.job.pipe.scheduler.timesteps[0]), torch.as_tensor(called)
+            when = self.family.when(float(own.flatten()[0]), first, self._schedule.timestep(time))
+            values = self.family.given(given), torch.full_like(own, when)
             exchanged = tuple(values[i] for i in range(min(2, len(args))))
             named = {name: values[i] for i, name in enumerate(names) if i >= len(args)}
             return (*exchanged, *args[2:]), {**kwargs, **named}
 
         def after(model: Any, args: tuple[Any, ...], output: Any) -> None:
-            raise _Heard(output[0] if isinstance(output, tuple) else output.sample)
+            raise _Heard(self.family.heard(output))
 
         model = self.family.model
         hooks = [model.register_forward_pre_hook(before, with_kwargs=True), model.register_forward_hook(after)]

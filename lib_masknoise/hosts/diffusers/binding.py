@@ -102,10 +102,18 @@ class Binding:
         """Whatever some step sees."""
         return {*self.inside, *self.outside, *(side for _, sides in self.later for side in sides)}
 
+    def processors_of_model(self) -> dict[str, Any]:
+        """All there are, by their names."""
+        return dict(self.model.attn_processors)
+
+    def sees_text(self, name: str) -> bool:
+        """Whether a layer is one of those that see the text, by the name of its processor."""
+        return self.layers in name
+
     def install(self) -> None:
-        processors = self.model.attn_processors
+        processors = self.processors_of_model()
         for name, processor in processors.items():
-            if self.layers in name and type(processor).__name__ not in self.plain:
+            if self.sees_text(name) and type(processor).__name__ not in self.plain:
                 raise ValueError(
                     f"{name} is a {type(processor).__name__}: expected plain cross-attention; unload what replaced it"
                 )
@@ -113,7 +121,7 @@ class Binding:
         self._processors = {
             self.model.get_submodule(name.removesuffix(".processor")): processor
             for name, processor in processors.items()
-            if self.layers in name
+            if self.sees_text(name)
         }
         self._attention.tags = self._tags()
         ours = self.processor()
@@ -130,7 +138,7 @@ class Binding:
 
     def processor(self) -> Any:
         """What stands in for the processors of the layers that see the text."""
-        return _BlendedAttnProcessor(self)
+        return BlendedAttnProcessor(self)
 
     def close(self) -> None:
         """Put everything back. Safe at any time, also twice."""
@@ -201,7 +209,7 @@ def _in_row_order(
     return (positive,) if negative is None else (negative, positive)
 
 
-class _BlendedAttnProcessor:
+class BlendedAttnProcessor:
     """A diffusers attention processor: the layer's own projections around the binding's attention."""
 
     def __init__(self, binding: Binding):

@@ -1,4 +1,4 @@
-"""Transformers of diffusers in which text and image change together: Flux and Stable Diffusion 3.
+"""Transformers of diffusers in which text and image change together: Flux, Stable Diffusion 3, Qwen-Image, Flux 2.
 
 The texts of all concepts, and level-set texts between those that meet, stand side by side (`lib_masknoise.joint`). It
 takes one evaluation of the model, of a longer sequence; where one text has all the weight, that is the plain one.
@@ -7,20 +7,21 @@ takes one evaluation of the model, of a longer sequence; where one text has all 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib_masknoise.conditioning import Encoded
+from lib_masknoise.conditioning import Encoded, LocationConditioning
 from lib_masknoise.hosts.diffusers.binding import Binding
 from lib_masknoise.hosts.diffusers.static_text import Transformer
-from lib_masknoise.joint import KNOTS, joint_attention, log_weights, texts
+from lib_masknoise.joint import KNOTS, Texts, joint_attention, log_weights, texts
 from lib_masknoise.maps import Size, extent
 from lib_masknoise.scene import Scene
 
-FLUX_TOKENS = 512
+FLUX_TOKENS = FLUX2_TOKENS = QWEN_TOKENS = 512
 SD3_TOKENS = 256
 
 
@@ -33,54 +34,107 @@ class JointBinding(Binding):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._texts = {id(one): texts(one, self.knots) for one in self.all_sides}
-        self._placed: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
-        self.weights: Tensor = torch.zeros(1, 1, 1)
+        self._placed: dict[tuple[Any, ...], Placed] = {}
+        self.placed: Placed | None = None
+        """What the call in progress sees."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a text of the call in progress, and `length` of all its texts."""
+        assert self.placed is not None
+        return self.placed.contexts.shape[2]
+
+    @property
+    def count(self) -> int:
+        assert self.placed is not None
+        return self.placed.contexts.shape[1]
 
     @property
     def length(self) -> int:
-        """Text tokens of the call in progress."""
-        return self.tokens * self.weights.shape[1]
+        return self.count * self.tokens
 
     def processor(self) -> Any:
         return _JointProcessor(self)
 
-    def join(self, sample: Tensor, size: Size) -> tuple[Tensor, Tensor | None]:
-        """What a call sees, at image tokens of `size` (h, w): contexts `[rows, K·T, D]`, pooled texts `[rows, P]`."""
-        sides, rows = self._share(sample, size)
+    def told(self, *tokens: int) -> tuple[LocationConditioning, ...]:
+        """The sides of guidance that a call's stand-ins tell by their tokens: two for the one without the prompt."""
+        sides = self._sides()
+        return tuple(sides[0 if count > 1 else -1] for count in dict.fromkeys(tokens))
+
+    def join(
+        self, sample: Tensor, size: Size, sides: tuple[LocationConditioning, ...] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What a call sees, at image tokens of `size` (h, w): contexts `[rows, K·T, D]`, pooled texts `[rows, P]`.
+        sides: in the order of the rows, each of as many; those of `_sides` when None."""
+        sides = self._sides() if sides is None else sides
+        if len(sample) % len(sides):
+            raise ValueError(f"the model got {len(sample)} rows; expected as many negative as positive ones")
+        rows = len(sample) // len(sides)
         key = (*map(id, sides), rows, size, sample.device, sample.dtype)
-        if key not in self._placed:
-            found = [self._texts[id(side)].row(row) for side in sides for row in range(rows)]
-            contexts, weights = _side_by_side(found)
-            self._placed = {key: (contexts.to(sample), log_weights(weights, size).to(sample.device, torch.float32))}
-        contexts, self.weights = self._placed[key]
-        self.tokens = contexts.shape[2]
+        if key not in self._placed:  # once a pass, in which the sides of guidance may take turns
+            found = _side_by_side([self._texts[id(side)].row(row) for side in sides for row in range(rows)])
+            self._placed[key] = self.place(found, size).to(sample)
+        self.placed = self._placed[key]
         known = [side.pooled for side in sides if side.pooled is not None]
         pooled = torch.cat([one.to(sample).expand(rows, -1) for one in known]) if known else None
-        return contexts.flatten(1, 2), pooled
+        return self.placed.contexts.flatten(1, 2), pooled
 
-    def joint(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention of texts and, after them, the image, `[rows, heads, K·T + L, d]`."""
-        if self.weights.shape[1] == 1:
+    def place(self, found: Texts, size: Size) -> Placed:
+        """Texts at image tokens of `size` (h, w), on the CPU."""
+        present = None if bool((found.present == 1).all()) else found.present.log()
+        return Placed(found.contexts, log_weights(found.weights, size), present)
+
+    def turned(self, x: Tensor, places: Any) -> Tensor:
+        """Queries or keys of texts and image, `[rows, heads, K·T + L, d]`, by the model's rotary embedding."""
+        from diffusers.models.embeddings import apply_rotary_emb
+
+        return apply_rotary_emb(x, places)
+
+    def joint(self, q: Tensor, k: Tensor, v: Tensor, image_first: bool = False) -> Tensor:
+        """Attention of texts and, after or before them, the image, `[rows, heads, K·T + L, d]`."""
+        placed = self.placed
+        assert placed is not None
+        if self.count == 1 and placed.present is None:
             return F.scaled_dot_product_attention(q, k, v)
-        split = [self.length, q.shape[2] - self.length]
-        text, image = zip(*(t.split(split, dim=2) for t in (q, k, v)), strict=True)
-        return torch.cat(joint_attention(text, image, self.weights, q.shape[3] ** -0.5), dim=2)
+        image = q.shape[2] - self.length
+        split = [image, self.length] if image_first else [self.length, image]
+        first, last = zip(*(t.split(split, dim=2) for t in (q, k, v)), strict=True)
+        of_text, of_image = (last, first) if image_first else (first, last)
+        parts = joint_attention(of_text, of_image, placed.weights, q.shape[3] ** -0.5, placed.present)
+        return torch.cat(parts[::-1] if image_first else parts, dim=2)
 
 
-def _side_by_side(found: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Rows of as many texts as the one with most: what is added counts nowhere."""
-    most = max(len(contexts) for contexts, _ in found)
+@dataclass(frozen=True)
+class Placed:
+    """Contexts `[rows, K, T, D]`; the logarithms of their weights `[rows, K, L]` and how much of each token there is,
+    `[rows, K, T]`, None where there is all of all. Where a model needs them: places and fillers, `[rows, K, T]`."""
+
+    contexts: Tensor
+    weights: Tensor
+    present: Tensor | None
+    places: Tensor | None = None
+    fillers: Tensor | None = None
+
+    def to(self, sample: Tensor) -> Placed:
+        """Where a sample is, the contexts in its precision."""
+        others = (self.weights, self.present, self.places, self.fillers)
+        return Placed(self.contexts.to(sample), *(None if t is None else t.to(sample.device) for t in others))  # type: ignore[arg-type]
+
+
+def _side_by_side(found: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Texts:
+    """Rows of as many texts as the one with most, and as long as the longest: what is added counts nowhere."""
+    texts, tokens = (max(contexts.shape[axis] for contexts, _, _ in found) for axis in (0, 1))
     rows = []
-    for contexts, weights in found:
-        more = most - len(contexts)
-        nowhere = weights.new_zeros(more, *weights.shape[1:])
-        rows.append((torch.cat([contexts, contexts[-1:].expand(more, -1, -1)]), torch.cat([weights, nowhere])))
-    contexts, weights = (torch.stack(parts) for parts in zip(*rows, strict=True))
-    return contexts, weights
+    for contexts, weights, present in found:
+        more, longer = texts - len(contexts), tokens - contexts.shape[1]
+        whole = [torch.cat([t, t[-1:].expand(more, *t.shape[1:])]) for t in (contexts, present)]
+        nowhere = torch.cat([weights, weights.new_zeros(more, *weights.shape[1:])])
+        rows.append((F.pad(whole[0], (0, 0, 0, longer)), nowhere, F.pad(whole[1], (0, longer))))
+    return Texts(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
 
 
 class _JointProcessor:
-    """A diffusers attention processor for layers of Flux and Stable Diffusion 3, which differ in what stands first."""
+    """A diffusers attention processor for layers of two streams, and of one in which the text stands first."""
 
     def __init__(self, binding: JointBinding) -> None:
         self.binding = binding
@@ -92,21 +146,26 @@ class _JointProcessor:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         image_rotary_emb: Any = None,
+        encoder_hidden_states_mask: Tensor | None = None,
         **_: Any,
     ) -> Any:
-        heads = attn.heads
-        q, k, v = (_heads(layer(hidden_states), heads) for layer in (attn.to_q, attn.to_k, attn.to_v))
-        q, k = _normed(attn.norm_q, q), _normed(attn.norm_k, k)
+        heads, more = attn.heads, None
+        if hasattr(attn, "to_qkv_mlp_proj"):
+            hidden_states, more = _of_both(attn, hidden_states)
+            q, k, v = (heads_first(t, heads) for t in hidden_states.chunk(3, dim=-1))
+        else:
+            q, k, v = (heads_first(layer(hidden_states), heads) for layer in (attn.to_q, attn.to_k, attn.to_v))
+        q, k = normed(attn.norm_q, q), normed(attn.norm_k, k)
         if encoder_hidden_states is not None:
             layers = attn.add_q_proj, attn.add_k_proj, attn.add_v_proj
-            text_q, text_k, text_v = (_heads(layer(encoder_hidden_states), heads) for layer in layers)
-            text_q, text_k = _normed(attn.norm_added_q, text_q), _normed(attn.norm_added_k, text_k)
+            text_q, text_k, text_v = (heads_first(layer(encoder_hidden_states), heads) for layer in layers)
+            text_q, text_k = normed(attn.norm_added_q, text_q), normed(attn.norm_added_k, text_k)
             q, k, v = (torch.cat(pair, dim=2) for pair in ((text_q, q), (text_k, k), (text_v, v)))
         if image_rotary_emb is not None:
-            from diffusers.models.embeddings import apply_rotary_emb
-
-            q, k = (apply_rotary_emb(t, image_rotary_emb) for t in (q, k))
+            q, k = (self.binding.turned(t, image_rotary_emb) for t in (q, k))
         out = self.binding.joint(q, k, v).transpose(1, 2).flatten(2).to(hidden_states.dtype)
+        if more is not None:
+            return attn.to_out(torch.cat([out, more], dim=-1))
         if encoder_hidden_states is None:
             return out
         length = encoder_hidden_states.shape[1]
@@ -118,16 +177,24 @@ class _JointProcessor:
         return image, text
 
 
-def _heads(x: Tensor, heads: int) -> Tensor:
+def _of_both(attn: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries, keys and values in one, and what the two-layer network beside the attention makes of a token: Flux 2's
+    layers project both at once."""
+    projected = attn.to_qkv_mlp_proj(x)
+    joint, beside = projected.split([3 * attn.inner_dim, projected.shape[-1] - 3 * attn.inner_dim], dim=-1)
+    return joint, attn.mlp_act_fn(beside)
+
+
+def heads_first(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _normed(norm: torch.nn.Module | None, x: Tensor) -> Tensor:
+def normed(norm: torch.nn.Module | None, x: Tensor) -> Tensor:
     return x if norm is None else norm(x)
 
 
 class Joint(Transformer):
-    """What both have in common."""
+    """What these have in common."""
 
     def left_out(self, scene: Scene, negative_prompt: str) -> list[str]:
         name, found = type(self.pipe).__name__, []
@@ -140,6 +207,12 @@ class Joint(Transformer):
     def doable(self, scene: Scene) -> Scene:
         feature = scene.noise.feature.copy(update={"strength": 0.0})
         return scene.copy(update={"noise": scene.noise.copy(update={"feature": feature})})
+
+
+def _no_negatives(scene: Scene, negative_prompt: str) -> list[str]:
+    if negative_prompt or any(concept.negative for concept in scene.acting.concepts):
+        return ["negative prompts: left out, Flux has its guidance for an input, or is distilled without one"]
+    return []
 
 
 class Flux(Joint):
@@ -162,10 +235,7 @@ class Flux(Joint):
         return False
 
     def left_out(self, scene: Scene, negative_prompt: str) -> list[str]:
-        found = super().left_out(scene, negative_prompt)
-        if negative_prompt or any(concept.negative for concept in scene.acting.concepts):
-            found.append("negative prompts: left out, Flux has its guidance for an input")
-        return found
+        return [*super().left_out(scene, negative_prompt), *_no_negatives(scene, negative_prompt)]
 
     @torch.no_grad()
     def encode(self, prompts: Iterable[str]) -> dict[str, Encoded]:
@@ -245,6 +315,152 @@ class _Sd3Binding(JointBinding):
         sample, patch = kwargs["hidden_states"], model.config.patch_size
         contexts, pooled = self.join(sample, (extent(sample)[0] // patch, extent(sample)[1] // patch))
         return args, {**kwargs, "encoder_hidden_states": contexts, "pooled_projections": pooled}
+
+
+class QwenImage(Joint):
+    """Qwen-Image: texts as long as their prompts, behind one another in places of their own."""
+
+    together = False  # the pipeline evaluates one side after the other
+
+    def binding(self, *args: Any) -> Binding:
+        return _QwenBinding(*args)
+
+    @property
+    def multiple(self) -> int:
+        return 2 * self.factor
+
+    @property
+    def default_size(self) -> Size:
+        size = self.pipe.default_sample_size * self.factor
+        return size, size
+
+    @torch.no_grad()
+    def encode(self, prompts: Iterable[str]) -> dict[str, Encoded]:
+        found = {}
+        for prompt in dict.fromkeys(prompts):
+            embeds, _ = self.pipe.encode_prompt([prompt], max_sequence_length=QWEN_TOKENS)
+            found[prompt] = Encoded(embeds[0].float().cpu())
+        return found
+
+    @property
+    def channels(self) -> int:
+        return int(self.model.config.in_channels) // 4
+
+    def latents(self, x: Tensor) -> Tensor:
+        return self.pipe._pack_latents(x, *x.shape)
+
+    def maps_of(self, x: Tensor, size: Size) -> Tensor:
+        return self.pipe._unpack_latents(x, *size, self.pipe.vae_scale_factor)[:, :, 0]
+
+    def stand_ins(self, base: Encoded, rows: int) -> dict[str, Any]:
+        """The side is told by the number of tokens."""
+        tokens = self.empty(rows, 2, self.model.config.joint_attention_dim)
+        return {
+            "prompt_embeds": tokens[:, :1],
+            "prompt_embeds_mask": torch.ones(rows, 1, device=self.device),
+            "negative_prompt_embeds": tokens,
+            "negative_prompt_embeds_mask": torch.ones(rows, 2, device=self.device),
+        }
+
+    def options(self, guidance_scale: float) -> dict[str, Any]:
+        return {"true_cfg_scale": guidance_scale}
+
+
+class _QwenBinding(JointBinding):
+    plain = ("QwenDoubleStreamAttnProcessor2_0",)
+
+    def turned(self, x: Tensor, places: Any) -> Tensor:
+        of_image, of_text = places
+        return complex_turned(x, torch.cat([of_text[: self.tokens].repeat(self.count, 1), of_image]))
+
+    def _before_model(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        (_, height, width) = kwargs["img_shapes"][0][0]
+        sides = self.told(kwargs["encoder_hidden_states"].shape[1])
+        contexts, _ = self.join(kwargs["hidden_states"], (height, width), sides)
+        return args, {**kwargs, "encoder_hidden_states": contexts, "encoder_hidden_states_mask": None}
+
+
+class Flux2(Joint):
+    """Flux 2: texts filled up to 512 tokens, each token with a place, which the image's do not have. Guidance is an
+    input, so that there is no negative prompt."""
+
+    def binding(self, *args: Any) -> Binding:
+        return _Flux2Binding(*args)
+
+    @property
+    def factor(self) -> int:
+        return 2 * int(self.pipe.vae_scale_factor)  # the pipeline's latents are of two by two places
+
+    @property
+    def default_size(self) -> Size:
+        size = self.pipe.default_sample_size * int(self.pipe.vae_scale_factor)
+        return size, size
+
+    def guided(self, guidance_scale: float) -> bool:
+        return False
+
+    def left_out(self, scene: Scene, negative_prompt: str) -> list[str]:
+        return [*super().left_out(scene, negative_prompt), *_no_negatives(scene, negative_prompt)]
+
+    @torch.no_grad()
+    def encode(self, prompts: Iterable[str]) -> dict[str, Encoded]:
+        found = {}
+        for prompt in dict.fromkeys(prompts):
+            embeds, _ = self.pipe.encode_prompt(prompt, max_sequence_length=FLUX2_TOKENS)
+            found[prompt] = Encoded(embeds[0].float().cpu())
+        return found
+
+    def maps_of(self, x: Tensor, size: Size) -> Tensor:
+        return x.transpose(1, 2).unflatten(2, (size[0] // self.factor, size[1] // self.factor))
+
+    def written(self, prompt: str, negative_prompt: str, rows: int) -> dict[str, Any]:
+        return {"prompt": [prompt] * rows}
+
+    def stand_ins(self, base: Encoded, rows: int) -> dict[str, Any]:
+        return {"prompt_embeds": self.empty(rows, 1, self.model.config.joint_attention_dim)}
+
+
+class Flux2Klein(Flux2):
+    """Flux 2 Klein: where it is not distilled, guidance compares with the negative prompt."""
+
+    together = False  # the pipeline evaluates one side after the other
+
+    def guided(self, guidance_scale: float) -> bool:
+        return guidance_scale > 1 and not self.pipe.config.is_distilled
+
+    def left_out(self, scene: Scene, negative_prompt: str) -> list[str]:
+        found = super(Flux2, self).left_out(scene, negative_prompt)
+        return [*found, *_no_negatives(scene, negative_prompt)] if self.pipe.config.is_distilled else found
+
+    def written(self, prompt: str, negative_prompt: str, rows: int) -> dict[str, Any]:
+        given = super().written(prompt, negative_prompt, rows)
+        if negative_prompt and not self.pipe.config.is_distilled:  # of which the pipeline takes embeddings only
+            embeds, _ = self.pipe.encode_prompt(negative_prompt, max_sequence_length=FLUX2_TOKENS)
+            given["negative_prompt_embeds"] = embeds.expand(rows, -1, -1)
+        return given
+
+    def stand_ins(self, base: Encoded, rows: int) -> dict[str, Any]:
+        """The side is told by the number of tokens."""
+        tokens = self.empty(rows, 2, self.model.config.joint_attention_dim)
+        return {"prompt_embeds": tokens[:, :1], "negative_prompt_embeds": tokens}
+
+
+class _Flux2Binding(JointBinding):
+    plain = ("Flux2AttnProcessor", "Flux2ParallelSelfAttnProcessor")
+
+    def _before_model(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        sample, places = kwargs["hidden_states"], kwargs["img_ids"]
+        height, width = (int(places[..., axis].max()) + 1 for axis in (1, 2))
+        contexts, _ = self.join(sample, (height, width), self.told(kwargs["encoder_hidden_states"].shape[1]))
+        of_texts = torch.zeros(contexts.shape[1], places.shape[-1], dtype=places.dtype, device=places.device)
+        # The last axis counts the tokens: every text has the places that it has alone.
+        of_texts[:, -1] = torch.arange(self.tokens, device=places.device).repeat(self.count)
+        return args, {**kwargs, "encoder_hidden_states": contexts, "txt_ids": of_texts}
+
+
+def complex_turned(x: Tensor, turns: Tensor) -> Tensor:
+    """`[…, d]` as d/2 complex numbers times `[…, d/2]`, in its own precision again."""
+    return torch.view_as_real(torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * turns).flatten(-2).to(x)
 
 
 def _pooled(base: Encoded) -> Tensor:

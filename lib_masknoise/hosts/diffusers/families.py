@@ -5,8 +5,9 @@ from __future__ import annotations
 from diffusers import DiffusionPipeline
 
 from lib_masknoise.errors import ModelError
-from lib_masknoise.hosts.diffusers.changing_text import Flux, StableDiffusion3
+from lib_masknoise.hosts.diffusers.changing_text import Flux, Flux2, Flux2Klein, QwenImage, StableDiffusion3
 from lib_masknoise.hosts.diffusers.family import Family
+from lib_masknoise.hosts.diffusers.single_stream import ZImage
 from lib_masknoise.hosts.diffusers.static_text import Prx, Wan
 
 KINDS: dict[str, type[Family]] = {
@@ -16,6 +17,10 @@ KINDS: dict[str, type[Family]] = {
     "PRXPipeline": Prx,
     "FluxPipeline": Flux,
     "StableDiffusion3Pipeline": StableDiffusion3,
+    "QwenImagePipeline": QwenImage,
+    "Flux2Pipeline": Flux2,
+    "Flux2KleinPipeline": Flux2Klein,
+    "ZImagePipeline": ZImage,
 }
 
 

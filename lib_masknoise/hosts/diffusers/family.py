@@ -105,6 +105,19 @@ class Family:
         """The inverse of `latents`, for a picture of `size` in pixels."""
         return x
 
+    def given(self, x: Tensor) -> Any:
+        """What the pipeline makes of `latents` for the model's call."""
+        return x
+
+    def heard(self, output: Any) -> Tensor:
+        """What the model's output is to the scheduler, as `maps_of` takes it."""
+        return output[0] if isinstance(output, tuple) else output.sample
+
+    def when(self, called: float, first: float, time: float) -> float:
+        """What the pipeline calls a time for the model, where it called the first one of the scheduler's so: pipelines
+        have units of their own, and a single step may be the one at 0, which tells nothing."""
+        return time * (called / first if first else 1.0)
+
     def bind(
         self,
         inside: Sides,
@@ -119,6 +132,10 @@ class Family:
     def binding(self, *args: Any) -> Binding:
         """What is installed on such a model meanwhile; the arguments are those of `Binding`."""
         return Binding(*args)
+
+    def written(self, prompt: str, negative_prompt: str, rows: int) -> dict[str, Any]:
+        """What the pipeline alone is given for some pictures of both prompts."""
+        return {"prompt": [prompt] * rows, "negative_prompt": [negative_prompt] * rows}
 
     def stand_ins(self, base: Encoded, rows: int) -> dict[str, Any]:
         """What the pipeline wants to be given as embeddings. Only their shapes count: the binding has the contexts,

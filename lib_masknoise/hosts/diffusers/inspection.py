@@ -26,6 +26,10 @@ PIPELINES = {
     "PRXPipeline": "transformer",
     "FluxPipeline": "transformer",
     "StableDiffusion3Pipeline": "transformer",
+    "QwenImagePipeline": "transformer",
+    "Flux2Pipeline": "transformer",
+    "Flux2KleinPipeline": "transformer",
+    "ZImagePipeline": "transformer",
 }
 """The pipelines that are known here, and the folder of what predicts the noise."""
 NEEDS_FTFY = ("WanPipeline", "PRXPipeline")

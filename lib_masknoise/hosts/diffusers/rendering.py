@@ -205,8 +205,8 @@ class Job:
             contexts = [one.context[: CHUNK_TOKENS + 2] for one in (self.base, self.base_negative)]
             own = [t.to(self.family.device, self.pipe.unet.dtype).expand(count, -1, -1) for t in contexts]
             return self._sample(generators, step_end, prompt_embeds=own[0], negative_prompt_embeds=own[1])
-        prompt, negative_prompt = ([without_tags(text)] * count for text in self.prompts)
-        return self._sample(generators, step_end, prompt=prompt, negative_prompt=negative_prompt)
+        prompt, negative_prompt = map(without_tags, self.prompts)
+        return self._sample(generators, step_end, **self.family.written(prompt, negative_prompt, count))
 
     def _sample(
         self, generators: list[torch.Generator], step_end: Callable[..., Any], **inputs: Any

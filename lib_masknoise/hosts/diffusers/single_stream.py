@@ -1,0 +1,159 @@
+"""Transformers of diffusers with one stream of image and text tokens, after layers of their own: Z-Image.
+
+Level-set texts as in `changing_text`; what differs is how a text stands in the sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from lib_masknoise.conditioning import Encoded
+from lib_masknoise.hosts.diffusers.binding import Binding, BlendedAttnProcessor
+from lib_masknoise.hosts.diffusers.changing_text import (
+    Joint,
+    JointBinding,
+    Placed,
+    complex_turned,
+    heads_first,
+    normed,
+)
+from lib_masknoise.joint import Texts, texts_alone
+from lib_masknoise.maps import Size
+
+TOKENS = 512
+BLOCK = 32
+"""What the model fills texts and image up to a multiple of, with tokens of its own that everything sees."""
+
+
+class ZImage(Joint):
+    """Z-Image: texts as long as their prompts, before the image on the first axis of places. A guidance of 1 or less is
+    none; above, the number is the pipeline's own, which adds it to the prompt's prediction."""
+
+    together = False  # the rows with the prompt come first
+
+    def binding(self, *args: Any) -> Binding:
+        return _ZImageBinding(*args)
+
+    @property
+    def multiple(self) -> int:
+        return 2 * self.factor
+
+    @property
+    def default_size(self) -> Size:
+        return 1024, 1024
+
+    @torch.no_grad()
+    def encode(self, prompts: Iterable[str]) -> dict[str, Encoded]:
+        found = {}
+        for prompt in dict.fromkeys(prompts):
+            (embeds,), _ = self.pipe.encode_prompt(
+                [prompt], do_classifier_free_guidance=False, max_sequence_length=TOKENS
+            )
+            found[prompt] = Encoded(embeds.float().cpu())
+        return found
+
+    def noise(self, size: Size, generator: torch.Generator) -> Tensor:
+        return randn_tensor((1, self.channels, *size), generator, self.device, torch.float32)
+
+    def given(self, x: Tensor) -> Any:
+        return list(x.to(self.model.dtype).unsqueeze(2))
+
+    def heard(self, output: Any) -> Tensor:
+        return -torch.stack(list(super().heard(output))).squeeze(2)
+
+    def when(self, called: float, first: float, time: float) -> float:
+        return 1 - time / 1000
+
+    def stand_ins(self, base: Encoded, rows: int) -> dict[str, Any]:
+        """The side of a row is told by the number of tokens."""
+        tokens = self.empty(2, self.model.config.cap_feat_dim)
+        return {"prompt_embeds": [tokens[:1]] * rows, "negative_prompt_embeds": [tokens] * rows}
+
+    def options(self, guidance_scale: float) -> dict[str, Any]:
+        return {"guidance_scale": guidance_scale if guidance_scale > 1 else 0.0}
+
+
+class _ZImageBinding(JointBinding):
+    plain = ("ZSingleStreamAttnProcessor",)
+
+    def processors_of_model(self) -> dict[str, Any]:
+        layers = ((name, module) for name, module in self.model.named_modules() if isinstance(module, Attention))
+        return {name: layer.processor for name, layer in layers}
+
+    def sees_text(self, name: str) -> bool:
+        return name.startswith(("layers.", "context_refiner."))
+
+    def processor(self) -> Any:
+        return _SingleProcessor(self)
+
+    def install(self) -> None:
+        super().install()
+        self.model.patchify_and_embed = self._sequence
+
+    def close(self) -> None:
+        vars(self.model).pop("patchify_and_embed", None)
+        super().close()
+
+    def place(self, found: Texts, size: Size) -> Placed:
+        """Each text filled up as it is alone, and as far from the image: the places of shorter ones begin later."""
+        own = (found.present > 0).sum(-1, keepdim=True)  # [rows, K, 1]
+        full = BLOCK * torch.ceil(own / BLOCK).long()
+        tokens = int(full.max())
+        index, longer = torch.arange(tokens), tokens - found.contexts.shape[2]
+        fillers = (index >= own) & (index < full)
+        contexts, present = F.pad(found.contexts, (0, 0, 0, longer)), F.pad(found.present, (0, longer))
+        placed = super().place(Texts(contexts, found.weights, torch.where(fillers, 1.0, present)), size)
+        # The tokens that fill up the image see every text by its area, as they have no place.
+        share = placed.weights.exp().mean(-1, keepdim=True).log()
+        weights = torch.cat([placed.weights, share.expand(-1, -1, -placed.weights.shape[-1] % BLOCK)], dim=-1)
+        longest = full.amax(1, keepdim=True)
+        places = torch.minimum(1 + index + longest - full, longest)
+        return replace(placed, weights=weights, places=places, fillers=fillers)
+
+    def attended(self, attn: Any, x: Tensor, given: Mapping[str, Any]) -> Tensor:
+        q, k, v = (heads_first(layer(x), attn.heads) for layer in (attn.to_q, attn.to_k, attn.to_v))
+        turns = given["freqs_cis"].unsqueeze(1)
+        q, k = (complex_turned(normed(norm, t), turns) for norm, t in ((attn.norm_q, q), (attn.norm_k, k)))
+        if x.shape[1] > self.length:
+            out = self.joint(q, k, v, image_first=True)
+        else:  # the layers of the text alone
+            assert self.placed is not None
+            out, _ = texts_alone((q, k, v), self.count, q.shape[3] ** -0.5, self.placed.present)
+        return out.transpose(1, 2).flatten(2).to(x.dtype)
+
+    def _before_model(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        images, texts = (kwargs[name] if name in kwargs else args[i] for i, name in ((0, "x"), (2, "cap_feats")))
+        patch = kwargs.get("patch_size", 2)
+        height, width = (side // patch for side in images[0].shape[-2:])
+        self.join(torch.stack(list(images)), (height, width), self.told(*map(len, texts)))
+        return args, kwargs
+
+    def _sequence(self, images: list[Tensor], captions: list[Tensor], *patches: int) -> tuple[Any, ...]:
+        """The model's own `patchify_and_embed`, in which the image stands behind one text as long as the longest of
+        its row; then all texts in the place of that."""
+        placed = self.placed
+        assert placed is not None and placed.places is not None and placed.fillers is not None
+        tokens = placed.places.amax((1, 2))
+        stand_ins = [captions[0].new_zeros(int(count), captions[0].shape[-1]) for count in tokens]
+        made = list(type(self.model).patchify_and_embed(self.model, images, stand_ins, *patches))
+        places = F.pad(placed.places.flatten(1)[..., None], (0, 2)).to(made[4][0])
+        made[1], made[4], made[6] = (
+            list(t) for t in (placed.contexts.flatten(1, 2), places, placed.fillers.flatten(1))
+        )
+        return tuple(made)
+
+
+class _SingleProcessor(BlendedAttnProcessor):
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, *args: Any, freqs_cis: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
+        # Layers of diffusers hand over what the signature names.
+        return super().__call__(attn, hidden_states, freqs_cis=freqs_cis)
