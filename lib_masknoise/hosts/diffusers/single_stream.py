@@ -67,7 +67,7 @@ class ZImage(Joint):
         return list(x.to(self.model.dtype).unsqueeze(2))
 
     def heard(self, output: Any) -> Tensor:
-        return -torch.stack(super().heard(output)).squeeze(2)
+        return -torch.stack(list(super().heard(output))).squeeze(2)
 
     def when(self, called: float, first: float, time: float) -> float:
         return 1 - time / 1000
