@@ -99,11 +99,11 @@ def measured(short: measuring.Bench, whole: measuring.Bench, effect: Effect, cas
     line: dict[str, Any] = {"effect": effect.path, "case": list(case), "raw": look.changes, "scales": list(look.scales)}
     line["first"] = measuring.crossing([s - effect.origin for s in look.scales], look.changes, measuring.VISIBLE)
     line["runs"] = [asdict(one) for one in runs.values()]
-    known_places: dict[tuple[float | None, float | None], dict[str, Any]] = {}
+    known_places: dict[tuple[float | None, ...], dict[str, Any]] = {}
     for name, band in found.items():
-        ends = band.visible, band.broken
+        ends = band.visible, band.broken, band.lost
         known_places[ends] = known_places[ends] if ends in known_places else _places(truth, band)
-        line[name] = {"visible": band.visible, "broken": band.broken, **known_places[ends]}
+        line[name] = {"visible": band.visible, "broken": band.broken, "lost": band.lost, **known_places[ends]}
     line["truth"] = _seen(truth, found["judged"])
     return line
 
@@ -118,15 +118,10 @@ def _places(truth: Truth, band: Band) -> dict[str, Any]:
     rows = truth.pictures(held)
     inside = rows[: PLACES.index(100) + 1]
     pixel, seen = zip(*(smoothness.steps(list(images), False) for images in zip(*inside, strict=True)), strict=True)
-    beyond = (
-        band.top * 1.3 if truth.effect.origin == 0 else truth.effect.origin + 1.3 * (band.top - truth.effect.origin)
-    )
-    further = truth.pictures([min(beyond, most)])[0]
     return {
         "strengths": held,
         "changes": [truth.change(row) for row in rows],
         "right": [truth.right(row) for row in rows],
-        "right_at_1.3": truth.right(further),
         "even": float(np.mean([smoothness.evenness(steps) for steps in seen])),
         "even_pixels": float(np.mean([smoothness.evenness(steps) for steps in pixel])),
         "even_mean": float(smoothness.evenness(np.mean(seen, axis=0))),
@@ -197,25 +192,20 @@ def _visible(lines: Sequence[dict[str, Any]]) -> None:
 
 def _broken(lines: Sequence[dict[str, Any]], name: str) -> None:
     ranged = [line[name] for line in lines if line[name].get("right")]
-    breaking = [one for one in ranged if one["broken"] is not None]
+    breaking = [one["right"][-1] for one in ranged if one["broken"] is not None]
+    losing = [one["right"][-1] for one in ranged if one["lost"] is not None]
+    even = [one["even_mean"] for one in ranged]
     at_100 = [one["right"][PLACES.index(100)] for one in ranged]
     for label, values, good in (
         ("right at 100 %, at least 80 %", at_100, [one >= 0.8 for one in at_100]),
-        ("right at 130 %, less than half", *_less([one["right"][-1] for one in breaking])),
-        ("right at 1.3 times the last strength, less than half", *_less([one["right_at_1.3"] for one in breaking])),
-        ("evenness of 20 % steps, at least 0.9", *_more([one["even_mean"] for one in ranged])),
+        ("right at 130 %, less than half", breaking, [one < 0.5 for one in breaking]),
+        ("the same where 130 % was found within the bound", losing, [one < 0.5 for one in losing]),
+        ("evenness of 20 % steps, at least 0.9", even, [one >= 0.9 for one in even]),
     ):
         low, high = _interval(sum(good), len(good))
-        shown = f"median {np.median(values):.2f}, {sum(good)} of {len(good)} ({low:.0%} to {high:.0%})"
+        median = f"median {np.median(values):.2f}, " if values else ""
+        shown = f"{median}{sum(good)} of {len(good)} ({low:.0%} to {high:.0%})"
         print(f"{name}: {label}: {shown}")
-
-
-def _less(values: list[float]) -> tuple[list[float], list[bool]]:
-    return values, [one < 0.5 for one in values]
-
-
-def _more(values: list[float]) -> tuple[list[float], list[bool]]:
-    return values, [one >= 0.9 for one in values]
 
 
 def _interval(good: int, total: int, z: float = 1.96) -> tuple[float, float]:

@@ -51,15 +51,17 @@ def engine_table(sizes: Sequence[int], edits: int) -> None:
     from lib_masknoise.hosts.diffusers import load_pipeline
     from lib_masknoise.hosts.diffusers.live import LiveHost
     from lib_masknoise.live import Engine, Picture, Settings, Wish
+    from lib_masknoise.live.engine import PAUSE
     from lib_masknoise.scene import Scene
 
     pipe = load_pipeline(device="cpu")
-    engine = Engine(LiveHost(pipe), start=False)
-    print(row("size", "draw", "denoise", "decode", "sum", "CPU", "VAE instead (CPU)"))
-    print("|---|---|---|---|---|---|---|")
+    now = 0.0
+    engine = Engine(LiveHost(pipe), clock=lambda: now, start=False)
+    print(row("size", "sketch", "draw", "denoise", "decode", "sum", "CPU", "VAE instead (CPU)"))
+    print("|---|---|---|---|---|---|---|---|")
     for size in sizes:
-        made: list[Picture] = []
-        spent: list[float] = []
+        made: dict[str, list[Picture]] = {"while the hand moves": [], "where it pauses": []}
+        spent: dict[str, list[float]] = {name: [] for name in made}
         for i in range(edits + 3):
             points = [[0.1 + 0.8 * k / edits, 0.3 + 0.2 * math.sin(k / 4)] for k in range(min(i, edits) + 1)]
             mask = {"kind": "strokes", "strokes": [{"points": points, "radius": 0.1}]}
@@ -67,17 +69,19 @@ def engine_table(sizes: Sequence[int], edits: int) -> None:
             settings = Settings(size=(size, size), prompt="a wheat field")
             heard: list[Any] = []
             engine.ask("bench", Wish(scene, settings), heard.append)
-            start = time.process_time()
-            engine.work()
-            if i >= 3 and isinstance(heard[0], Picture):
-                spent.append(time.process_time() - start)
-                made.append(heard[0])
+            for name in made:
+                start = time.process_time()
+                engine.work()
+                if i >= 3 and isinstance(heard[-1], Picture):
+                    spent[name].append(time.process_time() - start)
+                    made[name].append(heard[-1])
+                now += PAUSE
         latent = torch.randn(1, 4, size // 8, size // 8)
         exact = cpu_time(lambda latent=latent: pipe.vae.decode(latent))
-        median = {part: statistics.median(one.seconds[part] for one in made) for part in PARTS[:3]}
-        whole = sum(median.values())
-        cells = [*median.values(), whole, statistics.median(spent), exact]
-        print(row(f"{size}²", *(f"{1000 * cell:.1f} ms" for cell in cells)))
+        for name, pictures in made.items():
+            median = {part: statistics.median(one.seconds[part] for one in pictures) for part in PARTS[:3]}
+            cells = [*median.values(), sum(median.values()), statistics.median(spent[name]), exact]
+            print(row(f"{size}²", name, *(f"{1000 * cell:.1f} ms" for cell in cells)))
 
 
 def cpu_time(work: Callable[[], Any], count: int = 8) -> float:

@@ -144,7 +144,8 @@ def _measure(network: Any, scene: Scene, size: int, rounds: int) -> tuple[float,
 def _uninstall(binding: Any) -> None:
     """Without forgetting what is projected."""
     binding._hook.remove()
-    binding.model.set_attn_processor(binding._processors)
+    for layer, processor in binding._processors.items():
+        layer.set_processor(processor)
 
 
 def _seconds(call: Callable[[], Any]) -> float:

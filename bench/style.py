@@ -31,9 +31,11 @@ from lib_masknoise.scene import Scene
 
 KNOWN = 14  # of the subjects, those that the built-in model knows; of the manners, the first eight
 STEPS, SIZE = 8, (128, 128)
-PICTURES, SEED = 10, 5000
+PICTURES, SEED = 20, 5000
 STRENGTHS = {"style": 1.5, "principal": 1.5, "random": 2.0, "random, same layers": 2.0}
 """At which they change about as much of the style."""
+RANKS = (1, 2, 4, 8, 12)
+"""At which the overlap of what halves of the prompts give is looked at."""
 DRAWS = 2000
 
 
@@ -209,25 +211,32 @@ def figures(pipe, work: Path) -> dict:
         amounts[name] = torch.stack(changes(plain, made), dim=1).square()  # [P, style and layout]
     result = {**result, "pictures": PICTURES, "finished": finished(amounts)}
     print(json.dumps(result, indent=2), flush=True)
-    return {
-        **result,
-        "overlap of halves of the prompts": overlap_of(pipe, found, style.solved(*measured(pipe, work, 1))),
-    }
+    overlaps = overlap_of(pipe, (basis, groups, responses), measured(pipe, work, 1))
+    return {**result, "overlap of halves of the prompts": overlaps}
 
 
-def overlap_of(pipe, first: style.Found, second: style.Found) -> dict[str, float]:
+def overlap_of(pipe, *halves: tuple[Tensor, tuple[str, ...], style.Responses]) -> dict:
     """Of what two halves of the prompts gave, each with principal directions, pictures and seeds of its own: in the
-    space of offsets of all groups of layers, measured by the covariance of all the prompts' contexts."""
+    space of offsets of all groups of layers, measured by the covariance of all the prompts' contexts. At several ranks,
+    and of the principal directions themselves, in one group of layers."""
     known = PipelineSubject(pipe, SIZE).encode(style.PROMPTS)
     every = style.principal([known[prompt] for prompt in style.PROMPTS], 3 * style.CANDIDATES)
     every = every[every.norm(dim=1) > 1e-2 * every[0].norm()]
 
-    def orthonormal(found: style.Found, name: str) -> Tensor:
-        offsets = torch.einsum("kgn,nd->kgd", found.mixtures[name], found.basis)
+    def orthonormal(offsets: Tensor) -> Tensor:
+        """`[K, groups, D]` → `[groups·P, K]`, as mixtures of `every`."""
         whitened = torch.linalg.lstsq(every.T, offsets.flatten(0, 1).T).solution.T
         return torch.linalg.qr(whitened.unflatten(0, offsets.shape[:2]).flatten(1).T.double()).Q
 
-    return {name: style.overlap(orthonormal(first, name), orthonormal(second, name)) for name in first.mixtures}
+    def found(name: str, rank: int) -> float:
+        own = [style.solved(*half, rank) for half in halves]
+        return style.overlap(*(orthonormal(torch.einsum("kgn,nd->kgd", one.mixtures[name], one.basis)) for one in own))
+
+    return {
+        **{name: {str(rank): found(name, rank) for rank in RANKS} for name in ("style", "layout")},
+        "principal directions": style.overlap(*(orthonormal(basis[:, None]) for basis, *_ in halves)),
+        "principal directions at random": style.CANDIDATES / len(every),
+    }
 
 
 def finished(amounts: dict[str, Tensor]) -> dict:

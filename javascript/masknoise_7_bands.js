@@ -10,18 +10,19 @@
 
     const part = (value, {low, high}) => Math.min(1, Math.max(0, (value - low) / (high - low)));
 
-    /** The place of a value in a range, in per cent: 0 where it is barely visible, 100 the last before pictures break; by
-     *  straight lines between places of known per cent, in the logarithm of what is above the origin. null where there
-     *  is none. */
+    /** The place of a value in a range, in per cent: 0 where it is barely visible, 100 the last before pictures break, 130
+     *  where more than half of them is lost; by straight lines between places of known per cent, in the logarithm of what
+     *  is above the origin, and beyond them by the line through the first and the last one. null where there is none.
+     *  As Band.percent in lib_masknoise/calibrate/profile.py. */
     function percent(value, {origin, places}) {
         if (!places.length || value <= origin) return null;
         const log = (strength) => Math.log(strength - origin);
-        const [first, last] = [places[0], places[places.length - 1]];
-        if (value <= first[0] || value >= last[0])
-            return (100 * (log(value) - log(first[0]))) / (log(last[0]) - log(first[0]));
+        const last = places.length - 1;
         const right = places.findIndex(([strength]) => value <= strength);
-        const [[from, low], [to, high]] = [places[right - 1], places[right]];
-        return low + ((high - low) * (log(value) - log(from))) / (log(to) - log(from));
+        const [from, to] = right > 0 ? [right - 1, right] : [0, last];
+        const near = right < 0 ? last : from;
+        const slope = (places[to][1] - places[from][1]) / (log(places[to][0]) - log(places[from][0]));
+        return places[near][1] + slope * (log(value) - log(places[near][0]));
     }
 
     /** What is said of a value. */
@@ -37,22 +38,23 @@
                 : value < band.visible
                   ? "invisible"
                   : value > band.top && band.breaks
-                    ? `breaks (${Math.round(place)} %)`
+                    ? `${band.loses && value >= band.end ? "lost" : "breaks"} (${Math.round(place)} %)`
                     : `${Math.round(place)} %`;
         return `${where} · useful ${range}${band.stale ? " (of other prompts)" : ""}`;
     }
 
     const short = (value) => String(Number(value.toPrecision(2)));
 
-    /** The three parts as a background: from the left invisible, useful, broken. */
+    /** The parts as a background: from the left invisible, useful, and broken, which darkens up to where it is lost. */
     function colours(band) {
-        const from = 100 * part(band.visible ?? band.high, band);
-        const to = 100 * (band.breaks ? part(band.top, band) : 1);
-        const at = (share) => `${share.toFixed(2)}%`;
+        const at = (share) => `${(100 * share).toFixed(2)}%`;
+        const from = part(band.visible ?? band.high, band);
+        const to = Math.max(from, band.breaks ? part(band.top, band) : 1);
+        const end = band.loses ? `, var(--mn-lost) ${at(Math.max(to, part(band.end, band)))} 100%` : " 100%";
         return (
             "linear-gradient(to right, " +
-            `var(--mn-invisible) 0 ${at(from)}, var(--mn-useful) ${at(from)} ${at(Math.max(from, to))}, ` +
-            `var(--mn-broken) ${at(Math.max(from, to))} 100%)`
+            `var(--mn-invisible) 0 ${at(from)}, var(--mn-useful) ${at(from)} ${at(to)}, ` +
+            `var(--mn-broken) ${at(to)}${end})`
         );
     }
 

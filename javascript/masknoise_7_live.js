@@ -1,7 +1,7 @@
 /*
  * Live: the picture itself under the strokes. Sends what is painted, also while the pointer is down, to the host's route
- * and shows what comes back (docs/live.md). One request at a time waits for its first picture; then the newest state is
- * sent at once, which ends whatever the host still does for the last one.
+ * and shows what comes back (docs/live.md). One request at a time waits for its first picture; as soon as that has come,
+ * before it is drawn, the newest state is sent, which ends whatever the host still does for the last one.
  */
 (() => {
     "use strict";
@@ -44,6 +44,7 @@
             this.on = false;
             this.breathing = false;
             this.requests = 0;
+            this.oldest = 0; // request whose pictures may be shown: none of an older one comes after a newer one's
             this.pictures = 0;
             this.moves = []; // when the pointer moved, of moves that no picture shows yet
             this.delays = []; // how long it took until one did
@@ -91,8 +92,10 @@
         }
 
         show(image, event, asked) {
+            const first = !this.image;
             this.image = image;
             this.pictures++;
+            this.oldest = asked.number;
             this.stage.live = image;
             this.shown = {kind: event.kind, state: asked.text, frame: event.frame};
             this.stage.update();
@@ -104,15 +107,15 @@
                 this.delays.splice(0, this.delays.length - KEPT);
             });
             const {draw, denoise, decode} = event.milliseconds;
-            const whole = performance.now() - asked.sent;
-            if (event.kind === "sketch") {
+            if (event.kind === "sketch" && asked.whole === undefined) {
+                const whole = (asked.whole = performance.now() - asked.sent);
                 this.parts.push({draw, denoise, decode, transport: whole - draw - denoise - decode, whole});
                 this.parts.splice(0, this.parts.length - KEPT);
             }
             const rate = event.steps / (denoise / 1000);
             const speed = denoise > 0 ? `${rate.toFixed(rate < 10 ? 1 : 0)} steps/s · ` : "";
-            this.figures.textContent = `${speed}${Math.round(event.kind === "sketch" ? whole : denoise)} ms`;
-            this.update();
+            this.figures.textContent = `${speed}${Math.round(event.kind === "sketch" ? asked.whole : denoise)} ms`;
+            if (first) this.update();
         }
 
         /** How strongly the masks are shown goes towards what it should be. */
@@ -277,13 +280,12 @@
         }
 
         async send(text) {
-            const asked = {text, sent: performance.now(), moves: this.moves};
+            const asked = {text, sent: performance.now(), moves: this.moves, number: ++this.requests};
             this.moves = [];
             const controller = new AbortController();
             this.controller?.abort();
             this.controller = controller;
             this.waiting = true;
-            this.requests++;
             const current = () => this.controller === controller && this.on;
             try {
                 const headers = {"content-type": "application/json"};
@@ -291,7 +293,7 @@
                 if (!response.ok) throw new Error(await refusal(response));
                 for await (const event of events(response.body)) {
                     if (!current()) return;
-                    await this.hear(event, asked, current);
+                    await this.hear(event, asked);
                 }
                 if (current() && this.breathing) this.last = null; // a breath is as long as a request: ask for another
             } catch (error) {
@@ -305,15 +307,18 @@
             }
         }
 
-        async hear(event, asked, current) {
+        async hear(event, asked) {
             if (event.image) {
                 const image = new Image();
                 image.src = event.image;
-                await image.decode();
-                if (!current()) return;
+                const decoded = image.decode();
+                this.answered(); // the host goes on while this picture is decoded and drawn
+                await decoded;
+                if (!this.on || asked.number < this.oldest) return;
                 if (!asked.still) this.say("");
-                this.show(image, event, asked);
-            } else if (event.kind === "still") {
+                return this.show(image, event, asked);
+            }
+            if (event.kind === "still") {
                 this.breathing = false;
                 asked.still = true;
                 this.say(event.words);
@@ -336,6 +341,7 @@
             this.controller = null;
             this.waiting = false;
             this.last = null;
+            this.oldest = this.requests + 1;
             const body = new Blob([JSON.stringify({session: this.session})], {type: "application/json"});
             fetch(`${this.route}/stop`, {method: "POST", body, keepalive: true}).catch(() => {});
         }

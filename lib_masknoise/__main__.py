@@ -15,7 +15,7 @@ from lib_masknoise import audio_command as audio
 from lib_masknoise import calibrate_command as calibrate
 from lib_masknoise import explore_command as explore
 from lib_masknoise.calibrate.profile import Profile, outside
-from lib_masknoise.disk import check_folder
+from lib_masknoise.disk import check_folder, new_file
 from lib_masknoise.errors import BrokenOutput
 from lib_masknoise.exits import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
 from lib_masknoise.render import PlanChanged, Settings, write
@@ -301,20 +301,22 @@ def _colours(options: argparse.Namespace) -> int:
     for name, share in zip(found.names, found.shares, strict=True):
         print(f"{name} {100 * share:.1f} %")
     if options.out is not None:
-        scene = Scene.from_colours(data, dict(options.prompt))
-        options.out.write_text(scene.to_json(indent=2) + "\n", encoding="utf-8")
-        print(options.out)
+        return _save(Scene.from_colours(data, dict(options.prompt)), options.out)
     return 0
 
 
 def _sequence(options: argparse.Namespace) -> int:
     mask = ImageMask.read(options.pictures, invert=options.invert)
     scene = Scene(concepts=[Concept(prompt=options.prompt, mask=mask)], animation={"frames": mask.count})
+    return _save(scene, options.out, f": {mask.count} pictures")
+
+
+def _save(scene: Scene, path: Path, remark: str = "") -> int:
     try:
-        options.out.write_text(scene.to_json(indent=2) + "\n", encoding="utf-8")
+        new_file(path, (scene.to_json(indent=2) + "\n").encode())
     except OSError as error:
-        return _refuse(f"{options.out}: {error.strerror or error}")
-    print(f"{options.out}: {mask.count} pictures")
+        return _refuse(f"{path}: {error.strerror}" if error.strerror else str(error))
+    print(f"{path}{remark}")
     return 0
 
 

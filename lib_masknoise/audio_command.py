@@ -17,7 +17,7 @@ from lib_masknoise.audio import keys
 from lib_masknoise.audio.levels import edges
 from lib_masknoise.audio.plot import plot
 from lib_masknoise.controls import control
-from lib_masknoise.disk import check_folder, replace_file
+from lib_masknoise.disk import new_file
 from lib_masknoise.exits import said
 from lib_masknoise.scene import ConceptKeyframe, Problem, Scene, SceneError
 
@@ -96,14 +96,14 @@ def _run(options: argparse.Namespace) -> int:
             {"animation.frames": len(values), "animation.fps": fps}
         )
         text = scene.to_json(indent=2) + "\n"
-    _save(options.out, text.encode())
+    new_file(options.out, text.encode())
     kept = [int(key["frame"]) for key in found]
     how = f"{'onsets' if options.onsets else 'loudness'}, {_named(options.band)}"
     said = f"{how}: {len(values)} frames at {fps} a second, {len(kept)} keyframes"
     if options.plot is not None:
         drawn = io.BytesIO()
         plot(values, kept, fps, f"{options.sound.name} - {said}").save(drawn, "PNG", optimize=True)
-        _save(options.plot, drawn.getvalue())
+        new_file(options.plot, drawn.getvalue())
     print(said)
     for remark in _remarks(scene, options.target, values, kept):
         print(f"remark: {remark}", file=sys.stderr)
@@ -191,12 +191,6 @@ def _remarks(scene: Scene | None, target: str, values: Any, kept: list[int]) -> 
     if scene.animation.rubber_band:
         remarks.append(Problem("animation.rubber_band", "the way back does not follow the sound"))
     return remarks
-
-
-def _save(path: Path, data: bytes) -> None:
-    check_folder(path.parent)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, data)
 
 
 def _named(band: Any) -> str:

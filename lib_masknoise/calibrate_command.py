@@ -88,8 +88,7 @@ def _profile(options: argparse.Namespace) -> Profile:
     probe = PipelineProbe(load_pipeline(options.model), options.model)
     known = profiles.load(model_hash(options.model))
     settings = replace(settings, size=settings.size or probe.size)
-    same = known is not None and (known.prompts, known.settings) == (prompts, described(settings, like))
-    if known is not None and same and known.effects and not options.again:
+    if known is not None and known.answers(prompts, described(settings, like)) and not options.again:
         print(profiles.path(known.model))
         return known
     made = calibrate(probe, prompts, settings, like, _stage)
@@ -139,7 +138,8 @@ def table(profile: Profile) -> Iterator[str]:
         elif band.broken is None:
             yield f"{path:24} {band.visible:.3g} to {band.top:.3g}, where the control ends: no picture breaks"
         else:
-            yield f"{path:24} {band.visible:.3g} to {band.broken:.3g}"
+            lost = "" if band.lost is None else f", more than half lost from {band.lost:.3g}"
+            yield f"{path:24} {band.visible:.3g} to {band.broken:.3g}{lost}"
     if profile.style is not None:
         names = ", ".join(profile.style.get("mixtures", ()))
         yield f"{'noise.feature.dimensions':24} {names}"

@@ -29,6 +29,13 @@ def replace_file(path: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
+def new_file(path: Path, data: bytes) -> None:
+    """Write a file as `replace_file` does, and the folders it lies in that are not there. Raises OSError."""
+    check_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, data)
+
+
 def file_hash(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal digits; read once as long as the file is the same. Raises OSError."""
     known = path.stat()

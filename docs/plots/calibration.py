@@ -20,9 +20,9 @@ from lib_masknoise.settings import Settings
 OUT = Path(__file__).parents[1] / "calibration.png"
 EFFECT = next(one for one in EFFECTS if one.path == "noise.feature.strength")
 CASE = Case("a wheat field", "an ocean")
-PLACES = (-60, 0, 33, 67, 100, 133, 200)
+PLACES = (-60, 0, 33, 67, 100, 115, 130)
 WIDTH, HEIGHT, LEFT, TOP, SIDE, GAP = 1000, 330, 70, 44, 128, 8
-INVISIBLE, USEFUL, BROKEN, INK, LINE = "#d4d4d4", "#bfe3d1", "#f3cdbf", "#222222", "#1f5fa8"
+INVISIBLE, USEFUL, BROKEN, LOST, INK, LINE = "#d4d4d4", "#bfe3d1", "#f3cdbf", "#d99c8c", "#222222", "#1f5fa8"
 LOW, HIGH = (0.01, 4.0)  # of the changes shown
 
 
@@ -49,10 +49,10 @@ def main() -> None:
         part = (math.log(min(max(change, LOW), HIGH)) - math.log(LOW)) / (math.log(HIGH) - math.log(LOW))
         return TOP + HEIGHT * (1 - part)
 
-    ends = [look.scales[0], band.visible, band.top, look.scales[-1]]
-    for colour, start, end in zip((INVISIBLE, USEFUL, BROKEN), ends, ends[1:], strict=False):
+    ends = [look.scales[0], band.visible, band.top, band.end, look.scales[-1]]
+    for colour, start, end in zip((INVISIBLE, USEFUL, BROKEN, LOST), ends, ends[1:], strict=False):
         draw.rectangle((x(start), TOP, x(end), TOP + HEIGHT), fill=colour)
-    for name, start, end in zip(("invisible", "useful", "broken"), ends, ends[1:], strict=False):
+    for name, start, end in zip(("invisible", "useful", "broken", "lost"), ends, ends[1:], strict=False):
         draw.text(((x(start) + x(end)) / 2, TOP + 12), name, INK, font, "mm")
     for change in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0):
         draw.line((LEFT, y(change), WIDTH - 20, y(change)), fill="#ffffff" if change != 0.3 else "#888888")

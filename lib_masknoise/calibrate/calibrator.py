@@ -32,10 +32,8 @@ class Calibrator:
     def known(self, asked: CalibrateRequest) -> Profile | None:
         """A profile of the same prompts, settings and model."""
         profile = None if asked.again else self.current()
-        if profile is None or not profile.effects:
-            return None
         wanted = described(self.workshop.host.settings(asked), asked.like)
-        return profile if (profile.prompts, profile.settings) == (asked.measured, wanted) else None
+        return profile if profile is not None and profile.answers(asked.measured, wanted) else None
 
     def make(self, asked: CalibrateRequest) -> Profile:
         """Raises SceneError, Stop, and what the host raises."""

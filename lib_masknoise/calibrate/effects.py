@@ -33,7 +33,8 @@ def cases(prompts: Sequence[str]) -> list[Case]:
 class Effect:
     """path: of its control. lowest: the smallest strength above the origin that is tried. gain: how far a finished
     picture moves for what the denoiser is heading for, about; where the first short run is made. breaks: the change of
-    the picture, in distances of two seeds, up to which it holds; None where change breaks nothing. base: the image's
+    the picture, in distances of two seeds, up to which it holds; loses: the one from which on more than half of it is
+    lost, as far as the curve is carried on beyond the range; None where change does not do it. base: the image's
     prompt in its scenes. plain: the prompt whose plain picture its scenes make at the origin. frames: a scene of
     strengths."""
 
@@ -41,6 +42,7 @@ class Effect:
     lowest: float
     gain: float
     breaks: float | None
+    loses: float | None
     base: Callable[[Case], str]
     plain: Callable[[Case], str]
     frames: Callable[[Case, Sequence[float], Scene], dict[str, Any]]
@@ -99,9 +101,9 @@ def _prompt(case: Case) -> str:
 # the patches were no longer what they should be, of a weight with the prompt that breaks first. Visual noise leaves the
 # latent white and of variance 1: another seed's picture is no broken one.
 EFFECTS: tuple[Effect, ...] = (
-    Effect("blend.scale", 1 / 10, 1.0, 0.45, _base, _base, _concept(mode="add")),
-    Effect("concepts[].weight", 1 / 32, 0.55, 0.5, _base, _prompt, _concept(mode="interpolate")),
-    Effect("noise.visual.strength", 1 / 64, 1.1, None, _prompt, _prompt, _noise("visual")),
-    Effect("noise.concept.strength", 1 / 8, 0.7, 0.4, _prompt, _prompt, _noise("concept")),
-    Effect("noise.feature.strength", 1 / 32, 0.55, 0.55, _prompt, _prompt, _noise("feature")),
+    Effect("blend.scale", 1 / 10, 1.0, 0.45, 1.6, _base, _base, _concept(mode="add")),
+    Effect("concepts[].weight", 1 / 32, 0.55, 0.5, None, _base, _prompt, _concept(mode="interpolate")),
+    Effect("noise.visual.strength", 1 / 64, 1.1, None, None, _prompt, _prompt, _noise("visual")),
+    Effect("noise.concept.strength", 1 / 8, 0.7, 0.4, None, _prompt, _prompt, _noise("concept")),
+    Effect("noise.feature.strength", 1 / 32, 0.55, 0.55, 1.4, _prompt, _prompt, _noise("feature")),
 )

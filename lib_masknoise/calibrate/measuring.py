@@ -43,6 +43,8 @@ VISIBLE = 0.3
 STRAINED = 0.6
 """What the denoiser is heading for breaks where its spread or sharpness leaves the range of the seeds by this much, in
 natural logarithms: 1.8 times what any seed has, or less than a 1.8th."""
+OVERSTRAINED = 1.0
+"""More than half is lost where it does by this much: 2.7 times, or less than a 2.7th."""
 RIGHT = 0.8
 """How much of a picture is right where it just holds, in the eyes of a judge."""
 
@@ -112,6 +114,12 @@ class Look(NamedTuple):
     def changes(self) -> list[float]:
         """r(s): how far each strength moves it, in distances of two seeds."""
         return [_rms(row - self.plain.x0) / self.plain.unit for row in self.x0]
+
+    @property
+    def steps(self) -> list[float]:
+        """How far it is from each strength to the next one, the first from the plain picture, in the same distances."""
+        rows = torch.cat([self.plain.x0[None], self.x0])
+        return [_rms(step) / self.plain.unit for step in rows.diff(dim=0)]
 
 
 def pixels(images: Sequence[Image.Image]) -> Tensor:
@@ -289,17 +297,19 @@ def band(look: Look, run: Callable[[float], Run]) -> Band:
 
     first = made(min(crossing(scales, changes, VISIBLE / effect.gain) or most, most))
     pictures = [change * _ratio(scales, changes, first) for change in changes]
-    strained = crossing(scales, strain(look), STRAINED)
+    strains = strain(look)
 
-    def breaking() -> float | None:
-        change = None if effect.breaks is None else crossing(scales, pictures, effect.breaks)
-        return _least(change, strained)
+    def reaching(change: float | None, strained: float) -> float | None:
+        moved = None if change is None else crossing(scales, pictures, change)
+        return _least(moved, crossing(scales, strains, strained))
 
-    last = made(min(breaking() or most, most))
-    pictures = _through(scales, changes, (first, last))
-    visible, broken = crossing(scales, pictures, VISIBLE), breaking()
+    last = made(min(reaching(effect.breaks, STRAINED) or most, most))
+    ratios = _ratios(scales, changes, (first, last))
+    pictures = (ratios * changes).tolist()
+    visible, broken = crossing(scales, pictures, VISIBLE), reaching(effect.breaks, STRAINED)
     if last.right is not None and first.right is not None:
         broken = _least(broken, _judged(first, last))
+    lost = reaching(effect.loses, OVERSTRAINED)
     return Band(
         effect.path,
         None if visible is None or visible > most else origin + visible,
@@ -307,6 +317,8 @@ def band(look: Look, run: Callable[[float], Run]) -> Band:
         rows=len(scales) * look.x0.shape[1],
         scales=tuple(round(scale, 6) for scale in look.scales),
         changes=tuple(round(change, 6) for change in pictures),
+        lost=None if broken is None or lost is None or not broken < lost < most else origin + lost,
+        lengths=tuple(round(length, 6) for length in np.cumsum(ratios * look.steps).tolist()),
     )
 
 
@@ -319,11 +331,12 @@ def _ratio(scales: Sequence[float], changes: Sequence[float], run: Run) -> float
     return max(run.change, 1e-6) / at(scales, changes, run.scale)
 
 
-def _through(scales: Sequence[float], changes: Sequence[float], runs: Sequence[Run]) -> list[float]:
-    """The curve moved so that it goes through the runs; the ratio between them passes evenly from one to the other."""
+def _ratios(scales: Sequence[float], changes: Sequence[float], runs: Sequence[Run]) -> np.ndarray:
+    """Of pictures' changes to what the denoiser was heading for, at each scale: those of the runs, which pass evenly
+    from one to the other."""
     known = sorted((math.log(run.scale), math.log(_ratio(scales, changes, run))) for run in runs)
     places, ratios = zip(*known, strict=True)
-    return (np.exp(np.interp(np.log(scales), places, ratios)) * np.asarray(changes)).tolist()
+    return np.exp(np.interp(np.log(scales), places, ratios))
 
 
 def _judged(first: Run, last: Run) -> float | None:
@@ -338,19 +351,21 @@ def _judged(first: Run, last: Run) -> float | None:
 
 
 def joined(bands: Sequence[Band]) -> Band:
-    """One band of the same effect's with several prompts: the ends' means above the origin; broken where it is for
-    most."""
+    """One band of the same effect's with several prompts: the ends' means above the origin; broken or lost where it is
+    for most."""
     first = bands[0]
 
-    def mean(ends: Sequence[float | None], none: float | None) -> float | None:
+    def mean(ends: Sequence[float | None]) -> float | None:
         known = [math.log(end - first.origin) for end in ends if end is not None]
-        return first.origin + math.exp(sum(known) / len(known)) if 2 * len(known) > len(ends) else none
+        return first.origin + math.exp(sum(known) / len(known)) if 2 * len(known) > len(ends) else None
 
     return replace(
         first,
-        visible=mean([one.visible for one in bands], None),
-        broken=mean([one.broken for one in bands], None),
-        changes=tuple(float(x) for x in np.mean([one.changes for one in bands], axis=0)),
+        visible=mean([one.visible for one in bands]),
+        broken=mean([one.broken for one in bands]),
+        changes=tuple(np.mean([one.changes for one in bands], axis=0).tolist()),
+        lost=mean([one.lost for one in bands]),
+        lengths=tuple(np.mean([one.lengths for one in bands], axis=0).tolist()),
     )
 
 

@@ -1,9 +1,8 @@
 """What was measured of a checkpoint: for each effect the range in which it is useful; kept as JSON by the model's hash.
 
-A strength in per cent is a place in that range: 0 is barely visible, 100 the last one before pictures break, and equal
-steps look equal. A scene
-keeps raw numbers, so that a picture stays what it is; presets may say per cent, which become numbers of the model at
-hand when they are loaded.
+A strength in per cent is a place in that range: 0 is barely visible, 100 the last one before pictures break, at 130
+more than half of them is lost, and between 0 and 100 equal steps look equal. A scene keeps raw numbers, so that a
+picture stays what it is; presets may say per cent, which become numbers of the model at hand when they are loaded.
 """
 
 from __future__ import annotations
@@ -22,7 +21,9 @@ from lib_masknoise.controls import control
 from lib_masknoise.disk import replace_file
 from lib_masknoise.scene import Problem, Scene, SceneError
 
-VERSION = 1
+VERSION = 2
+READABLE = (1, VERSION)
+"""Profiles of version 1 have no `lost` and no `lengths`: per cent are of their curve, and they are not reused."""
 HOME = Path.home() / ".masknoise" / "profiles"
 """Where the command line and the page keep profiles; the WebUIs look there too, as that is where style is found."""
 
@@ -41,6 +42,8 @@ KEY = re.compile(r"[0-9a-f]{8,64}")
 
 STEPS = 10
 """Of the range, between which per cent pass evenly."""
+LOST = 130.0
+"""Per cent at which more than half of a picture is lost."""
 
 FAMILIAR = 0.5
 """A scene of whose words a smaller part occurs in a profile's prompts is another scene than it was measured on."""
@@ -58,7 +61,9 @@ class Band:
     visible: from where on it is seen; None where it is not, up to the control's bound. broken: the last strength before
     pictures break; None where none does up to the bound. rows: how many rows of the denoiser that took, for each
     prompt. scales, changes: the curve behind it, strengths in ascending order and how much each changes the picture, in
-    distances of two seeds.
+    distances of two seeds. lost: from where on more than half of a picture is lost; None where that was not found up to
+    the bound. lengths: how far pictures have moved on the way to each of scales, in the same distances: what has come
+    back or turned counts too, so that equal steps of it look equal.
     """
 
     effect: str
@@ -67,6 +72,8 @@ class Band:
     rows: int = 0
     scales: tuple[float, ...] = ()
     changes: tuple[float, ...] = ()
+    lost: float | None = None
+    lengths: tuple[float, ...] = ()
 
     @property
     def origin(self) -> float:
@@ -75,7 +82,16 @@ class Band:
     @property
     def top(self) -> float:
         """What 100 % is: the last strength before pictures break, or the control's bound."""
-        return self.broken if self.broken is not None else float(control(self.effect).high or 0.0)
+        return self.broken if self.broken is not None else self._bound
+
+    @property
+    def end(self) -> float:
+        """What 130 % is, where `top` is not the control's bound: from where on more than half is lost, or the bound."""
+        return self.lost if self.lost is not None else self._bound
+
+    @property
+    def _bound(self) -> float:
+        return float(control(self.effect).high or 0.0)
 
     def place(self, value: float) -> str:
         """ "invisible", "useful" or "broken"."""
@@ -84,63 +100,55 @@ class Band:
         return "useful" if value <= self.top else "broken"
 
     def percent(self, value: float) -> float | None:
-        """The place of a strength in the range: logarithmic in what is above the origin, and inside the range bent so
-        that equal steps change the picture equally, by the curve; −∞ at the origin and below it. None where nothing is
-        visible."""
-        ends, above = self._ends, value - self.origin
-        if ends is None:
+        """The place of a strength in the range, by straight lines between `places` in the logarithm of what is above
+        the origin; −∞ at the origin and below it. None where nothing is visible."""
+        places, above = self.places, value - self.origin
+        if not places:
             return None
-        if above <= 0:
-            return -math.inf
-        way = math.log(above / ends[0]) / math.log(ends[1] / ends[0])
-        return 100.0 * (_between(self._steps, range(STEPS + 1), way * STEPS) if 0 < way < 1 else way)
+        return _along(*self._lines, math.log(above)) if above > 0 else -math.inf
 
     def value(self, percent: float) -> float | None:
         """The strength at a place in the range: the inverse of `percent`. None where nothing is visible."""
-        ends, part = self._ends, percent / 100.0
-        if ends is None:
+        if not self.places:
             return None
-        way = _between(range(STEPS + 1), self._steps, part) / STEPS if 0 < part < 1 else part
-        return self.origin + ends[0] * (ends[1] / ends[0]) ** way
+        logs, percents = self._lines
+        return self.origin + math.exp(_along(percents, logs, percent))
 
     @property
-    def places(self) -> list[float]:
-        """The strengths of equal ratios from 0 to 100 %, and with them `percent` by straight lines in their
-        logarithms; empty where nothing is visible."""
-        ends = self._ends
-        return (
-            []
-            if ends is None
-            else [self.origin + ends[0] * (ends[1] / ends[0]) ** (i / STEPS) for i in range(STEPS + 1)]
-        )
+    def places(self) -> list[tuple[float, float]]:
+        """Strengths and their per cent, both growing: equal ratios from 0 to 100 %, whose per cent is how much of the
+        way that pictures go between these ends they have gone there; and 130 %. Empty where nothing is visible."""
+        if self.visible is None or not self.origin < self.visible < self.top:
+            return []
+        low, ratio = self.visible - self.origin, (self.top - self.origin) / (self.visible - self.origin)
+        strengths = [self.origin + low * ratio ** (i / STEPS) for i in range(STEPS + 1)]
+        further = [(self.end, LOST)] if self.end > self.top else []
+        return [*zip(strengths, self._percents(strengths), strict=True), *further]
 
     @property
-    def _steps(self) -> list[float]:
-        """How much of the change from the visible end to 100 % has been made at each of `places`, 0 to 1, growing."""
-        even = [i / STEPS for i in range(STEPS + 1)]
+    def _lines(self) -> tuple[list[float], list[float]]:
+        """`places` as logarithms of what is above the origin, and per cent."""
+        strengths, percents = zip(*self.places, strict=True)
+        return [math.log(strength - self.origin) for strength in strengths], list(percents)
+
+    def _percents(self, strengths: Sequence[float]) -> list[float]:
+        """How much of the way from the first of some strengths to the last one pictures have gone at each, growing."""
+        even = [100.0 * i / (len(strengths) - 1) for i in range(len(strengths))]
         if len(self.scales) < 2:
             return even
         logs = [math.log(max(scale - self.origin, 1e-9)) for scale in self.scales]
-        values = [math.log(max(change, 1e-9)) for change in self.changes]
-        changes = [math.exp(_between(values, logs, math.log(place - self.origin))) for place in self.places]
-        grown = [change - changes[0] for change in changes]
-        if any(after - before <= 1e-6 for before, after in zip(grown, grown[1:], strict=False)):
+        values = [math.log(max(length, 1e-9)) for length in self.lengths or self.changes]
+        gone = [math.exp(_between(values, logs, math.log(strength - self.origin))) for strength in strengths]
+        if any(after - before <= 1e-6 for before, after in zip(gone, gone[1:], strict=False)):
             return even
-        return [one / grown[-1] for one in grown]
-
-    @property
-    def _ends(self) -> tuple[float, float] | None:
-        """Both above the origin; None where there is nothing between them."""
-        if self.visible is None or not self.origin < self.visible < self.top:
-            return None
-        return self.visible - self.origin, self.top - self.origin
+        return [100.0 * (length - gone[0]) / (gone[-1] - gone[0]) for length in gone]
 
 
 @dataclass(frozen=True)
 class Profile:
     """model: the hash of the checkpoint's weights. name: of the checkpoint, for people. prompts: what was measured
     with. settings: how (guidance_scale, size, …). effects: by the controls' paths. style: what has been found of
-    directions of style, None where they have not been looked for.
+    directions of style, None where they have not been looked for. version: of the file that the effects are from.
     """
 
     model: str
@@ -149,12 +157,13 @@ class Profile:
     name: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     style: Mapping[str, Any] | None = None
+    version: int = VERSION
 
     def to_dict(self) -> dict[str, Any]:
         """As profile.json has it."""
         bands = {path: _said(band) for path, band in self.effects.items()}
         return {
-            "version": VERSION,
+            "version": self.version,
             "model": self.model,
             "name": self.name,
             "prompts": list(self.prompts),
@@ -195,6 +204,11 @@ class Profile:
         """Of the control at a place in a scene, ``concepts[2].weight`` too."""
         return self.effects.get(general(path))
 
+    def answers(self, prompts: Sequence[str], settings: Mapping[str, Any]) -> bool:
+        """Whether measuring with these would give it again: it has effects, of the same, as this version finds them."""
+        same = (self.prompts, self.settings) == (tuple(prompts), settings)
+        return bool(self.effects) and self.version == VERSION and same
+
     def familiar(self, prompts: Iterable[str]) -> bool:
         """Whether it was measured with prompts like these: at least half of their words occur in its own. The range
         varies with the prompts about as much as with the effect."""
@@ -220,6 +234,16 @@ def _between(values: Sequence[float], places: Sequence[float], place: float) -> 
     return values[-1]
 
 
+def _along(places: Sequence[float], values: Sequence[float], place: float) -> float:
+    """The same, and beyond them by the line through the first and the last one: where both grow, the inverse is that
+    with values and places exchanged."""
+    if places[0] <= place <= places[-1]:
+        return _between(values, places, place)
+    slope = (values[-1] - values[0]) / (places[-1] - places[0])
+    near = 0 if place < places[0] else -1
+    return values[near] + slope * (place - places[near])
+
+
 def general(path: str) -> str:
     """``concepts[2].keyframes[0].weight`` and ``concepts[2].weight`` are places of ``concepts[].weight``."""
     return re.sub(r"^concepts\[\d+\](\.keyframes\[\d+\])?\.", "concepts[].", path)
@@ -241,8 +265,9 @@ class _Reading:
     def profile(self, given: Any) -> Profile:
         if not isinstance(given, Mapping):
             raise SceneError([Problem("", "expected a profile, a JSON object")])
-        if given.get("version") != VERSION:
-            raise SceneError([Problem("version", f"expected {VERSION}, got {given.get('version')!r}")])
+        version = given.get("version")
+        if isinstance(version, bool) or version not in READABLE:
+            raise SceneError([Problem("version", f"expected 1 or {VERSION}, got {version!r}")])
         known = ("version", "model", "name", "prompts", "settings", "effects", "style")
         self.problems += [Problem(str(name), "not a field of a profile") for name in given if name not in known]
         model = self._checked("model", given.get("model"), isinstance(given.get("model"), str), "a text")
@@ -260,7 +285,7 @@ class _Reading:
         if self.problems:
             raise SceneError(self.problems)
         found = {path: band for path, band in bands.items() if band is not None}
-        return Profile(model, tuple(prompts), found, name, settings, style)
+        return Profile(model, tuple(prompts), found, name, settings, style, int(version))
 
     def _checked(self, path: str, value: Any, right: bool, wanted: str) -> Any:
         if not right:
@@ -276,15 +301,18 @@ class _Reading:
             self.problems.append(Problem(path, "expected an object"))
             return None
         count = len(self.problems)
-        visible, broken = (self._number(f"{path}.{name}", given.get(name), True) for name in ("visible", "broken"))
+        ends = ("visible", "broken", "lost")
+        visible, broken, lost = (self._number(f"{path}.{name}", given.get(name), True) for name in ends)
         rows = self._number(f"{path}.rows", given.get("rows", 0)) or 0
-        scales, changes = (self._numbers(f"{path}.{name}", given.get(name, [])) for name in ("scales", "changes"))
+        curve = ("scales", "changes", "lengths")
+        scales, changes, lengths = (self._numbers(f"{path}.{name}", given.get(name, [])) for name in curve)
         if len(self.problems) > count:
             return None
-        if len(scales) != len(changes):
-            self.problems.append(Problem(f"{path}.changes", "expected one for each of scales"))
-            return None
-        return Band(effect, visible, broken, int(rows), scales, changes)
+        for name, values in (("changes", changes), ("lengths", lengths)):
+            if len(values) != len(scales) and not (name == "lengths" and not values):
+                self.problems.append(Problem(f"{path}.{name}", "expected one for each of scales"))
+                return None
+        return Band(effect, visible, broken, int(rows), scales, changes, lost, lengths)
 
     def _number(self, path: str, value: Any, optional: bool = False) -> float | None:
         right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -359,7 +387,10 @@ def outside(scene: Scene, profile: Profile, prompts: Sequence[str] = ()) -> tupl
             end = f"visible from {band.visible:.3g} on" if band.visible is not None else "nothing of it is"
             found.append(Problem(path, f"{value:g}: barely visible with this model{said}; {end}"))
         elif place == "broken":
-            found.append(Problem(path, f"{value:g}: pictures break with this model{said}; up to {band.top:.3g} holds"))
+            what = "more than half is lost" if band.lost is not None and value >= band.lost else "pictures break"
+            found.append(Problem(path, f"{value:g}: {what} with this model{said}; up to {band.top:.3g} holds"))
+    if found and profile.version < VERSION:
+        found.append(Problem("", "the useful range was measured by an earlier version; calibrate again"))
     own = [*prompts, *(concept.prompt for concept in scene.acting.concepts)]
     if found and not profile.familiar(own):
         found.append(Problem("", "the useful range was measured with other prompts; calibrate again for these"))
@@ -400,7 +431,7 @@ def with_percent(scene: Scene, profile: Profile) -> dict[str, Any]:
         band = profile.band(path)
         percent = None if band is None or path not in known else band.percent(known[path])
         if percent is not None and abs(percent) <= MAX_PERCENT:
-            holder[name] = f"{percent:.1f}%"
+            holder[name] = f"{round(percent, 2):g}%"
     return made
 
 

@@ -440,10 +440,10 @@ def find(
     )
 
 
-def solved(basis: Tensor, groups: tuple[str, ...], found: Responses) -> Found:
-    """The directions that the responses to candidates speak for."""
+def solved(basis: Tensor, groups: tuple[str, ...], found: Responses, rank: int = RANK) -> Found:
+    """The directions that the responses to candidates speak for, that many of each kind."""
     s, of_layout = found.grams()
-    bases = {"style": directions(s, of_layout, RANK), "layout": directions(of_layout, s, RANK)}
+    bases = {"style": directions(s, of_layout, rank), "layout": directions(of_layout, s, rank)}
     every = torch.eye(len(s), dtype=s.dtype)
     figures = {name: round(ratio(own, s, of_layout), 4) for name, own in {"all": every, **bases}.items()}
     mixtures = {name: own.T.unflatten(1, (len(groups), len(basis))).float() for name, own in bases.items()}

@@ -8,11 +8,12 @@ picture is the scene's. The newest request of a session ends the one before, bet
 """
 
 from lib_masknoise.live.engine import Engine, Note, Picture, Request, described
-from lib_masknoise.live.host import FAINT, STEPS, Host, Settings, Step, Turns, Wish
+from lib_masknoise.live.host import FAINT, GLANCE, STEPS, Host, Settings, Step, Turns, Wish
 from lib_masknoise.live.imprint import Imprint, imprint
 
 __all__ = [
     "FAINT",
+    "GLANCE",
     "STEPS",
     "Engine",
     "Host",

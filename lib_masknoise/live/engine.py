@@ -1,13 +1,14 @@
 """One thread that makes pictures for pages that paint. Knows no host and no web.
 
-A request of a session (a page's) is answered by sketches at once and, when nothing newer has come for `REST` seconds,
-by the picture itself. The newest request wins: it ends the running pass of the one before between two steps. Sessions
-take turns, a pass each. Jobs of the user come first: a pass ends between two steps for them and begins anew after them.
-Where nothing is asked for, the thread sleeps until something is.
+A request of a session (a page's) is answered by a glance at once, by a better sketch where the hand pauses and, when
+nothing newer has come for `REST` seconds, by the picture itself. The newest request wins: it ends the running pass of
+the one before between two steps. Sessions take turns, a pass each. Jobs of the user come first: a pass ends between two
+steps for them and begins anew after them. Where nothing is asked for, the thread sleeps until something is.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -19,13 +20,15 @@ from PIL import Image
 from torch import Tensor
 
 from lib_masknoise import infotext
-from lib_masknoise.live.host import Host, Wish
+from lib_masknoise.live.host import GLANCE, STEPS, Host, Wish
 from lib_masknoise.live.imprint import Imprint, imprint
 from lib_masknoise.maps import Maps
 from lib_masknoise.scene import Scene
 
 REST = 0.25
 """Seconds without an edit after which the picture itself is made."""
+PAUSE = 0.1
+"""Seconds after a picture in which a page whose hand moves on sends its next state: nothing else is begun before."""
 ANEW = 0.08
 """Share of the picture that an edit has to change for its sketch to begin with noise alone."""
 BREATH = 48
@@ -90,8 +93,11 @@ class Request:
     emit: Emit
     arrived: float
     phase: str
+    """What is to be made next: "glance", "sketch" and "full" in this order, or "frame" after "frame"."""
     changed: threading.Condition
     maps: Maps
+    answered: float = -math.inf
+    """When its last pass ended."""
     open: bool = True
     unread: int = 0
     frames: int = 0
@@ -128,6 +134,8 @@ class _Session:
     last: Tensor | None = None
     shown: Imprint | None = None
     """Of the last picture; whole: whether that was the picture itself."""
+    settled: Imprint | None = None
+    """Of the last picture that was more than a glance."""
     whole: bool = False
     rested: tuple[Imprint, Tensor, Image.Image] | None = None
     """The last picture itself: its imprint, its latent, and it."""
@@ -163,7 +171,7 @@ class Engine:
             wish = Wish(wish.scene.replace({"animation.frames": BREATH}), wish.settings, True)
         height, width = wish.settings.size
         maps = Maps(wish.scene, (height // self.host.factor, width // self.host.factor))
-        phase = "frame" if wish.breathe else "sketch"
+        phase = "frame" if wish.breathe else "glance"
         request = Request(wish, emit, self.clock(), phase, self._changed, maps)
         with self._changed:
             session = self._sessions.setdefault(name, _Session())
@@ -224,7 +232,10 @@ class Engine:
             request = session.request
             if request is None or not request.open or (request.phase == "frame" and request.unread >= UNREAD):
                 continue
-            found.append((request.arrived + (REST if request.phase == "full" else 0.0), session, request))
+            rest = request.arrived + (REST if request.phase == "full" else 0.0)
+            # Whatever is begun now would be in the way of what the page sends next.
+            pause = request.answered + (0.0 if request.phase == "frame" else PAUSE)
+            found.append((max(rest, pause), session, request))
         return found
 
     def _due(self) -> tuple[_Session, Request] | None:
@@ -280,10 +291,11 @@ class Engine:
             if not (same and session.whole):
                 self._full(session, request, now, drawn)
             return request.end()
-        if same:
+        if same and request.phase != "sketch":
             request.say(Note("same"))
         else:
             self._sketch(session, request, now, frame, drawn)
+        request.answered = self.clock()
         if request.phase == "frame":
             request.frames += 1
             if request.frames >= LONGEST_BREATH:
@@ -291,21 +303,26 @@ class Engine:
         elif same and session.whole:
             request.end()
         else:
-            request.phase = "full"
+            better = session.settled is not session.shown and request.wish.settings.steps > STEPS
+            request.phase = "sketch" if better else "full"
 
     def _sketch(self, session: _Session, request: Request, now: Imprint, frame: int, drawn: float) -> None:
         count = _Steps(self, session, request)
         start = time.perf_counter()
         # Where much is to become another thing, what was there would only be in its way.
-        last = session.last if now.distance(session.shown) < ANEW else None
-        latent = self.host.sketch(request.wish, request.maps, frame, last, count)
+        before = session.settled if request.phase == "sketch" else session.shown
+        anew = session.last is None or now.distance(before) >= ANEW
+        glance = request.phase == "glance" and not anew
+        last = None if anew else session.last
+        latent = self.host.sketch(request.wish, request.maps, frame, last, count, GLANCE if glance else STEPS)
         denoised = time.perf_counter()
         image = self.host.decode(latent)
         if request.phase != "frame" and session.rested is not None:
             latent, image = _anchored(latent, image, now, *session.rested)
         seconds = {"draw": drawn, "denoise": denoised - start, "decode": time.perf_counter() - denoised}
         kind = "frame" if request.phase == "frame" else "sketch"
-        self._show(session, request, Picture(kind, image, request.wish, frame, count.done, seconds), latent, now)
+        picture = Picture(kind, image, request.wish, frame, count.done, seconds)
+        self._show(session, request, picture, latent, now, settled=not glance)
 
     def _full(self, session: _Session, request: Request, now: Imprint, drawn: float) -> None:
         count = _Steps(self, session, request)
@@ -314,12 +331,22 @@ class Engine:
         seconds = {"draw": drawn, "denoise": time.perf_counter() - start, "decode": 0.0}
         self._show(session, request, Picture("full", image, request.wish, 0, count.done, seconds), latent, now)
 
-    def _show(self, session: _Session, request: Request, picture: Picture, latent: Tensor, now: Imprint) -> None:
+    def _show(
+        self,
+        session: _Session,
+        request: Request,
+        picture: Picture,
+        latent: Tensor,
+        now: Imprint,
+        settled: bool = True,
+    ) -> None:
         with self._changed:
             if session.request is not request or not request.open:
                 raise _Ended  # it would be a stale picture
             session.last, session.shown, session.picture = latent, now, picture
             session.whole = picture.kind == "full"
+            if settled:
+                session.settled = now
             if session.whole:
                 session.rested = now, latent, picture.image
             request.say(picture)

@@ -22,6 +22,8 @@ STEPS = 4
 """Of a sketch. All are made where there is nothing to go on from; the first is left out where there is a last sketch,
 which then stands for what the first step would have found. Leaving out more, a new concept hardly shows: its colours
 are decided where the noise is strong (docs/live.md)."""
+GLANCE = 3
+"""Of a sketch while the hand moves, which calls the denoiser once less; a sketch of `STEPS` follows where it pauses."""
 FAINT = 0.1
 """Strength of the noise, relative to the picture's, below which a sketch's last step asks the denoiser no more."""
 
@@ -74,7 +76,9 @@ class Host(Protocol):
     def check(self, wish: Wish) -> None:
         """Raise SceneError for what the host cannot do."""
 
-    def sketch(self, wish: Wish, maps: Maps, frame: float, last: Tensor | None, step: Step) -> Tensor:
+    def sketch(
+        self, wish: Wish, maps: Maps, frame: float, last: Tensor | None, step: Step, steps: int = STEPS
+    ) -> Tensor:
         """A latent ``[1, C, h, w]`` without noise, in a few steps: from a middle sigma of the last one with the same
         noise as ever, or from noise alone where there is none of that size."""
 

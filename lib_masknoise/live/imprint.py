@@ -34,8 +34,8 @@ class Imprint:
         return any(_gap(self.maps.get(key), other.maps.get(key)) >= SMALLEST for key in {*self.maps, *other.maps})
 
     def distance(self, other: Imprint | None) -> float:
-        """Which share of the picture is to show something else, 0 to 1."""
-        if other is None or not self.maps:
+        """Which share of the picture is to show something else, 0 to 1; all of it in a picture of another size."""
+        if other is None or not self.maps or len({t.shape for t in [*self.maps.values(), *other.maps.values()]}) != 1:
             return 1.0
         gaps = [_difference(self.maps.get(key), other.maps.get(key)) for key in {*self.maps, *other.maps} - {*NOISES}]
         return min(1.0, float(sum(gap.mean() for gap in gaps)) / 2)

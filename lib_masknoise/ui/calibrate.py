@@ -77,14 +77,14 @@ def _shown(calibrator: Calibrator, session: str, settings: str, again: bool, job
 def ranges(profile: Profile) -> str:
     """A profile as a table."""
     rows = "".join(
-        f"<tr><td>{html.escape(control(path).label)}</td><td>{_number(band.visible)}</td>"
-        f"<td>{_number(band.broken) if band.broken is not None else 'holds'}</td></tr>"
+        f"<tr><td>{html.escape(control(path).label)}</td><td>{_number(band.visible, 'not seen')}</td>"
+        f"<td>{_number(band.broken, 'holds')}</td><td>{_number(band.lost, 'not found')}</td></tr>"
         for path, band in profile.effects.items()
     )
-    head = "<tr><th>Strength</th><th>seen from</th><th>holds up to</th></tr>"
+    head = "<tr><th>Strength</th><th>seen from</th><th>holds up to</th><th>half lost from</th></tr>"
     words = html.escape(f"{profile.name}, measured with {'; '.join(profile.prompts)}")
     return f'<table class="mn-ranges">{head}{rows}</table><p>{words}</p>'
 
 
-def _number(value: float | None) -> str:
-    return "not seen" if value is None else f"{value:.3g}"
+def _number(value: float | None, none: str) -> str:
+    return none if value is None else f"{value:.3g}"

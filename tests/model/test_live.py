@@ -9,6 +9,7 @@ import torch
 from lib_masknoise.hosts.diffusers import live, render
 from lib_masknoise.hosts.diffusers.live import LiveHost, decoder
 from lib_masknoise.live import Engine, Settings, Wish
+from lib_masknoise.live.engine import PAUSE
 from lib_masknoise.maps import Maps
 from lib_masknoise.scene import Scene
 
@@ -42,7 +43,7 @@ def show(engine, clock, scene, settings=SETTINGS, rest=False):
     heard = []
     engine.ask("a", Wish(scene, settings), heard.append)
     engine.work()
-    if rest:
+    while rest and heard[-1] is not None:
         clock.now += 1
         engine.work()
     errors = [event.words for event in heard if event and event.kind == "error"]
@@ -191,11 +192,18 @@ def test_a_sketch_goes_on_from_the_last_with_the_noise_that_belongs_there(few_st
 def test_a_sketch_shows_what_the_picture_will_be(pipe, engine, clock):
     settings = Settings(size=(128, 128), prompt="a wheat field", seed=3, steps=12)
     for reach in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
-        sketch = show(engine, clock, painted(reach), settings)[-1]
+        glance = show(engine, clock, painted(reach), settings)[-1]
+    clock.now += PAUSE
+    engine.work()
+    sketch = engine.picture("a")
     last = show(engine, clock, painted(0.9), settings, rest=True)[-1]
     without = show(engine, clock, Scene.parse({}), settings, rest=True)[-1]
-    sketch, last, without = (np.asarray(one.image, np.float32) for one in (sketch, last, without))
-    assert np.abs(sketch - last).mean() < 0.5 * np.abs(without - last).mean()
+    assert (glance.steps, sketch.steps, last.kind) == (1, 3, "full"), "so much at once is sketched from noise"
+    pictures = (np.asarray(one.image, np.float32) for one in (glance, sketch, last, without))
+    glance, sketch, last, without = pictures
+    whole = np.abs(without - last).mean()
+    assert np.abs(sketch - last).mean() < 0.5 * whole
+    assert np.abs(glance - last).mean() < 0.65 * whole
 
 
 def test_a_step_with_hardly_any_noise_asks_the_model_no_more(pipe, clock, monkeypatch):
@@ -239,7 +247,7 @@ def test_interrupts_and_errors_leave_the_pipeline_as_it_was(pipe, engine, clock)
         calls = 0
         original = host.sketch
 
-        def sketch(wish, maps, frame, last, step, original=original, stop_at=stop_at):
+        def sketch(wish, maps, frame, last, step, steps, original=original, stop_at=stop_at):
             def counted():
                 nonlocal calls
                 calls += 1
@@ -247,7 +255,7 @@ def test_interrupts_and_errors_leave_the_pipeline_as_it_was(pipe, engine, clock)
                     raise RuntimeError("stopped")
                 step()
 
-            return original(wish, maps, frame, last, counted)
+            return original(wish, maps, frame, last, counted, steps)
 
         host.sketch = sketch
         heard = []

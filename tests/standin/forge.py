@@ -117,7 +117,7 @@ def denoised(patcher: Patcher, params: Any, weights: list[list[float]], scale: f
             model, x, sigma, uncond, cond, scale, options, seed
         )
     strength = sum(one.get("strength", 1.0) for one in cond)
-    positive, negative = _predictions(model, cond, None if scale == 1 else uncond, x, sigma, options, opts)
+    positive, negative = predictions(model, cond, None if scale == 1 else uncond, x, sigma, options, opts)
     out = negative + (positive - negative) * scale * (1.0 if math.isclose(strength, 1.0) else strength)
     for function in options.get("sampler_post_cfg_function", []):
         out = function({"denoised": out, "cond_denoised": positive, "uncond_denoised": negative, "input": x})
@@ -128,7 +128,7 @@ def _rows(cond: Any, rows: list[int]) -> Any:
     return {key: value[rows] for key, value in cond.items()} if isinstance(cond, dict) else cond[rows]
 
 
-def _predictions(
+def predictions(
     model: Model, cond: list, uncond: list | None, x: Tensor, sigma: Tensor, options: Any, opts: Any
 ) -> list[Tensor]:
     """The average over the conditions of each side, each with its mask; 0 for a side without any."""

@@ -1,10 +1,13 @@
 """Forge's U-Nets: blended pictures through its patches, however it evaluates its conditions."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from lib_masknoise.scene import Scene
 from tests.standin import oracle
+from tests.standin.forge import predictions
 from tests.standin.host import Other
 from tests.standin.test_blending import LONG, ROUNDED, covered, error, scene
 
@@ -172,6 +175,28 @@ def test_nothing_remains_after_an_error(host, kind, call):
         hook.remove()
     host.assert_clean()
     assert torch.equal(host.latents(), plain)
+
+
+def test_what_another_extension_asks_of_the_unet_sees_the_scene(host):
+    """As ControlNet's reference does: another picture, in the same step, before the host's own call."""
+    host.start(torch.float64, **UNET)
+
+    def asked(job):
+        found = []
+
+        def ask(model, x, sigma, uncond, cond, scale, options, seed):
+            opts = SimpleNamespace(conditions_together=None, merges_options=False)
+            found.append(predictions(model, cond, uncond, torch.ones_like(x), sigma, options, opts))
+            return model, x, sigma, uncond, cond, scale, options, seed
+
+        latents = host.latents(**job, others=[patching(lambda unet: unet.add_conditioning_modifier(ask))])
+        return latents, torch.stack([side for sides in found for side in sides])
+
+    plain, own = asked({"prompt": "green tree", "negative_prompt": "ugly"})
+    ours, seen = asked({"scene": covered("green tree"), "prompt": "red house", "negative_prompt": "ugly"})
+    _, unlike = asked({"prompt": "red house", "negative_prompt": "ugly"})
+    assert error(ours, plain) < ROUNDED and error(seen, own) < ROUNDED
+    assert error(unlike, own) > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["unet", "transformer", "masked transformer"])

@@ -166,6 +166,45 @@ def test_the_visible_end_is_where_the_pictures_say_it_is():
     assert profile.effects["noise.visual.strength"].broken is None
 
 
+def test_more_than_half_is_lost_where_pictures_move_far_enough(monkeypatch):
+    monkeypatch.setitem(GAINS, "feature", 2.0)
+    for strained in ("STRAINED", "OVERSTRAINED"):
+        monkeypatch.setattr(measuring, strained, 10.0)
+    (effect,) = (one for one in EFFECTS if one.path == "noise.feature.strength")
+    band = made(effects=[effect]).effects[effect.path]
+    found = (band.visible, band.broken, band.lost)
+    assert found == pytest.approx([change / (PICTURE * 2.0) for change in (0.3, effect.breaks, effect.loses)], rel=0.2)
+    monkeypatch.setitem(GAINS, "feature", 0.3)
+    assert made(effects=[effect]).effects[effect.path].lost is None  # not up to the bound
+
+
+def test_what_moves_straight_away_goes_as_far_as_it_changes():
+    band = made().effects["noise.feature.strength"]
+    assert band.lengths == pytest.approx(band.changes, rel=1e-3)
+
+
+class Turning(Linear):
+    """A model whose pictures turn into others of the same seed's distance, as those of visual noise do."""
+
+    @staticmethod
+    def moved(x, scene, frame, factor=1.0):
+        angle = torch.pi / 2 * torch.tensor(strength_of(scene, frame)[0])
+        away = 0.3 * torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(99))
+        return x * angle.cos() + away * angle.sin()
+
+
+def test_what_turns_goes_further_than_it_changes_and_equal_steps_turn_equally():
+    (effect,) = (one for one in EFFECTS if one.path == "noise.visual.strength")
+    band = made(Turning(), effects=[effect]).effects[effect.path]
+    assert band.lengths[-1] > 1.05 * band.changes[-1]
+
+    def unevenness(band):
+        steps = np.diff([band.value(percent) for percent in range(0, 101, 20)])
+        return steps.max() / steps.min()
+
+    assert unevenness(band) < 1.2 < 1.35 < unevenness(replace(band, lengths=()))
+
+
 def test_it_takes_few_rows_and_two_short_runs_an_effect():
     model = Linear()
     profile = made(model, prompts=("a",))
@@ -192,9 +231,11 @@ def test_what_is_not_seen_up_to_the_bound_has_no_end(monkeypatch):
 
 
 def test_bands_of_several_prompts_are_joined_by_their_means():
-    one, other = Band("blend.scale", 0.2, 0.4, 32, (1.0,), (0.1,)), Band("blend.scale", 0.8, 1.6, 32, (1.0,), (0.3,))
+    one = Band("blend.scale", 0.2, 0.4, 32, (1.0,), (0.1,), 0.5, (0.2,))
+    other = Band("blend.scale", 0.8, 1.6, 32, (1.0,), (0.3,), 2.0, (0.4,))
     both = joined([one, other])
-    assert (both.visible, both.broken, both.changes) == (pytest.approx(0.4), pytest.approx(0.8), (pytest.approx(0.2),))
+    assert (both.visible, both.broken, both.lost) == tuple(map(pytest.approx, (0.4, 0.8, 1.0)))
+    assert (both.changes, both.lengths) == ((pytest.approx(0.2),), (pytest.approx(0.3),))
     assert joined([one, replace(other, broken=None), replace(other, broken=None)]).broken is None
 
 
@@ -294,6 +335,13 @@ def test_presets_in_per_cent_become_numbers_of_its_model(calibrator):
     band = calibrator.make(CalibrateRequest.parse(ASKED)).effects["noise.visual.strength"]
     data = calibrator.numbers({"noise": {"visual": {"strength": "50%"}}})
     assert data["noise"]["visual"]["strength"] == pytest.approx(band.value(50))
+
+
+def test_a_profile_of_an_earlier_version_is_measured_again(calibrator):
+    made = calibrator.make(CalibrateRequest.parse(ASKED))
+    calibrator.profiles.save(replace(made, version=1))
+    assert calibrator.current().version == 1
+    assert calibrator.make(CalibrateRequest.parse(ASKED)) == made == calibrator.current()
 
 
 def test_a_broken_profile_is_none(calibrator, tmp_path):

@@ -163,5 +163,9 @@ def test_the_command_line_lists_colours_and_writes_a_scene(tmp_path, capsys):
     assert main(["colours", str(tmp_path / "map.png"), *prompts, "--out", str(tmp_path / "scene.json")]) == 0
     assert [concept.mask.colour for concept in Scene.read(tmp_path / "scene.json").concepts] == [RED, GREEN]
     assert main(["colours", str(tmp_path / "none.png")]) == 2 and "none.png" in capsys.readouterr().err
+    assert main(["colours", str(tmp_path / "map.png"), *prompts, "--out", str(tmp_path / "new" / "scene.json")]) == 0
+    assert (tmp_path / "new" / "scene.json").read_bytes() == (tmp_path / "scene.json").read_bytes()
+    assert main(["colours", str(tmp_path / "map.png"), *prompts, "--out", str(tmp_path / "map.png" / "x.json")]) == 2
+    assert "map.png: a file; expected a folder" in capsys.readouterr().err
     assert main(["colours", str(tmp_path / "map.png"), "--prompt", "#0000ff=lava", "--out", str(tmp_path / "x")]) == 2
     assert "#0000ff is no flat colour" in capsys.readouterr().err and not (tmp_path / "x").exists()

@@ -4,20 +4,21 @@ import json
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
-from lib_masknoise.live import Engine, Settings, Turns, Wish, imprint
+from lib_masknoise.live import GLANCE, STEPS, Engine, Settings, Turns, Wish, imprint
 from lib_masknoise.live.decoding import TinyDecoder, fingerprint, linear_rgb, tiny_decoder
-from lib_masknoise.live.engine import BREATH, REST, UNREAD, moves
+from lib_masknoise.live.engine import BREATH, PAUSE, REST, UNREAD, moves
 from lib_masknoise.maps import Maps
 from lib_masknoise.scene import Problem, Scene, SceneError
 from lib_masknoise.wildcards import Wildcards
 
 SETTINGS = Settings(size=(64, 64), prompt="a marsh", steps=8)
-SKETCH_STEPS = 3
+SKETCH_STEPS = STEPS - 1
 
 
 class CountingHost:
@@ -57,10 +58,10 @@ class CountingHost:
             self.calls += 1
             step()
 
-    def sketch(self, wish, maps, frame, last, step):
+    def sketch(self, wish, maps, frame, last, step, steps):
         self.lasts.append(last)
-        self._steps(SKETCH_STEPS, step)
-        self.passes.append(f"sketch {frame}")
+        self._steps(steps - 1, step)
+        self.passes.append(f"{'glance' if steps == GLANCE else 'sketch'} {frame}")
         return torch.full((1, 4, 8, 8), float(len(self.passes)))
 
     def full(self, wish, maps, frame, step):
@@ -130,6 +131,65 @@ def test_a_sketch_at_once_and_the_picture_after_a_rest(engine, host, clock):
     assert host.calls == SKETCH_STEPS + SETTINGS.steps
     clock.now += 1000
     assert work(engine) == 0, "an idle page costs nothing"
+
+
+def test_a_glance_follows_the_hand_and_a_sketch_comes_where_it_pauses(engine, host, clock):
+    for start in (0.5, 0.48, 0.46):
+        heard = ask(engine, scene(start))
+        work(engine)
+        clock.now += PAUSE / 2
+    assert host.passes == ["sketch 0", "glance 0", "glance 0"], "from noise, a glance would be too little"
+    clock.now += PAUSE
+    work(engine)
+    assert host.passes[3:] == ["sketch 0"] and host.lasts[3] is not None
+    clock.now += REST
+    work(engine)
+    assert host.passes[4:] == ["full"] and kinds(heard) == ["sketch", "sketch", "full", None]
+    assert host.calls == 2 * (STEPS - 1) + 2 * (GLANCE - 1) + SETTINGS.steps
+    again = ask(engine, scene(0.46))
+    work(engine)
+    assert kinds(again) == ["same", None]
+
+
+def test_a_glance_that_still_holds_is_made_better(engine, host, clock):
+    for start in (0.5, 0.48, 0.48):
+        heard = ask(engine, scene(start))
+        work(engine)
+    assert kinds(heard) == ["same"]
+    clock.now += PAUSE
+    work(engine)
+    assert host.passes == ["sketch 0", "glance 0", "sketch 0"]
+
+
+def test_many_glances_that_lead_far_away_are_followed_by_a_sketch_from_noise(engine, host, clock):
+    for i in range(10):
+        ask(engine, scene(0.5 - 0.04 * i))
+        work(engine)
+    clock.now += PAUSE
+    work(engine)
+    assert host.passes[1:] == ["glance 0"] * 9 + ["sketch 0"] and host.lasts[-1] is None
+
+
+def test_few_steps_of_the_picture_need_no_sketch_before_it(engine, host, clock):
+    for start in (0.5, 0.48):
+        engine.ask("a", Wish(scene(start), replace(SETTINGS, steps=STEPS)), lambda event: None)
+        work(engine)
+    clock.now += REST
+    work(engine)
+    assert host.passes == ["sketch 0", "glance 0", "full"]
+
+
+def test_nothing_is_begun_before_a_slow_page_can_have_sent_its_next_state(engine, host, clock):
+    def slow():
+        clock.now += REST
+
+    host.before_step = slow
+    ask(engine, scene())
+    assert work(engine) == 1, "the picture itself would be in the way of the next sketch"
+    clock.now += PAUSE - 0.01
+    assert work(engine) == 0
+    clock.now += 0.02
+    assert work(engine) == 1 and host.passes == ["sketch 0", "full"]
 
 
 def test_the_second_sketch_goes_on_from_the_last_picture(engine, host):
@@ -352,10 +412,20 @@ def test_another_model_makes_another_picture_and_begins_anew(engine, host, clock
     work(engine)
     host.model = "two"
     heard = ask(engine, scene())
+    work(engine)
     clock.now += 1
     work(engine)
     assert kinds(heard) == ["sketch", "full", None]
     assert host.lasts == [None, None], "another model's latents mean something else"
+
+
+def test_another_size_begins_anew(engine, host):
+    for side in (64, 128, 64):
+        heard: list = []
+        engine.ask("a", Wish(scene(), replace(SETTINGS, size=(side, side))), heard.append)
+        work(engine)
+        assert kinds(heard) == ["sketch"]
+    assert host.lasts == [None] * 3
 
 
 def test_a_job_that_comes_while_live_gets_its_turn_is_let_by(engine, host):

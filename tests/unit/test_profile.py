@@ -35,9 +35,10 @@ def bands(draw, path=None):
     origin, high = ORIGINS[path], control(path).high
     visible = origin + draw(st.floats(0.01, 0.5)) * (high - origin)
     broken = draw(st.none() | st.floats(1.05, 1.9).map(lambda factor: origin + (visible - origin) * factor))
-    curve = draw(st.lists(st.floats(0.05, 2), min_size=8, max_size=8).map(sorted))
+    lost = broken and draw(st.none() | st.floats(0.05, 0.95).map(lambda part: broken + part * (high - broken)))
+    curves = st.lists(st.floats(0.05, 2), min_size=8, max_size=8).map(sorted).map(tuple)
     scales = tuple(origin + (high - origin) * 0.5**i for i in range(7, -1, -1))
-    return Band(path, visible, broken, 36, scales, tuple(curve))
+    return Band(path, visible, broken, 36, scales, draw(curves), lost, draw(st.just(()) | curves))
 
 
 def profile(*bands, **changes):
@@ -56,6 +57,12 @@ def test_per_cent_is_the_inverse_of_a_number(band, percent):
     assert band.percent(band.value(percent)) == pytest.approx(percent, abs=1e-6)
 
 
+@given(bands(), st.floats(1e-3, 1))
+def test_a_number_is_the_inverse_of_per_cent(band, part):
+    value = band.origin + part * (control(band.effect).high - band.origin)
+    assert band.value(band.percent(value)) == pytest.approx(value)
+
+
 @given(bands(), st.floats(-100, 200), st.floats(-100, 200))
 def test_per_cent_grows_with_the_strength(band, one, other):
     assume(abs(one - other) > 1e-3)
@@ -63,13 +70,21 @@ def test_per_cent_grows_with_the_strength(band, one, other):
 
 
 @given(bands())
-def test_the_ends_are_0_and_100_and_without_a_curve_equal_steps_are_equal_ratios(band):
-    band = replace(band, scales=(), changes=())
+def test_the_ends_are_0_and_100_and_130(band):
     assert band.percent(band.visible) == pytest.approx(0, abs=1e-9)
     assert band.percent(band.top) == pytest.approx(100)
+    assert band.percent(band.origin) == -math.inf
+    if band.lost is not None:
+        assert band.percent(band.lost) == pytest.approx(130) and band.value(130) == pytest.approx(band.lost)
+    else:  # it is not lost up to the control's bound, so that nothing there is beyond
+        assert band.percent(control(band.effect).high) <= 130.0001
+
+
+@given(bands())
+def test_without_a_curve_equal_steps_are_equal_ratios(band):
+    band = replace(band, scales=(), changes=(), lengths=())
     above = [band.value(percent) - band.origin for percent in (0, 50, 100)]
     assert above[1] / above[0] == pytest.approx(above[2] / above[1])
-    assert band.percent(band.origin) == -math.inf
 
 
 @given(bands(), st.floats(0, 1))
@@ -81,11 +96,14 @@ def test_every_strength_has_one_place(band, part):
         assert band.place(control(band.effect).high) != "broken"
 
 
-def test_with_a_curve_equal_steps_change_the_picture_equally():
+@pytest.mark.parametrize("turned", [(), tuple(2.0**-i for i in range(7, -1, -1))], ids=["changes", "lengths"])
+def test_with_a_curve_equal_steps_go_equally_far(turned):
+    """As far as the picture changes, and where it is known how far it goes on the way there, as far as that."""
     scales = tuple(2.0**-i for i in range(7, -1, -1))
-    band = Band("noise.visual.strength", 0.25, None, 32, scales, tuple(scale**2 for scale in scales))
-    changes = [band.value(percent) ** 2 for percent in range(0, 101, 20)]
-    steps = [after - before for before, after in itertools.pairwise(changes)]
+    changes = tuple(scale**2 for scale in scales)
+    band = Band("noise.visual.strength", 0.25, None, 32, scales, changes, lengths=turned)
+    gone = [band.value(percent) ** (1 if turned else 2) for percent in range(0, 101, 20)]
+    steps = [after - before for before, after in itertools.pairwise(gone)]
     assert max(steps) < 1.25 * min(steps)  # in logarithms it would be by fivefold
     assert band.percent(0.25) == 0 and band.percent(1) == pytest.approx(100)
 
@@ -105,7 +123,8 @@ def test_a_profile_is_its_json(some, style):
 @pytest.mark.parametrize(
     "changes, path",
     [
-        ({"version": 2}, "version"),
+        ({"version": 3}, "version"),
+        ({"version": True}, "version"),
         ({"prompts": "an ocean"}, "prompts"),
         ({"model": 3}, "model"),
         ({"extra": 1}, "extra"),
@@ -113,6 +132,8 @@ def test_a_profile_is_its_json(some, style):
         ({"effects": {"blend.scale": 3}}, "effects.blend.scale"),
         ({"effects": {"blend.scale": {"visible": "0.3", "broken": None}}}, "effects.blend.scale.visible"),
         ({"effects": {"blend.scale": {"scales": [1], "changes": []}}}, "effects.blend.scale.changes"),
+        ({"effects": {"blend.scale": {"lengths": [1]}}}, "effects.blend.scale.lengths"),
+        ({"effects": {"blend.scale": {"lost": "1"}}}, "effects.blend.scale.lost"),
         ({"style": 3}, "style"),
     ],
 )
@@ -120,6 +141,19 @@ def test_what_is_wrong_is_said_by_its_path(changes, path):
     with pytest.raises(SceneError) as caught:
         Profile.parse({**ALL.to_dict(), **changes})
     assert [problem.path for problem in caught.value.problems] == [path]
+
+
+def test_a_profile_of_version_1_is_read_and_said_to_be_of_an_earlier_version():
+    old = Profile.parse({
+        "version": 1,
+        "model": HASH,
+        "prompts": ["an ocean"],
+        "effects": {"noise.visual.strength": {"visible": 0.2, "broken": 0.8, "scales": [], "changes": []}},
+    })  # fmt: skip
+    assert old.band("noise.visual.strength").value(50) == pytest.approx(0.4) and Profile.parse(old.to_json()) == old
+    scene = Scene.parse({"noise": {"visual": {"strength": 0.9}}})
+    assert [remark.path for remark in outside(scene, old)] == ["noise.visual.strength", ""]
+    assert "earlier version" in outside(scene, old)[1].message
 
 
 def test_no_json_is_refused():

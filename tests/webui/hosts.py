@@ -33,7 +33,7 @@ class Host:
 
     hires: fields that a hires job needs. crashes: jobs that the host itself gives up, by when. tolerances: by sampler,
     where rounding grows. refuses: the status of a job with a wrong scene. infotext: whether the host's API can read any
-    infotext at all.
+    infotext at all. errors: what the host's own page reports on its console, without us too.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Host:
     tolerances: dict[str, int] = field(default_factory=dict)
     refuses: int = 422
     infotext: bool = True
+    errors: tuple[str, ...] = ()
 
 
 LATENT = {"enable_hr": True, "hr_upscaler": "Latent", "hr_scale": 1.5, "denoising_strength": 0.6}
@@ -69,6 +70,7 @@ HOSTS = (
         hires=NEO_HIRES,
         crashes=_crashes({**LATENT, **NEO_HIRES}),
         infotext=False,  # 500 for every image's, also without extensions: isinstance() with list[str]
+        errors=("setupAllResizeHandles is not defined",),  # its page's first event may come before its own script
     ),
     Host("reForge", marks=("sd_sampling",), crashes=CRASHES, tolerances={"ODE (Dopri5)": 4}),
     Host(

@@ -25,7 +25,7 @@ from .networks import Average, mixed
 from .train_vae import cosine, edges
 from .world_data import save, shard_files
 
-SIZES = ((128, 128, 4), (96, 192, 4), (192, 96, 4), (64, 64, 16))  # height, width, rows of a step, in turn
+SIZES = ((96, 96, 4), (64, 128, 4), (128, 64, 4), (64, 64, 8))  # height, width, rows of a step, in turn
 COMPOSITES = 0.3
 SPREAD_WEIGHT = 1e-3
 JUDGE_WEIGHT = 0.05

@@ -94,7 +94,7 @@ class Binding:
         self._attention = AttentionPass() if attention is None else attention
         self._attention.plan(self.all_sides)
         self._shares: tuple[Share, ...] = ()
-        self._processors: dict[str, Any] = {}
+        self._processors: dict[Any, Any] = {}
         self._hook: Any = None
 
     @property
@@ -105,9 +105,6 @@ class Binding:
     def processors_of_model(self) -> dict[str, Any]:
         """All there are, by their names."""
         return dict(self.model.attn_processors)
-
-    def set_processors(self, processors: Mapping[str, Any]) -> None:
-        self.model.set_attn_processor(dict(processors))
 
     def sees_text(self, name: str) -> bool:
         """Whether a layer is one of those that see the text, by the name of its processor."""
@@ -120,11 +117,17 @@ class Binding:
                 raise ValueError(
                     f"{name} is a {type(processor).__name__}: expected plain cross-attention; unload what replaced it"
                 )
-        self._processors = processors
+        # By their layers: the model's own way of setting them walks through all its modules three times.
+        self._processors = {
+            self.model.get_submodule(name.removesuffix(".processor")): processor
+            for name, processor in processors.items()
+            if self.sees_text(name)
+        }
         self._attention.tags = self._tags()
         ours = self.processor()
         self._hook = self.model.register_forward_pre_hook(self._before_model, with_kwargs=True)
-        self.set_processors({k: ours if self.sees_text(k) else p for k, p in processors.items()})
+        for layer in self._processors:
+            layer.set_processor(ours)
 
     def _tags(self) -> dict[Any, Tags]:
         """Of the attention modules, where some of them are to see another conditioning."""
@@ -142,9 +145,9 @@ class Binding:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-        if self._processors:
-            self.set_processors(self._processors)
-            self._processors = {}
+        for layer, processor in self._processors.items():
+            layer.set_processor(processor)
+        self._processors = {}
         if not self._keeps:
             self._attention.clear()
 

@@ -49,6 +49,11 @@ class Family:
         milliseconds: it looks through all its modules."""
         return self.pipe._execution_device
 
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Of the model, which looks through its parameters for it."""
+        return self.model.dtype
+
     @property
     def factor(self) -> int:
         """Pixels to a place of the latent."""
@@ -90,7 +95,7 @@ class Family:
     def noise(self, size: Size, generator: torch.Generator) -> Tensor:
         """The noise that the pipeline itself would draw for a picture whose latent has that size, `[1, C, h, w]`."""
         shape = (1, self.model.config.in_channels, *size)
-        return randn_tensor(shape, generator, self.device, self.model.dtype)
+        return randn_tensor(shape, generator, self.device, self.dtype)
 
     def latents(self, x: Tensor) -> Tensor:
         """`[B, C, h, w]` as the pipeline takes them."""
@@ -137,7 +142,7 @@ class Family:
         each with its own length, so rows of unequal length need no padding and no second call of the model."""
 
         def repeated(t: Tensor) -> Tensor:
-            return t.to(self.device, self.model.dtype).expand(rows, *t.shape)
+            return t.to(self.device, self.dtype).expand(rows, *t.shape)
 
         context = repeated(base.context[: CHUNK_TOKENS + 2])
         embeds = {"prompt_embeds": context, "negative_prompt_embeds": context}

@@ -22,7 +22,7 @@ from torch import Tensor
 from lib_masknoise.attention import AttentionPass
 from lib_masknoise.conditioning import Encoded, negatives, prompts
 from lib_masknoise.hosts.diffusers.encoding import encode
-from lib_masknoise.hosts.diffusers.families import require_unet
+from lib_masknoise.hosts.diffusers.families import family, require_unet
 from lib_masknoise.hosts.diffusers.rendering import Job, check_size
 from lib_masknoise.live import FAINT, STEPS, Step, Turns, Wish
 from lib_masknoise.live.decoding import linear_rgb, tiny_decoder, to_picture
@@ -44,7 +44,7 @@ class LiveHost:
 
     def __init__(self, pipe: DiffusionPipeline, turns: Turns | None = None, wildcards: Wildcards | None = None) -> None:
         require_unet(pipe, "live painting")
-        self.pipe = pipe
+        self.pipe, self._family = pipe, family(pipe)
         self.turns = turns or Turns()
         self._wildcards = wildcards or Wildcards()
         self.factor = pipe.vae_scale_factor
@@ -80,7 +80,9 @@ class LiveHost:
             raise SceneError(tuple(wrong))
 
     @torch.no_grad()
-    def sketch(self, wish: Wish, maps: Maps, frame: float, last: Tensor | None, step: Step) -> Tensor:
+    def sketch(
+        self, wish: Wish, maps: Maps, frame: float, last: Tensor | None, step: Step, steps: int = STEPS
+    ) -> Tensor:
         """Few steps with the pipeline's own kind of scheduler, on one of its own."""
         job = self._job(wish, maps, self._attention)
         pipe, device = self.pipe, job.family.device
@@ -89,7 +91,7 @@ class LiveHost:
         if last is not None and last.shape != noise.shape:
             last = None
         scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
-        total = min(STEPS, wish.settings.steps)
+        total = min(steps, wish.settings.steps)
         if total == 1:
             last = None
         scheduler.set_timesteps(total, device=device)
@@ -144,6 +146,7 @@ class LiveHost:
             maps=maps,
             encoded=known,
             attention=attention,
+            kind=self._family,
         )
 
     def _encodings(self, texts: Iterable[str]) -> dict[str, Encoded]:

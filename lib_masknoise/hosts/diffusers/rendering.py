@@ -31,6 +31,7 @@ from lib_masknoise.hosts.diffusers.asking import Asking
 from lib_masknoise.hosts.diffusers.binding import Binding
 from lib_masknoise.hosts.diffusers.encoding import CHUNK_TOKENS
 from lib_masknoise.hosts.diffusers.families import family
+from lib_masknoise.hosts.diffusers.family import Family
 from lib_masknoise.maps import Maps
 from lib_masknoise.networks import without_tags
 from lib_masknoise.noise.feature import Subspaces
@@ -130,7 +131,8 @@ class Job:
     """A scene on a pipeline, with everything encoded that all its frames share.
 
     maps, encoded: where they are known already; the second must have every prompt of the scene and the image.
-    attention: see `bind`. subspaces: see `render`.
+    attention: see `bind`. subspaces: see `render`. kind: of the pipeline; one that is kept has looked through it
+    already.
     """
 
     def __init__(
@@ -146,8 +148,9 @@ class Job:
         encoded: Mapping[str, Encoded] | None = None,
         attention: AttentionPass | None = None,
         subspaces: Subspaces | None = None,
+        kind: Family | None = None,
     ):
-        self.family = family(pipe)
+        self.family = kind or family(pipe)
         if not scene.enabled and _written(pipe, prompts_of_image):
             scene, maps = Scene.parse({"animation": scene.animation.to_dict()}), None  # one that changes nothing
         scene = self.family.doable(scene)

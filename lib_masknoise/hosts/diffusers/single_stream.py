@@ -88,10 +88,6 @@ class _ZImageBinding(JointBinding):
         layers = ((name, module) for name, module in self.model.named_modules() if isinstance(module, Attention))
         return {name: layer.processor for name, layer in layers}
 
-    def set_processors(self, processors: Mapping[str, Any]) -> None:
-        for name, processor in processors.items():
-            self.model.get_submodule(name).set_processor(processor)
-
     def sees_text(self, name: str) -> bool:
         return name.startswith(("layers.", "context_refiner."))
 

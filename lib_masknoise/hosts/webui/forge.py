@@ -6,7 +6,8 @@ attention: the attn2 patch hands the layer our basis contexts to project in plac
 patch, which gets the projected queries, keys and values, attends with them. Nothing of the host's modules is touched,
 so its memory management, casts and merged or online LoRA are its own.
 
-A conditioning modifier, which the host calls before each denoiser call, switches the patches on and off.
+Conditioning modifiers, which the host calls before each denoiser call, switch the patches on: the first of them for
+what other extensions' modifiers ask of the model by themselves, the last for the host's own call.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ class Blender(Protocol):
     def changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
         """The host's conditions and model options for this call of the denoiser, with ours."""
 
+    def patched(self, options: Options) -> Options:
+        """The host's model options with what acts in the model itself, for a call that is not the host's own."""
+
     def total_weight(self, like: Tensor) -> Tensor | None:
         """By how much the guidance counts: `[B, 1, h, w]`; None where it is 1 everywhere."""
 
@@ -65,6 +69,7 @@ class Patches:
             return
         self._unbind()
         clone = objects.unet.clone()
+        clone.model_options.setdefault("conditioning_modifiers", []).insert(0, self._before_others)
         clone.add_conditioning_modifier(self._before_sampling)
         clone.model_options.setdefault("sampler_post_cfg_function", []).insert(0, self._weigh_guidance)
         self.blender.bound(clone.model.diffusion_model)
@@ -87,10 +92,17 @@ class Patches:
     def after_denoiser(self, params: Any) -> None:
         """Never called by this host, which has `_weigh_guidance` for it."""
 
+    def _before_others(
+        self, model: Any, x: Tensor, timestep: Tensor, uncond: Any, cond: Any, scale: float, options: Options, seed: int
+    ) -> tuple[Any, ...]:
+        """The first conditioning modifier: others may call the model themselves (ControlNet's reference does, on the
+        picture that it refers to), and would see the base prompt everywhere."""
+        return model, x, timestep, uncond, cond, scale, self.blender.patched(options), seed
+
     def _before_sampling(
         self, model: Any, x: Tensor, timestep: Tensor, uncond: Any, cond: Any, scale: float, options: Options, seed: int
     ) -> tuple[Any, ...]:
-        """The host's conditioning modifier, which it calls before each call of the denoiser."""
+        """The last conditioning modifier: everything that other extensions change is to be seen."""
         self.denoising.check()
         cond, uncond, options = self.blender.changed(x, cond, uncond, options)
         return model, x, timestep, uncond, cond, scale, options, seed
@@ -149,9 +161,10 @@ class CrossAttention:
     # --- Each call of the denoiser
 
     def changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
+        self._parts_seen = 0  # another extension may have called the model before
         if self.denoising.planned is not None:
             self.denoising.check_size(extent(x))
-            options = self._patched(options)
+        options = self.patched(options)
         if self.denoising.weights is not None:
             if len(cond) * len(self.denoising.rows.pictures) != len(self.denoising.weights):
                 raise Conflict(
@@ -160,18 +173,20 @@ class CrossAttention:
             cond, options = self._masked(cond, self.denoising.weights, x, options)
         return cond, uncond, options
 
-    def _patched(self, options: Options) -> Options:
-        """The host's model options with our patches in them."""
+    def patched(self, options: Options) -> Options:
+        """The host's model options with our patches in them, each once."""
+        if self.denoising.planned is None:
+            return options
         transformer = dict(options.get("transformer_options", {}))
-        taken = transformer.get("patches_replace", {}).get("attn2", {})
-        if taken:
-            patch = next(iter(taken.values()))
+        taken = transformer.get("patches_replace", {}).get("attn2", {}).values()
+        for patch in (patch for patch in taken if patch != self._attend):
             raise Conflict(
                 f"the cross-attention is taken by another extension ({getattr(patch, '__module__', patch)}), an "
                 "IP-Adapter or Regional Prompter for one: switch it off or MaskNoise"
             )
         patches = dict(transformer.get("patches", {}))
-        patches["attn2_patch"] = [*patches.get("attn2_patch", []), self._give_contexts]
+        others = [patch for patch in patches.get("attn2_patch", []) if patch != self._give_contexts]
+        patches["attn2_patch"] = [*others, self._give_contexts]
         replace = {**transformer.get("patches_replace", {}), "attn2": dict.fromkeys(self._blocks, self._attend)}
         return {**options, "transformer_options": {**transformer, "patches": patches, "patches_replace": replace}}
 

@@ -206,9 +206,11 @@ class LiveHost:
 
     # --- Pictures
 
-    def sketch(self, wish: Wish, maps: Maps, frame: float, last: Tensor | None, step: Step) -> Tensor:
+    def sketch(
+        self, wish: Wish, maps: Maps, frame: float, last: Tensor | None, step: Step, steps: int = STEPS
+    ) -> Tensor:
         """Few steps with the host's sampler of that name."""
-        steps = min(STEPS, wish.settings.steps)
+        steps = min(steps, wish.settings.steps)
         p = self._processing(wish, steps, step)
         latent_size = wish.settings.size[0] // self.factor, wish.settings.size[1] // self.factor
         if last is not None and steps > 1 and tuple(last.shape[-2:]) == latent_size:

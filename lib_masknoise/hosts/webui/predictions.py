@@ -104,6 +104,9 @@ class Predictions:
     def plan(self, params: Any) -> None:
         self._step = params.denoiser.step if self.denoising.arrives(params.denoiser) else None
 
+    def patched(self, options: Options) -> Options:
+        return options
+
     def changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
         self._total = None
         part_count = self.conds.part_count

@@ -44,7 +44,7 @@ class StaticText(CrossAttention):
             vars(layer).pop("forward", None)
         self._layers = ()
 
-    def _patched(self, options: Options) -> Options:
+    def patched(self, options: Options) -> Options:
         return options
 
     def _masked(
