@@ -37,7 +37,7 @@ def pipe():
     return load_pipeline(device="cpu")
 
 
-@pytest.fixture(scope="module", params=["unet", "flux", "sd3", "wan", "prx"])
+@pytest.fixture(scope="module", params=["unet", "flux", "sd3", "wan", "prx", "qwen", "zimage"])
 def any_pipe(request, pipe):
     return pipe if request.param == "unet" else getattr(random_pipelines, request.param)()
 
