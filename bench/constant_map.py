@@ -1,7 +1,7 @@
 """The constant-map oracle: how far what a transformer with changing texts predicts under blended texts is from what it
 predicts for the blended context.
 
-    python bench/constant_map.py [--pairs 12] [--models flux sd3] [--size 16] [--sharp 1 6]
+    python bench/constant_map.py [--pairs 12] [--models flux sd3 qwen flux2 zimage] [--size 16] [--sharp 1 6]
 
 With a map that is a everywhere, every place is meant to see the blend `(1 − a)·A + a·B`, and plain evaluation of that
 context is the truth. Compared with it, in the length of the difference over the distance between the two concepts'
@@ -28,7 +28,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from lib_masknoise.conditioning import LocationConditioning  # noqa: E402
-from lib_masknoise.hosts.diffusers.changing_text import _FluxBinding, _Sd3Binding  # noqa: E402
+from lib_masknoise.hosts.diffusers.changing_text import (  # noqa: E402
+    _Flux2Binding,
+    _FluxBinding,
+    _QwenBinding,
+    _Sd3Binding,
+)
+from lib_masknoise.hosts.diffusers.single_stream import _ZImageBinding  # noqa: E402
 from tests.model import random_pipelines  # noqa: E402
 
 TOKENS, WIDTH = 32, 32
@@ -71,7 +77,52 @@ def sd3(size: int) -> tuple[Any, type, Callable[[Any, Tensor, Tensor, Tensor], T
     return model, _Sd3Binding, lambda seed, *given: call(_normal(seed, 1, 16, 2 * size, 2 * size), *given)
 
 
-MODELS = {"flux": flux, "sd3": sd3}
+def qwen(size: int) -> tuple[Any, type, Callable[[Any, Tensor, Tensor, Tensor], Tensor]]:
+    model = random_pipelines.qwen_transformer(blocks=4)
+
+    def call(x: Tensor, texts: Tensor, pooled: Tensor, time: Tensor) -> Tensor:
+        return model(
+            hidden_states=x,
+            encoder_hidden_states=texts,
+            timestep=time,
+            img_shapes=[[(1, size, size)]],
+            return_dict=False,
+        )[0]
+
+    return model, _QwenBinding, lambda seed, *given: call(_normal(seed, 1, size * size, 64), *given)
+
+
+def flux2(size: int) -> tuple[Any, type, Callable[[Any, Tensor, Tensor, Tensor], Tensor]]:
+    model = random_pipelines.flux2_transformer(blocks=3, text=WIDTH)
+    places = torch.zeros(size, size, 4)
+    places[..., 1], places[..., 2] = torch.arange(size)[:, None], torch.arange(size)
+
+    def call(x: Tensor, texts: Tensor, pooled: Tensor, time: Tensor) -> Tensor:
+        of_text = torch.zeros(texts.shape[1], 4)
+        of_text[:, 3] = torch.arange(len(of_text))
+        return model(
+            hidden_states=x,
+            encoder_hidden_states=texts,
+            timestep=time,
+            guidance=torch.tensor([3.5]),
+            img_ids=places.flatten(0, 1),
+            txt_ids=of_text,
+            return_dict=False,
+        )[0]
+
+    return model, _Flux2Binding, lambda seed, *given: call(_normal(seed, 1, size * size, 64), *given)
+
+
+def zimage(size: int) -> tuple[Any, type, Callable[[Any, Tensor, Tensor, Tensor], Tensor]]:
+    model = random_pipelines.zimage_transformer(blocks=4)
+
+    def call(x: Tensor, texts: Tensor, pooled: Tensor, time: Tensor) -> Tensor:
+        return torch.stack(model(list(x), time, list(texts), return_dict=False)[0])
+
+    return model, _ZImageBinding, lambda seed, *given: call(_normal(seed, 1, 16, 1, 2 * size, 2 * size), *given)
+
+
+MODELS = {"flux": flux, "sd3": sd3, "qwen": qwen, "flux2": flux2, "zimage": zimage}
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ def pipe():
     return load_pipeline(device="cpu")
 
 
-@pytest.fixture(scope="module", params=["unet", "flux", "sd3", "wan", "prx"])
+@pytest.fixture(scope="module", params=["unet", "flux", "sd3", "wan", "prx", "qwen", "zimage"])
 def any_pipe(request, pipe):
     return pipe if request.param == "unet" else getattr(random_pipelines, request.param)()
 
@@ -172,9 +172,14 @@ def test_off_is_the_picture_without_it_and_calls_nothing(pipe):
 
 def test_the_pipeline_is_left_as_it_was(any_pipe):
     model = getattr(any_pipe, "unet", None) or any_pipe.transformer
-    before = dict(model.attn_processors), len(model._forward_pre_hooks), len(model._forward_hooks)
+
+    def state():
+        processors = {name: part.processor for name, part in model.named_modules() if hasattr(part, "processor")}
+        return processors, len(model._forward_pre_hooks), len(model._forward_hooks)
+
+    before = state()
     pictures(any_pipe, painted(TEXT), batch_size=1)
-    assert (dict(model.attn_processors), len(model._forward_pre_hooks), len(model._forward_hooks)) == before
+    assert state() == before
 
 
 def test_the_command_line_takes_it_and_resumes(pipe, tmp_path, capsys):

@@ -144,13 +144,15 @@ class _JointProcessor:
         attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Any = None,
         image_rotary_emb: Any = None,
         encoder_hidden_states_mask: Tensor | None = None,
         **_: Any,
     ) -> Any:
         heads, more = attn.heads, None
         if hasattr(attn, "to_qkv_mlp_proj"):
+            # A layer of one stream hands its mask and its places over without names, and no text between.
+            image_rotary_emb = attention_mask if image_rotary_emb is None else image_rotary_emb
             hidden_states, more = _of_both(attn, hidden_states)
             q, k, v = (heads_first(t, heads) for t in hidden_states.chunk(3, dim=-1))
         else:
@@ -414,7 +416,7 @@ class Flux2(Joint):
         return x.transpose(1, 2).unflatten(2, (size[0] // self.factor, size[1] // self.factor))
 
     def written(self, prompt: str, negative_prompt: str, rows: int) -> dict[str, Any]:
-        return {"prompt": [prompt] * rows}
+        return {"prompt": [prompt] * rows, "max_sequence_length": FLUX2_TOKENS}
 
     def stand_ins(self, base: Encoded, rows: int) -> dict[str, Any]:
         return {"prompt_embeds": self.empty(rows, 1, self.model.config.joint_attention_dim)}
