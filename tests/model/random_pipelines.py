@@ -299,7 +299,7 @@ def flux2() -> "diffusers.Flux2Pipeline":
     pipe = diffusers.Flux2Pipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         vae=flux2_autoencoder(),
-        text_encoder=strong(transformers.Mistral3ForConditionalGeneration(config), 0.7),
+        text_encoder=strong(transformers.Mistral3ForConditionalGeneration(config), 1.5),
         tokenizer=chatting(),
         transformer=flux2_transformer(),
     )
