@@ -279,6 +279,24 @@ def test_the_built_in_model_has_a_decoder_of_its_own(pipe):
     assert np.abs(quick - exact).mean() < min(10, np.abs(blocks - exact).mean())
 
 
+def test_a_sketch_leaves_a_core_to_the_browser(pipe, engine, clock):
+    """The finished picture does not: with other threads it would round otherwise than `render`."""
+    before, counts = torch.get_num_threads(), []
+    hook = pipe.unet.register_forward_pre_hook(lambda *_: counts.append(torch.get_num_threads()))
+    torch.set_num_threads(3)
+    try:
+        show(engine, clock, painted(0.4), rest=True)
+        assert set(counts) == {2, 3} and counts == sorted(counts) and torch.get_num_threads() == 3
+        engine.ask("a", Wish(painted(0.6), SETTINGS), lambda event: None)
+        broken = pipe.unet.register_forward_pre_hook(lambda *_: 1 / 0)
+        engine.work()
+        broken.remove()
+        assert torch.get_num_threads() == 3
+    finally:
+        hook.remove()
+        torch.set_num_threads(before)
+
+
 @pytest.mark.slow
 def test_edits_do_not_grow(pipe, engine, clock):
     psutil = pytest.importorskip("psutil")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -36,6 +36,21 @@ REMEMBERED_PROMPTS = 64
 
 TINY = {0.18215: "madebyollin/taesd", 0.13025: "madebyollin/taesdxl"}
 """Tiny autoencoders by the scaling factor of what they stand for; used where they have been fetched already."""
+
+
+@contextmanager
+def one_core_left(device: torch.device) -> Iterator[None]:
+    """Where the CPU computes, a thread fewer than usual: the browser that draws the strokes needs a core of its own.
+    Threads that wait for it cost more than the one that is missing (docs/live.md)."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield
+        return
+    torch.set_num_threads(threads - 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class LiveHost:
@@ -84,6 +99,10 @@ class LiveHost:
         self, wish: Wish, maps: Maps, frame: float, last: Tensor | None, step: Step, steps: int = STEPS
     ) -> Tensor:
         """Few steps with the pipeline's own kind of scheduler, on one of its own."""
+        with one_core_left(self._family.device):
+            return self._sketch(wish, maps, frame, last, step, steps)
+
+    def _sketch(self, wish: Wish, maps: Maps, frame: float, last: Tensor | None, step: Step, steps: int) -> Tensor:
         job = self._job(wish, maps, self._attention)
         pipe, device = self.pipe, job.family.device
         generator = torch.Generator("cpu").manual_seed(wish.settings.seed)
