@@ -38,7 +38,7 @@ def build(elem_id: Callable[[str], str], calibrator: Calibrator, job: Sequence[A
             start = gr.Button("Calibrate", elem_id=elem_id("calibrate_start"))
             halt = gr.Button("Stop calibrating", elem_id=elem_id("calibrate_stop"))
         progress = gr.HTML(
-            bar("Nothing measured here yet.", 0),
+            bar("Not begun. What is known of the loaded model already shows on the sliders.", 0),
             elem_id=elem_id("calibrate_progress"),
             elem_classes=["masknoise-progress"],
         )
