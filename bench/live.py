@@ -304,7 +304,7 @@ def browser_table(args: argparse.Namespace) -> None:
 
 def rest(painter: Any, live: str) -> None:
     """Until the picture itself of what is painted is shown."""
-    same = f"{live}.shown?.kind === 'full' && {live}.shown.state === {live}.state() && {live}.controller === null"
+    same = f"{live}.shown?.kind === 'full' && {live}.shown.state === {live}.state() && !{live}.streams?.size"
     painter.page.wait_for_function(same, timeout=600_000)
 
 

@@ -1,7 +1,7 @@
 /*
  * Live: the picture itself under the strokes. Sends what is painted, also while the pointer is down, to the host's route
- * and shows what comes back (docs/live.md). One request at a time waits for its first picture; as soon as that has come,
- * before it is drawn, the newest state is sent, which ends whatever the host still does for the last one.
+ * and shows what comes back (docs/live.md). When the first picture of a request is about to come, the newest state is
+ * sent, so that the host goes on at once; it ends whatever the host still does for the one before it.
  */
 (() => {
     "use strict";
@@ -11,6 +11,8 @@
     const SHADES = {off: 1, painting: 0.2, watching: 0.06}; // how strongly the masks are shown
     const FADE = 0.04; // of a shade, a frame
     const KEPT = 1000; // measurements
+    const LEAD = 25; // milliseconds that the next request is sent before the picture is expected
+    const USUAL = 9; // pictures by whose median it is expected
     const SIDES = [64, 2048];
     const SWITCHING = 1000; // milliseconds until a host has taken note of another model
     const MODEL = "#setting_sd_model_checkpoint input, .model_selection input"; // where a WebUI shows it
@@ -44,11 +46,14 @@
             this.on = false;
             this.breathing = false;
             this.requests = 0;
+            this.unanswered = []; // requests whose first picture has not come: at most two, the second sent in time
+            this.streams = new Set(); // requests that are heard
             this.oldest = 0; // request whose pictures may be shown: none of an older one comes after a newer one's
             this.pictures = 0;
             this.moves = []; // when the pointer moved, of moves that no picture shows yet
             this.delays = []; // how long it took until one did
             this.parts = []; // of the pictures: what took how long
+            this.wholes = []; // of the last ones, from request to picture
             this.build();
             this.listen();
         }
@@ -111,6 +116,7 @@
                 const whole = (asked.whole = performance.now() - asked.sent);
                 this.parts.push({draw, denoise, decode, transport: whole - draw - denoise - decode, whole});
                 this.parts.splice(0, this.parts.length - KEPT);
+                this.wholes = [...this.wholes, whole].slice(-USUAL);
             }
             const rate = event.steps / (denoise / 1000);
             const speed = denoise > 0 ? `${rate.toFixed(rate < 10 ? 1 : 0)} steps/s · ` : "";
@@ -203,7 +209,7 @@
 
         // --- Asking
 
-        /** Something may have changed: send the newest state, when the one before has been answered. */
+        /** Something may have changed: send the newest state, when the one before has been answered or is about to be. */
         changed() {
             if (!this.on) return;
             this.wanted = true;
@@ -211,7 +217,7 @@
         }
 
         advance() {
-            if (!this.on || !this.wanted || this.waiting || document.hidden) return;
+            if (!this.on || !this.wanted || !this.inTime() || document.hidden) return;
             if (this.panel.root.offsetParent === null) return; // nobody sees it
             this.wanted = false;
             const text = this.state();
@@ -220,6 +226,17 @@
             this.edited = performance.now();
             this.fade();
             this.send(text);
+        }
+
+        /** How long a request is on its way until another may follow it, in milliseconds. */
+        get usual() {
+            const sorted = [...this.wholes].sort((a, b) => a - b);
+            return sorted.length < USUAL ? Infinity : sorted[USUAL >> 1] - LEAD;
+        }
+
+        inTime() {
+            const [asked, next] = this.unanswered;
+            return !asked || (!next && !this.breathing && performance.now() - asked.sent >= this.usual);
         }
 
         /** What is painted, the stroke in progress with it. */
@@ -280,16 +297,19 @@
         }
 
         async send(text) {
-            const asked = {text, sent: performance.now(), moves: this.moves, number: ++this.requests};
-            this.moves = [];
             const controller = new AbortController();
-            this.controller?.abort();
-            this.controller = controller;
-            this.waiting = true;
-            const current = () => this.controller === controller && this.on;
+            const asked = {text, controller, sent: performance.now(), moves: this.moves, number: ++this.requests};
+            this.moves = [];
+            const patient = this.unanswered.length > 0;
+            for (const before of this.streams) if (!this.unanswered.includes(before)) before.controller.abort();
+            this.streams = new Set([...this.unanswered, asked]);
+            this.unanswered.push(asked);
+            if (this.usual < Infinity) setTimeout(() => this.advance(), Math.max(0, this.usual) + 1);
+            const current = () => this.streams.has(asked) && this.on;
             try {
                 const headers = {"content-type": "application/json"};
-                const response = await fetch(this.route, {method: "POST", headers, body: text, signal: controller.signal});
+                const body = patient ? `${text.slice(0, -1)},"patient":true}` : text;
+                const response = await fetch(this.route, {method: "POST", headers, body, signal: controller.signal});
                 if (!response.ok) throw new Error(await refusal(response));
                 for await (const event of events(response.body)) {
                     if (!current()) return;
@@ -299,9 +319,8 @@
             } catch (error) {
                 if (current()) this.say(`${error.message || error}`); // said once: only another edit asks again
             } finally {
-                if (this.controller === controller) {
-                    this.controller = null;
-                    this.answered();
+                if (this.streams.delete(asked)) {
+                    this.answered(asked);
                     if (this.breathing && this.last === null) this.changed();
                 }
             }
@@ -312,7 +331,7 @@
                 const image = new Image();
                 image.src = event.image;
                 const decoded = image.decode();
-                this.answered(); // the host goes on while this picture is decoded and drawn
+                this.answered(asked); // the host goes on while this picture is decoded and drawn
                 await decoded;
                 if (!this.on || asked.number < this.oldest) return;
                 if (!asked.still) this.say("");
@@ -326,20 +345,20 @@
             } else if (!asked.still) {
                 this.say(event.words);
             }
-            this.answered();
+            this.answered(asked);
         }
 
         /** The request has had its first answer: the next one may be sent. */
-        answered() {
-            this.waiting = false;
+        answered(asked) {
+            this.unanswered = this.unanswered.filter((other) => other !== asked);
             this.advance();
         }
 
         /** End what the host does for this page. */
         stop() {
-            this.controller?.abort();
-            this.controller = null;
-            this.waiting = false;
+            for (const {controller} of this.streams) controller.abort();
+            this.streams = new Set();
+            this.unanswered = [];
             this.last = null;
             this.oldest = this.requests + 1;
             const body = new Blob([JSON.stringify({session: this.session})], {type: "application/json"});

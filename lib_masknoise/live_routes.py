@@ -43,6 +43,7 @@ class LiveRequest(Part):
     sampler: str = pydantic.Field("", description="By the host's name; its usual one when empty.")
     scheduler: str = pydantic.Field("", description="By the host's name; its usual one when empty.")
     breathe: bool = pydantic.Field(False, description="Play the noise's motion, a frame a pass.")
+    patient: bool = pydantic.Field(False, description="Let the glance that is being made be shown first.")
 
 
 def add_live(app: FastAPI, engine: Engine, dependencies: Sequence[Any] = ()) -> None:
@@ -57,13 +58,13 @@ def add_live(app: FastAPI, engine: Engine, dependencies: Sequence[Any] = ()) -> 
         if body is None:
             return too_large()
         try:
-            session, wish = await run_in_threadpool(_wish, body, engine.host)
+            asked, wish = await run_in_threadpool(_wish, body, engine.host)
         except SceneError as error:
             engine.stop(session_of(body))
             return refusal(422, error.problems)
         # A host that compresses answers would hold pictures back until its buffer is full.
         headers = {"Content-Encoding": "identity", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_lines(engine, session, wish), media_type=MEDIA_TYPE, headers=headers)
+        return StreamingResponse(_lines(engine, asked, wish), media_type=MEDIA_TYPE, headers=headers)
 
     @router.post("/live/stop", summary="End what a page wanted to see")
     async def stop(request: Request) -> Response:
@@ -73,7 +74,7 @@ def add_live(app: FastAPI, engine: Engine, dependencies: Sequence[Any] = ()) -> 
     app.include_router(router)
 
 
-def _wish(body: bytes, host: Host) -> tuple[str, Wish]:
+def _wish(body: bytes, host: Host) -> tuple[LiveRequest, Wish]:
     asked = LiveRequest.parse(body)
     sides = {"width": asked.width, "height": asked.height}
     wrong = [Problem(name, f"expected a multiple of 8, got {side}") for name, side in sides.items() if side % 8]
@@ -93,10 +94,10 @@ def _wish(body: bytes, host: Host) -> tuple[str, Wish]:
     scene = expand(scene, asked.seed, host.wildcards()) if scene else Scene.parse({"enabled": False})
     wish = Wish(scene, settings, asked.breathe)
     host.check(wish)
-    return asked.session, wish
+    return asked, wish
 
 
-async def _lines(engine: Engine, session: str, wish: Wish) -> AsyncIterator[bytes]:
+async def _lines(engine: Engine, asked: LiveRequest, wish: Wish) -> AsyncIterator[bytes]:
     """What comes of a wish, a line of JSON each. A page that leaves ends it."""
     events: asyncio.Queue[Any] = asyncio.Queue()
     loop = asyncio.get_running_loop()
@@ -104,7 +105,7 @@ async def _lines(engine: Engine, session: str, wish: Wish) -> AsyncIterator[byte
     def tell(event: Any) -> None:
         loop.call_soon_threadsafe(events.put_nowait, event)
 
-    request = engine.ask(session, wish, tell)
+    request = engine.ask(asked.session, wish, tell, asked.patient)
     try:
         while True:
             try:

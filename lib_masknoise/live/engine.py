@@ -2,8 +2,9 @@
 
 A request of a session (a page's) is answered by a glance at once, by a better sketch where the hand pauses and, when
 nothing newer has come for `REST` seconds, by the picture itself. The newest request wins: it ends the running pass of
-the one before between two steps. Sessions take turns, a pass each. Jobs of the user come first: a pass ends between two
-steps for them and begins anew after them. Where nothing is asked for, the thread sleeps until something is.
+the one before between two steps, unless it is patient and that pass is a glance, which is shown first. Sessions take
+turns, a pass each. Jobs of the user come first: a pass ends between two steps for them and begins anew after them.
+Where nothing is asked for, the thread sleeps until something is.
 """
 
 from __future__ import annotations
@@ -131,6 +132,8 @@ class Request:
 @dataclass(eq=False)
 class _Session:
     request: Request | None = None
+    running: Request | None = None
+    """The one whose pass is being made; not `request` where a patient one has come meanwhile."""
     last: Tensor | None = None
     shown: Imprint | None = None
     """Of the last picture; whole: whether that was the picture itself."""
@@ -160,8 +163,9 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def ask(self, name: str, wish: Wish, emit: Emit) -> Request:
-        """Wish for something on behalf of a session; ends what the session wished for before."""
+    def ask(self, name: str, wish: Wish, emit: Emit, patient: bool = False) -> Request:
+        """Wish for something on behalf of a session; ends what the session wished for before. patient: not before the
+        glance that is being made for it is shown, so that a page can ask for the next one in time."""
         if wish.breathe and not moves(wish.scene):
             emit_first: Note | None = Note("still", NOTHING_MOVES)
             wish = Wish(wish.scene, wish.settings)
@@ -180,8 +184,10 @@ class Engine:
                 _, oldest = self._sessions.popitem(last=False)
                 if oldest.request:
                     oldest.request.open = False
-            if session.request:
-                session.request.open = False
+            waits = patient and session.running is not None and session.running.phase == "glance"
+            for before in (session.request, session.running):
+                if before and not (waits and before is session.running):
+                    before.open = False
             session.request = request
             if emit_first:
                 request.say(emit_first)
@@ -195,8 +201,9 @@ class Engine:
         """End what a session wished for."""
         with self._changed:
             session = self._sessions.get(name)
-            if session and session.request:
-                session.request.cancel()
+            for request in (session.request, session.running) if session else ():
+                if request:
+                    request.cancel()
 
     def picture(self, name: str) -> Picture | None:
         """The last picture of a session."""
@@ -265,6 +272,7 @@ class Engine:
                     return True
                 session, request = due
                 session.served = self.clock()
+                session.running = request
             try:
                 self._serve(session, request)
             except _Ended:
@@ -273,6 +281,10 @@ class Engine:
                 session.shown = None
                 request.say(Note("error", str(error) or type(error).__name__))
                 request.end()
+            with self._changed:
+                session.running = None
+                if session.request is not request:
+                    request.end()
         return True
 
     def _serve(self, session: _Session, request: Request) -> None:
@@ -307,7 +319,7 @@ class Engine:
             request.phase = "sketch" if better else "full"
 
     def _sketch(self, session: _Session, request: Request, now: Imprint, frame: int, drawn: float) -> None:
-        count = _Steps(self, session, request)
+        count = _Steps(self, request)
         start = time.perf_counter()
         # Where much is to become another thing, what was there would only be in its way.
         before = session.settled if request.phase == "sketch" else session.shown
@@ -325,7 +337,7 @@ class Engine:
         self._show(session, request, picture, latent, now, settled=not glance)
 
     def _full(self, session: _Session, request: Request, now: Imprint, drawn: float) -> None:
-        count = _Steps(self, session, request)
+        count = _Steps(self, request)
         start = time.perf_counter()
         image, latent = self.host.full(request.wish, request.maps, 0, count)
         seconds = {"draw": drawn, "denoise": time.perf_counter() - start, "decode": 0.0}
@@ -341,7 +353,7 @@ class Engine:
         settled: bool = True,
     ) -> None:
         with self._changed:
-            if session.request is not request or not request.open:
+            if not request.open:
                 raise _Ended  # it would be a stale picture
             session.last, session.shown, session.picture = latent, now, picture
             session.whole = picture.kind == "full"
@@ -355,13 +367,13 @@ class Engine:
 class _Steps:
     """Counts the steps of a pass, and ends it where it is no longer wanted."""
 
-    def __init__(self, engine: Engine, session: _Session, request: Request) -> None:
-        self.engine, self.session, self.request = engine, session, request
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self.engine, self.request = engine, request
         self.done = 0
 
     def __call__(self) -> None:
         self.done += 1
-        if not self.request.open or self.session.request is not self.request:
+        if not self.request.open:
             raise _Ended
         if self.engine.host.busy():
             raise _Ended  # the request stays as it is, and is served after the job

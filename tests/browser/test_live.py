@@ -69,7 +69,7 @@ def switch(painter) -> None:
 def rest(painter) -> str:
     """Wait until the picture itself is shown, of what is painted now; returns its address."""
     painter.page.wait_for_function(
-        f"{LIVE}.shown?.kind === 'full' && {LIVE}.controller === null && !{LIVE}.wanted"
+        f"{LIVE}.shown?.kind === 'full' && {LIVE}.streams.size === 0 && !{LIVE}.wanted"
         f" && {LIVE}.state() === {LIVE}.shown.state",
         timeout=PATIENCE,
     )
@@ -198,7 +198,7 @@ def test_what_changes_nothing_samples_nothing(painter, counted):
     rest(painter)
     before = settled(counted)
     painter.page.get_by_text("Add concept", exact=True).click()  # with an empty mask
-    painter.page.wait_for_function(f"{LIVE}.controller === null && !{LIVE}.wanted && {LIVE}.last.includes('ocean')")
+    painter.page.wait_for_function(f"{LIVE}.streams.size === 0 && !{LIVE}.wanted && {LIVE}.last.includes('ocean')")
     painter.page.wait_for_timeout(1000)
     assert counts(counted)["calls"] == before["calls"]
 

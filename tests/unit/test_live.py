@@ -115,6 +115,12 @@ def work(engine) -> int:
     return count
 
 
+def once(act):
+    """A function that does something at its first call only."""
+    acts = [act]
+    return lambda: acts.pop()() if acts else None
+
+
 def kinds(heard: list) -> list:
     return [None if event is None else event.kind for event in heard]
 
@@ -290,6 +296,42 @@ def test_newest_wins_between_two_steps(engine, host, clock):
     host.before_step = lambda: None
     work(engine)
     assert kinds(new[0]) == ["sketch"]
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_patient_request_lets_a_glance_be_shown_first(engine, host, clock, patient):
+    """A page sends its next state before the picture has come, so that the engine goes on at once."""
+    old, new, newest = ask(engine, scene(0.5)), [], []
+    host.before_step = once(lambda: engine.ask("a", Wish(scene(0.45), SETTINGS), new.append, patient))
+    engine.work()
+    assert kinds(old) == (["sketch", None] if patient else [])
+    host.before_step = once(lambda: engine.ask("a", Wish(scene(0.4), SETTINGS), newest.append, patient))
+    engine.work()
+    assert kinds(new) == (["sketch", None] if patient else [])
+    engine.work()
+    assert kinds(newest) == ["sketch"]
+    clock.now += 1
+    host.before_step = once(lambda: engine.ask("a", Wish(scene(0.2), SETTINGS), old.append, patient))
+    engine.work()
+    assert "full" not in host.passes, "the sketch after a pause and the picture itself are ended by patient ones too"
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_what_was_to_come_before_a_patient_request_ends_with_the_page(engine, host, patient):
+    heard: list = []
+    engine.ask("a", Wish(scene(), SETTINGS), heard.append)
+
+    def leave():
+        engine.ask("a", Wish(scene(0.2), SETTINGS), heard.append, patient=True)
+        if patient:
+            engine.stop("a")
+        else:  # a third one, that is not
+            engine.ask("a", Wish(scene(0.3), SETTINGS), heard.append)
+
+    host.before_step = once(leave)
+    engine.work()
+    assert heard == [] and host.calls == 1
+    assert work(engine) == (0 if patient else 1)
 
 
 def test_a_page_that_leaves_ends_its_pass(engine, host):
