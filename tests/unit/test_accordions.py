@@ -167,7 +167,7 @@ def test_presets_are_saved_in_per_cent_of_the_models_range(tmp_path):
     assert "no profile" in message and presets.names() == []
     shelf = accordions._Shelf(presets, lambda: profile)
     shelf.save("half", True, *values)
-    assert '"50.0%"' in (tmp_path / "half.json").read_text()
+    assert '"50%"' in (tmp_path / "half.json").read_text()
     assert shelf.load("half")[:-1] == values
 
 
