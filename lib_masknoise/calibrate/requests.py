@@ -39,7 +39,7 @@ class CalibrateRequest(Asked):
     scene: Scene | None = pydantic.Field(None, description="Whose prompts and whose settings of the noises count.")
     again: bool = pydantic.Field(False, description="Measure also where there is a profile of the same prompts.")
 
-    @pydantic.validator("prompts", pre=True, always=True)
+    @pydantic.validator("prompts", pre=True, always=True, allow_reuse=True)
     def _texts(cls, value: Any) -> tuple[str, ...]:
         return each(Rule(str).check, check_list(value, 0, MAX_PROMPTS))
 
