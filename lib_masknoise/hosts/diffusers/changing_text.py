@@ -198,6 +198,18 @@ def normed(norm: torch.nn.Module | None, x: Tensor) -> Tensor:
 class Joint(Transformer):
     """What these have in common."""
 
+    @property
+    def default_size(self) -> Size:
+        size = self.pipe.default_sample_size * self.factor
+        return size, size
+
+    @torch.no_grad()
+    def encode(self, prompts: Iterable[str]) -> dict[str, Encoded]:
+        return {prompt: self.encoded(prompt) for prompt in dict.fromkeys(prompts)}
+
+    def encoded(self, prompt: str) -> Encoded:
+        raise NotImplementedError
+
     def left_out(self, scene: Scene, negative_prompt: str) -> list[str]:
         name, found = type(self.pipe).__name__, []
         if scene.enabled and scene.noise.feature.strength:
@@ -217,35 +229,12 @@ def _no_negatives(scene: Scene, negative_prompt: str) -> list[str]:
     return []
 
 
-class Flux(Joint):
-    """Flux 1: texts of 512 tokens that have no place of their own; guidance is an input, so that there is no negative
-    prompt."""
-
-    def binding(self, *args: Any) -> Binding:
-        return _FluxBinding(*args)
+class Packed(Joint):
+    """Those whose pipelines pack two by two places of the latents into a token."""
 
     @property
     def multiple(self) -> int:
         return 2 * self.factor
-
-    @property
-    def default_size(self) -> Size:
-        size = self.pipe.default_sample_size * self.factor
-        return size, size
-
-    def guided(self, guidance_scale: float) -> bool:
-        return False
-
-    def left_out(self, scene: Scene, negative_prompt: str) -> list[str]:
-        return [*super().left_out(scene, negative_prompt), *_no_negatives(scene, negative_prompt)]
-
-    @torch.no_grad()
-    def encode(self, prompts: Iterable[str]) -> dict[str, Encoded]:
-        found = {}
-        for prompt in dict.fromkeys(prompts):
-            embeds, pooled, _ = self.pipe.encode_prompt(prompt, None, max_sequence_length=FLUX_TOKENS)
-            found[prompt] = Encoded(embeds[0].float().cpu(), pooled[0].float().cpu())
-        return found
 
     @property
     def channels(self) -> int:
@@ -253,6 +242,24 @@ class Flux(Joint):
 
     def latents(self, x: Tensor) -> Tensor:
         return self.pipe._pack_latents(x, *x.shape)
+
+
+class Flux(Packed):
+    """Flux 1: texts of 512 tokens that have no place of their own; guidance is an input, so that there is no negative
+    prompt."""
+
+    def binding(self, *args: Any) -> Binding:
+        return _FluxBinding(*args)
+
+    def guided(self, guidance_scale: float) -> bool:
+        return False
+
+    def left_out(self, scene: Scene, negative_prompt: str) -> list[str]:
+        return [*super().left_out(scene, negative_prompt), *_no_negatives(scene, negative_prompt)]
+
+    def encoded(self, prompt: str) -> Encoded:
+        embeds, pooled, _ = self.pipe.encode_prompt(prompt, None, max_sequence_length=FLUX_TOKENS)
+        return Encoded(embeds[0].float().cpu(), pooled[0].float().cpu())
 
     def maps_of(self, x: Tensor, size: Size) -> Tensor:
         return self.pipe._unpack_latents(x, *size, self.pipe.vae_scale_factor)
@@ -284,20 +291,11 @@ class StableDiffusion3(Joint):
     def multiple(self) -> int:
         return self.factor * int(self.model.config.patch_size)
 
-    @property
-    def default_size(self) -> Size:
-        size = self.pipe.default_sample_size * self.factor
-        return size, size
-
-    @torch.no_grad()
-    def encode(self, prompts: Iterable[str]) -> dict[str, Encoded]:
-        found = {}
-        for prompt in dict.fromkeys(prompts):
-            embeds, _, pooled, _ = self.pipe.encode_prompt(
-                prompt, None, None, do_classifier_free_guidance=False, max_sequence_length=SD3_TOKENS
-            )
-            found[prompt] = Encoded(embeds[0].float().cpu(), pooled[0].float().cpu())
-        return found
+    def encoded(self, prompt: str) -> Encoded:
+        embeds, _, pooled, _ = self.pipe.encode_prompt(
+            prompt, None, None, do_classifier_free_guidance=False, max_sequence_length=SD3_TOKENS
+        )
+        return Encoded(embeds[0].float().cpu(), pooled[0].float().cpu())
 
     def stand_ins(self, base: Encoded, rows: int) -> dict[str, Any]:
         token = self.empty(rows, 1, self.model.config.joint_attention_dim)
@@ -319,7 +317,7 @@ class _Sd3Binding(JointBinding):
         return args, {**kwargs, "encoder_hidden_states": contexts, "pooled_projections": pooled}
 
 
-class QwenImage(Joint):
+class QwenImage(Packed):
     """Qwen-Image: texts as long as their prompts, behind one another in places of their own."""
 
     together = False  # the pipeline evaluates one side after the other
@@ -327,29 +325,9 @@ class QwenImage(Joint):
     def binding(self, *args: Any) -> Binding:
         return _QwenBinding(*args)
 
-    @property
-    def multiple(self) -> int:
-        return 2 * self.factor
-
-    @property
-    def default_size(self) -> Size:
-        size = self.pipe.default_sample_size * self.factor
-        return size, size
-
-    @torch.no_grad()
-    def encode(self, prompts: Iterable[str]) -> dict[str, Encoded]:
-        found = {}
-        for prompt in dict.fromkeys(prompts):
-            embeds, _ = self.pipe.encode_prompt([prompt], max_sequence_length=QWEN_TOKENS)
-            found[prompt] = Encoded(embeds[0].float().cpu())
-        return found
-
-    @property
-    def channels(self) -> int:
-        return int(self.model.config.in_channels) // 4
-
-    def latents(self, x: Tensor) -> Tensor:
-        return self.pipe._pack_latents(x, *x.shape)
+    def encoded(self, prompt: str) -> Encoded:
+        embeds, _ = self.pipe.encode_prompt([prompt], max_sequence_length=QWEN_TOKENS)
+        return Encoded(embeds[0].float().cpu())
 
     def maps_of(self, x: Tensor, size: Size) -> Tensor:
         return self.pipe._unpack_latents(x, *size, self.pipe.vae_scale_factor)[:, :, 0]
@@ -404,13 +382,9 @@ class Flux2(Joint):
     def left_out(self, scene: Scene, negative_prompt: str) -> list[str]:
         return [*super().left_out(scene, negative_prompt), *_no_negatives(scene, negative_prompt)]
 
-    @torch.no_grad()
-    def encode(self, prompts: Iterable[str]) -> dict[str, Encoded]:
-        found = {}
-        for prompt in dict.fromkeys(prompts):
-            embeds, _ = self.pipe.encode_prompt(prompt, max_sequence_length=FLUX2_TOKENS)
-            found[prompt] = Encoded(embeds[0].float().cpu())
-        return found
+    def encoded(self, prompt: str) -> Encoded:
+        embeds, _ = self.pipe.encode_prompt(prompt, max_sequence_length=FLUX2_TOKENS)
+        return Encoded(embeds[0].float().cpu())
 
     def maps_of(self, x: Tensor, size: Size) -> Tensor:
         return x.transpose(1, 2).unflatten(2, (size[0] // self.factor, size[1] // self.factor))

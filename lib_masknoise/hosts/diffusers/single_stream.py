@@ -5,7 +5,7 @@ Level-set texts as in `changing_text`; what differs is how a text stands in the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -50,15 +50,9 @@ class ZImage(Joint):
     def default_size(self) -> Size:
         return 1024, 1024
 
-    @torch.no_grad()
-    def encode(self, prompts: Iterable[str]) -> dict[str, Encoded]:
-        found = {}
-        for prompt in dict.fromkeys(prompts):
-            (embeds,), _ = self.pipe.encode_prompt(
-                [prompt], do_classifier_free_guidance=False, max_sequence_length=TOKENS
-            )
-            found[prompt] = Encoded(embeds.float().cpu())
-        return found
+    def encoded(self, prompt: str) -> Encoded:
+        (embeds,), _ = self.pipe.encode_prompt([prompt], do_classifier_free_guidance=False, max_sequence_length=TOKENS)
+        return Encoded(embeds.float().cpu())
 
     def noise(self, size: Size, generator: torch.Generator) -> Tensor:
         return randn_tensor((1, self.channels, *size), generator, self.device, torch.float32)
