@@ -14,11 +14,11 @@ from tests.model import random_pipelines  # noqa: E402
 from tests.model.test_static_text import FULL, LEFT, RIGHT, SIZE, STEPS, TWO, close, images, state, still  # noqa: E402
 
 TOKENS = 96
-ONE_BY_ONE = ("QwenImagePipeline", "Flux2KleinPipeline")
+ONE_BY_ONE = ("QwenImagePipeline", "Flux2KleinPipeline", "Lumina2Pipeline")
 """Those that evaluate the sides of guidance one after the other."""
 
 
-@pytest.fixture(scope="module", params=["flux", "sd3", "qwen", "flux2", "klein", "zimage"])
+@pytest.fixture(scope="module", params=["flux", "sd3", "qwen", "flux2", "klein", "zimage", "lumina2"])
 def pipe(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(changing_text, "FLUX2_TOKENS", TOKENS)  # in place of 512, to be quick
@@ -100,6 +100,8 @@ def of_context(pipe, prompt, other, share):
     base, concept = family(pipe).encode([prompt, other]).values()
     context = torch.lerp(base.context, concept.context, share)
     given = {"prompt_embeds": [context] if type(pipe).__name__ == "ZImagePipeline" else context[None]}
+    if type(pipe).__name__ == "Lumina2Pipeline":
+        given["prompt_attention_mask"] = torch.ones(1, len(context), dtype=torch.long)
     if base.pooled is not None:
         given["pooled_prompt_embeds"] = torch.lerp(base.pooled, concept.pooled, share)[None]
     return sampled(pipe, 1.0, **given)
