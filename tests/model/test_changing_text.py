@@ -89,8 +89,15 @@ def test_outside_the_window_the_base_is_alone(pipe):
     assert close(never, plain(pipe, "a marsh"))
 
 
-def test_half_of_two_prompts_everywhere_is_the_blended_context(pipe):
+def blends(monkeypatch, knots):
+    """Another number of blends a pair, in all models."""
+    for kind in (changing_text.JointBinding, changing_text._FluxBinding):
+        monkeypatch.setattr(kind, "knots", knots)
+
+
+def test_half_of_two_prompts_everywhere_is_the_blended_context(pipe, monkeypatch):
     """A constant map at a level: one text, whose context is the blend."""
+    blends(monkeypatch, 1)
     scene = {"concepts": [{"prompt": "a forest", "weight": 0.5}]}
     assert close(still(pipe, scene, "an ocean", guidance_scale=1.0), of_context(pipe, "an ocean", "a forest", 0.5))
 
@@ -187,6 +194,6 @@ def test_more_levels_mix_nearer_texts(pipe, monkeypatch):
     """What a place mixes lies nearer to what it is meant to see; the picture changes, the texts are more."""
     pictures = []
     for knots in (0, 1, 3):
-        monkeypatch.setattr(changing_text.JointBinding, "knots", knots)
+        blends(monkeypatch, knots)
         pictures.append(still(pipe, {"concepts": TWO[:1]}, "an ocean"))
     assert not close(pictures[0], pictures[1], levels=2) and not close(pictures[1], pictures[2], levels=0)

@@ -275,6 +275,7 @@ class Flux(Packed):
 
 class _FluxBinding(JointBinding):
     plain = ("FluxAttnProcessor", "FluxAttnProcessor2_0")
+    knots = 0  # every text has 512 tokens, and blended keys are near enough without (docs/architectures.md)
 
     def _before_model(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         sample, places = kwargs["hidden_states"], kwargs["img_ids"]
