@@ -409,13 +409,19 @@ def chunk_elements(device: torch.device) -> int:
     return CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS_ACCELERATOR)
 
 
+def gives_sums(q: Tensor) -> bool:
+    """Whether the fused kernel gives the sums of exponentials too."""
+    known = hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
+    return known and q.device.type == "cpu" and not torch.is_grad_enabled()
+
+
 def attention_with_sums(
     q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Attention `[B, heads, L, d]` and the logarithm of each location's sum of exponentials, `[B, heads, L]`. bias:
     added to the logits of each token, `[B, T]`; of no row is it −inf everywhere."""
-    kernel = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-    if kernel is not None and q.device.type == "cpu" and not torch.is_grad_enabled():
+    if gives_sums(q):
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         if bias is None:
             return kernel(q, k, v, scale=scale)
         if "attn_mask" in str(kernel.default._schema):

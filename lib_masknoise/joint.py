@@ -19,7 +19,7 @@ Texts of several lengths: a token that only some of a blend's contexts have is t
 they do, by the logarithm of that added to its logit (`conditioning.presence`). So a context alone is exactly itself.
 
 Nothing of the size tokens × tokens is built, no text reads another, and a location reads only the texts that count
-there: places that see the same single text, and that text's own queries, are one call of the host's own kernel.
+there.
 Knows no host.
 """
 
@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib_masknoise.attention import attention_with_sums, chunk_elements, exact, pairs, pairs_of
+from lib_masknoise.attention import attention_with_sums, chunk_elements, exact, gives_sums, pairs, pairs_of
 from lib_masknoise.conditioning import MAX_NORM_FACTOR, NEGLIGIBLE, LocationConditioning, presence
 from lib_masknoise.maps import Size, resize
 
@@ -248,52 +248,67 @@ Parts = tuple[Tensor, Tensor, Tensor]
 
 
 def joint_attention(
-    text: Parts, image: Parts, count: int, sights: Sequence[Seen], scale: float
-) -> tuple[Tensor, Tensor]:
+    parts: Parts, count: int, tokens: int, sights: Sequence[Seen], scale: float, image_first: bool = False
+) -> Tensor:
     """Attention of K texts and an image to themselves and to each other, as this module's head describes.
 
-    text: queries, keys and values `[R, heads, K·T, d]`, a text after the other. image: those `[R, heads, L, d]`.
-    sights: what the rows see. Returns what texts and image get, in the same shapes; zero for what nobody sees.
+    parts: queries, keys and values `[R, heads, K·T + L, d]`: one text after the other, and the image behind or before
+    them. count, tokens: K and T. sights: what the rows see. Returns what all get, `[R, heads, K·T + L, d]`; what a text
+    gets that nobody sees is of no account.
     """
-    of_text, of_image = torch.zeros_like(text[0]), torch.empty_like(image[0])
-    for sight in sights:
-        apart = tuple(t[sight.rows].unflatten(2, (count, -1)) for t in text)
-        beside = tuple(t[sight.rows] for t in image)
-        out = of_text[sight.rows].unflatten(2, (count, -1)), of_image[sight.rows]
-        for one in sight.alone:
-            _with_one_text(apart, beside, out, one, scale)
-        if sight.mixed:
-            _with_several(apart, beside, out[1], sight.mixed, scale)
-    return of_text, of_image
+    whole, length = parts[0].shape[2], count * tokens
+    image = slice(0, whole - length) if image_first else slice(length, whole)
+    first = whole - length if image_first else 0
+    found = [_of_rows(parts, one, image, first, tokens, scale) for one in sights]
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
-def _with_one_text(
-    text: Sequence[Tensor], image: Sequence[Tensor], out: tuple[Tensor, Tensor], one: Alone, scale: float
-) -> None:
-    """A text's own queries and those of the places that see it alone: both read it and the image."""
-    own, k, v = (t[:, :, one.number, : one.tokens] for t in text)
-    q = torch.cat([own, image[0][:, :, one.where]], dim=2)
-    k, v = (torch.cat(pair, dim=2) for pair in ((k, image[1]), (v, image[2])))
-    bias = None if one.present is None else F.pad(one.present, (0, image[1].shape[2])).to(q)[None]
-    found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
-    out[0][:, :, one.number, : one.tokens] = found[:, :, : one.tokens]
-    out[1][:, :, one.where] = found[:, :, one.tokens :]
-
-
-def _with_several(
-    text: Sequence[Tensor], image: Sequence[Tensor], out: Tensor, mixed: Sequence[Mixed], scale: float
-) -> None:
-    """The places that see a blend of texts, beside the image."""
-    where = torch.cat([one.where for one in mixed])
-    q = image[0][:, :, where]
-    beside, image_sums = attention_with_sums(q, image[1], image[2], scale)
-    read = [
-        blended_texts(part, *(t[:, :, one.texts] for t in text[1:]), one.shares, scale, one.present)
-        for part, one in zip(q.split([len(one.where) for one in mixed], dim=2), mixed, strict=True)
+def _of_rows(parts: Parts, sight: Seen, image: slice, first: int, tokens: int, scale: float) -> Tensor:
+    """Of some rows; the texts begin at `first`. Everything reads the image. Where the kernel gives the sums, that is
+    one call for all, to which each reading of a text is added by its share; else the image is read beside a text, in
+    one call for the text's own queries and those of the places that see no other."""
+    q, k, v = (t[sight.rows] for t in parts)
+    image_k, image_v = k[:, :, image], v[:, :, image]
+    out = torch.zeros_like(q)
+    sums: Tensor | None = None
+    if gives_sums(q):
+        out, sums = attention_with_sums(q, image_k, image_v, scale)
+    for one in sight.alone:
+        start = first + one.number * tokens
+        text = slice(start, start + one.tokens)
+        own = torch.arange(start, start + one.tokens, device=q.device)
+        where = torch.cat([own, one.where + image.start])
+        if sums is not None:
+            bias = None if one.present is None else one.present.expand(len(q), -1)
+            read = attention_with_sums(q[:, :, where], k[:, :, text], v[:, :, text], scale, bias)
+            out[:, :, where] = _merged(out[:, :, where], sums[:, :, where], *read)
+            continue
+        keys, values = (torch.cat(pair, dim=2) for pair in ((k[:, :, text], image_k), (v[:, :, text], image_v)))
+        mask = None if one.present is None else F.pad(one.present, (0, image_k.shape[2])).to(q)[None]
+        out[:, :, where] = F.scaled_dot_product_attention(q[:, :, where], keys, values, attn_mask=mask, scale=scale)
+    if not sight.mixed:
+        return out
+    where = torch.cat([one.where for one in sight.mixed]) + image.start
+    queries = q[:, :, where]
+    if sums is not None:
+        beside = out[:, :, where], sums[:, :, where]
+    else:
+        beside = attention_with_sums(queries, image_k, image_v, scale)
+    count = (k.shape[2] - image_k.shape[2]) // tokens
+    keys, values = (t[:, :, first : first + count * tokens].unflatten(2, (count, tokens)) for t in (k, v))
+    read_of_kinds = [
+        blended_texts(part, keys[:, :, one.texts], values[:, :, one.texts], one.shares, scale, one.present)
+        for part, one in zip(queries.split([len(one.where) for one in sight.mixed], dim=2), sight.mixed, strict=True)
     ]
-    of_texts, sums = (torch.cat(found, dim=2) for found in zip(*read, strict=True))
+    of_texts, text_sums = (torch.cat(parts, dim=2) for parts in zip(*read_of_kinds, strict=True))
+    out[:, :, where] = _merged(*beside, of_texts, text_sums)
+    return out
+
+
+def _merged(beside: Tensor, image_sums: Tensor, of_text: Tensor, sums: Tensor) -> Tensor:
+    """One softmax over image and text: each reading by its share of the sum of exponentials."""
     share = torch.sigmoid(sums - image_sums.to(sums))[..., None]
-    out[:, :, where] = torch.lerp(beside.to(share), of_texts, share).to(out)
+    return torch.lerp(beside.to(share), of_text.to(share), share).to(beside)
 
 
 def blended_texts(
@@ -321,13 +336,14 @@ def blended_texts(
             MAX_NORM_FACTOR
         )
         logits = torch.matmul(stacked, k.transpose(2, 3)).mul_(factor).mul_(scale)
+        inverse = None
         if there is not None:
             share = a @ there
             inverse = torch.where(share > 0, 1 / share.clamp_min(torch.finfo(kind).tiny), 0)
             logits = logits.mul_(inverse).add_(share.log())
         sums[:, :, part] = logits.logsumexp(-1)
         probabilities = logits.softmax(-1)
-        if there is not None:
+        if inverse is not None:
             probabilities = probabilities * inverse
         read = torch.matmul(probabilities, v).unflatten(3, (count, width))
         out[:, :, part] = (read * a[:, :, None]).sum(3)

@@ -143,9 +143,9 @@ def built(text, image, weights, scale, present):
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**31), count=st.integers(1, 4), rows=st.integers(1, 3), grad=st.booleans(),
-    some=st.booleans(), most=st.sampled_from([0, 1, 12]), same=st.booleans(),
+    some=st.booleans(), most=st.sampled_from([0, 1, 12]), same=st.booleans(), first=st.booleans(),
 )  # fmt: skip
-def test_a_place_attends_to_a_text_of_its_own(seed, count, rows, grad, some, most, same):
+def test_a_place_attends_to_a_text_of_its_own(seed, count, rows, grad, some, most, same, first):
     generator = torch.Generator().manual_seed(seed)
 
     def normal(tokens):
@@ -162,7 +162,9 @@ def test_a_place_attends_to_a_text_of_its_own(seed, count, rows, grad, some, mos
         present[:, ::2, 2] = 0
     with torch.set_grad_enabled(grad), pytest.MonkeyPatch.context() as patch:
         patch.setattr(joint, "MOST", most)
-        ours = joint_attention(text, image, count, seen(weights, present), 0.3)
+        sequence = tuple(torch.cat([b, a] if first else [a, b], dim=2) for a, b in zip(text, image, strict=True))
+        whole = joint_attention(sequence, count, 3, seen(weights, present), 0.3, first)
+        ours = whole.split([20, 3 * count] if first else [3 * count, 20], dim=2)[:: -1 if first else 1]
     for row in range(rows):
         one = slice(row, row + 1)
         found = built(*([t[one] for t in part] for part in (text, image)), weights[one], 0.3, present[one])

@@ -100,12 +100,7 @@ class JointBinding(Binding):
         assert placed is not None
         if self.count == 1 and placed.present is None:
             return F.scaled_dot_product_attention(q, k, v)
-        image = q.shape[2] - self.length
-        split = [image, self.length] if image_first else [self.length, image]
-        first, last = zip(*(t.split(split, dim=2) for t in (q, k, v)), strict=True)
-        of_text, of_image = (last, first) if image_first else (first, last)
-        parts = joint_attention(of_text, of_image, self.count, placed.seen, q.shape[3] ** -0.5)
-        return torch.cat(parts[::-1] if image_first else parts, dim=2)
+        return joint_attention((q, k, v), self.count, self.tokens, placed.seen, q.shape[3] ** -0.5, image_first)
 
 
 @dataclass(frozen=True)
