@@ -37,7 +37,7 @@ def pipe():
     return load_pipeline(device="cpu")
 
 
-@pytest.fixture(scope="module", params=["unet", "flux", "sd3", "wan", "prx", "qwen", "zimage"])
+@pytest.fixture(scope="module", params=["unet", "flux", "sd3", "wan", "prx", "qwen", "zimage", "lumina2"])
 def any_pipe(request, pipe):
     return pipe if request.param == "unet" else getattr(random_pipelines, request.param)()
 
@@ -66,6 +66,8 @@ def asked(pipe, scene, guidance=4.0):
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_a_side_is_what_the_model_predicts_with_that_text_alone(any_pipe, guidance):
     """The blend of one full concept is its prompt, and without the prompt it is the negative prompt."""
+    if type(any_pipe).__name__ == "Lumina2Pipeline":
+        pytest.skip("its pipeline writes an instruction before a prompt and none before a negative one")
     own = {"concepts": [{"prompt": "snow"}]}
     ask, z = asked(any_pipe, Scene.parse(own), guidance)
     for time in (1000, 600):
