@@ -2,8 +2,9 @@
 
     python -m tools.small_model.train_world_unet --work DIR --steps 60000      -> DIR/unet.pt
 
-Reads the shards of latents in DIR (`world_data latents`), whose autoencoder has to be finished before. As with the
-autoencoder, `unet.pt` holds all that the same command needs to go on, and --steps is the whole training.
+Reads the shards of latents in DIR (`world_data latents`), whose encoder has to stand still; the decoder may go on
+learning. As with the autoencoder, `unet.pt` holds all that the same command needs to go on, and --steps is
+the whole training.
 
 A step shows pictures with their captions, or two pictures with a soft edge between them: with a caption of both where
 it says "beside", else with that of one of them, whose loss counts only where that picture is. So a place learns to
@@ -35,7 +36,7 @@ from .world_data import save, shard_files
 from .world_model import fresh_text, fresh_unet
 
 # latent height, width, rows of a step, in turn; wide ones come from wide shards alone
-SHAPES = ((32, 32, 8), (16, 32, 16), (32, 32, 8), (16, 16, 32), (32, 64, 4), (32, 48, 6))
+SHAPES = ((32, 32, 4), (16, 16, 16), (16, 32, 8), (32, 32, 4), (16, 16, 16), (32, 64, 2))
 PAIRS = 0.40  # steps' rows with two pictures
 EMPTY = 0.1  # captions without words, for guidance
 LONG_EVERY = 6  # steps; the others take the first chunk of a long caption
@@ -58,6 +59,12 @@ class Latents:
         shards = [torch.load(path) for path in shard_files(work, "latents")]
         if not shards:
             raise ValueError(f"work: expected latents-*.pt in {work}; make some with world_data")
+        encoders = {shard["encoder"] for shard in shards}
+        if len(encoders) > 1:
+            raise ValueError(
+                f"work: expected latents of one encoder in {work}, found {len(encoders)}; run world_data latents"
+            )
+        (self.encoder,) = encoders
         self.shards = [(shard["latents"], [_spec(record) for record in shard["specs"]]) for shard in shards]
         self.scale = 1 / self.shards[0][0].float().std().item()
         self.tokens = Tokens(tokenizer)
@@ -131,15 +138,17 @@ class Trainer:
     def state(self) -> dict:
         """All that a later run needs."""
         return {
-            "step": self.step, "scale": self.latents.scale, "unet": self.unet.state_dict(),
-            "text_encoder": self.text.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "step": self.step, "scale": self.latents.scale, "encoder": self.latents.encoder,
+            "unet": self.unet.state_dict(), "text_encoder": self.text.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "average": {name: average.module.state_dict() for name, average in self.averages.items()},
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
         """Go on from `state`. Raises ValueError where the latents are those of another autoencoder."""
-        if abs(state["scale"] / self.latents.scale - 1) > 1e-3:
-            raise ValueError("work: expected the latents that unet.pt was trained on; the autoencoder has changed")
+        if state["encoder"] != self.latents.encoder:
+            raise ValueError("work: expected latents of the encoder that unet.pt was trained on; it has changed")
+        self.latents.scale = state["scale"]
         self.unet.load_state_dict(state["unet"])
         self.text.load_state_dict(state["text_encoder"])
         self.optimizer.load_state_dict(state["optimizer"])
