@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 
 from transformers import CLIPTokenizer  # noqa: E402
 
-from tools.small_model import export_single_file, train_local_vae, train_world_unet, world_data  # noqa: E402
+from tools.small_model import export_single_file, train_local_vae, train_world_unet, world_checkpoint, world_data  # noqa: E402
 from tools.small_model.layout import unet_names, vae_names  # noqa: E402
 from tools.small_model.local_vae import SIGNALS, LocalVAE, Width, from_autoencoder, to_autoencoder, widths_for  # noqa: E402
 from tools.small_model.networks import MODEL, read_config, read_weights  # noqa: E402
@@ -156,7 +156,7 @@ def test_a_batch_is_its_step(work):
         assert torch.equal(first.latents, again.latents) and torch.equal(first.ids, again.ids)
         assert first.ids.shape[2] == 77 and first.weight.shape == first.latents.shape[:1] + first.latents.shape[2:]
         assert 0 <= first.weight.min() and first.weight.max() <= 1
-    assert latents.batch(3, 1).latents.shape == (4, 4, 32, 32)
+    assert latents.batch(1, 1).latents.shape == (3, 4, 32, 32)
     assert latents.batch(5, 1).latents.shape == (2, 4, 32, 64)  # of the wide shard
 
 
@@ -190,6 +190,30 @@ def test_from_training_to_a_folder_that_the_program_renders_with(work, tmp_path)
     scene = Scene.parse({"concepts": [{"prompt": "a forest"}]})
     frame = next(render(load_pipeline(tmp_path, "cpu"), scene, steps=2, size=(64, 96)))
     assert np.asarray(frame.image).shape == (64, 96, 3)
+
+
+def test_a_packed_training_goes_on(work, tmp_path):
+    trainer = unet_trainer(work)
+    trainer.update()
+    folder = tmp_path / "work"
+    folder.mkdir()
+    world_data.save(trainer.state(), folder / "unet.pt")
+    (folder / "vae.pt").write_bytes((work / "vae.pt").read_bytes())
+    small = world_checkpoint.pack(folder, tmp_path / "small")
+    with pytest.raises(ValueError, match="is there already"):
+        world_checkpoint.unpack(folder, tmp_path / "small")
+    world_checkpoint.unpack(tmp_path / "again", tmp_path / "small")
+    assert sum(path.stat().st_size for path in small) < 30_000_000
+    assert LocalVAE.load(tmp_path / "again" / "vae.pt").fingerprint() == LocalVAE.load(work / "vae.pt").fingerprint()
+    vae = train_local_vae.Trainer(steps=9, rate=1e-3, sharpen=1, freeze=2, seed=1)
+    vae.restore(torch.load(tmp_path / "again" / "vae.pt"))
+    assert vae.frozen and vae.step == 3
+    other = unet_trainer(work)
+    other.restore(torch.load(tmp_path / "again" / "unet.pt"))
+    for name, average in trainer.averages.items():
+        for value, kept in zip(average.module.parameters(), other.averages[name].module.parameters(), strict=True):
+            assert torch.allclose(value, kept, atol=1e-3, rtol=1e-3)
+    assert other.step == 1 and other.update() > 0
 
 
 def test_other_latents_are_refused(work):

@@ -120,9 +120,10 @@ class Trainer:
         return {"signals": SIGNALS, "step": self.step, "frozen": self.frozen, **average, **parts}
 
     def restore(self, state: dict) -> None:
-        """Go on from `state`."""
+        """Go on from `state`; what a packed one lacks (`world_checkpoint`) starts anew."""
         for name in self._PARTS:
-            getattr(self, name).load_state_dict(state[name])
+            if name in state:
+                getattr(self, name).load_state_dict(state[name])
         self.average.module.load_state_dict(state["average"])
         self.average.steps, self.step = state["average_steps"], state["step"]
         if state.get("frozen"):

@@ -36,7 +36,7 @@ from .world_data import save, shard_files
 from .world_model import fresh_text, fresh_unet
 
 # latent height, width, rows of a step, in turn; wide ones come from wide shards alone
-SHAPES = ((32, 32, 4), (16, 16, 16), (16, 32, 8), (32, 32, 4), (16, 16, 16), (32, 64, 2))
+SHAPES = ((16, 16, 8), (32, 32, 3), (16, 16, 8), (16, 32, 4), (32, 32, 3), (32, 64, 2))
 PAIRS = 0.40  # steps' rows with two pictures
 EMPTY = 0.1  # captions without words, for guidance
 LONG_EVERY = 6  # steps; the others take the first chunk of a long caption
@@ -145,13 +145,17 @@ class Trainer:
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
-        """Go on from `state`. Raises ValueError where the latents are those of another autoencoder."""
+        """Go on from `state`; the optimizer starts anew where a packed one (`world_checkpoint`) lacks it.
+
+        Raises ValueError where the latents are those of another encoder.
+        """
         if state["encoder"] != self.latents.encoder:
             raise ValueError("work: expected latents of the encoder that unet.pt was trained on; it has changed")
         self.latents.scale = state["scale"]
         self.unet.load_state_dict(state["unet"])
         self.text.load_state_dict(state["text_encoder"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
         for name, average in self.averages.items():
             average.module.load_state_dict(state["average"][name])
