@@ -108,7 +108,8 @@ class Denoising:
         """What the last call predicted without the prompts, in the terms of the host's denoiser."""
         self.guided: Tensor | None = None
         """The picture that it predicted with guidance, in hosts that tell."""
-        self._given_size = rows.size
+        self.given_size = rows.size
+        """Of the latent that the model was given last."""
         self._padding = Padding()
 
     def name_layers(self, tags: Mapping[Hashable, Tags]) -> None:
@@ -182,11 +183,11 @@ class Denoising:
 
     def size_of(self, locations: int) -> Size:
         """The level with that many locations."""
-        return level_with(self._given_size, locations)
+        return level_with(self.given_size, locations)
 
     def check_size(self, size: Size) -> None:
         """What the U-Net is given must be the whole latent, of whichever size."""
-        self._given_size = size
+        self.given_size = size
         if size != self.rows.size and not self._rescales(size):
             (h, w), (height, width) = size, self.rows.size
             raise Conflict(

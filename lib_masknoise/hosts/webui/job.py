@@ -413,6 +413,10 @@ def _check_dimensions(scene: Scene, rows: Rows, cond: Any) -> None:
         return
     context = cond.batch[0][0].schedules[0].cond
     width = (context["crossattn"] if isinstance(context, dict) else context).shape[-1]
+    if hasattr(shared.sd_model, "forge_objects"):
+        from lib_masknoise.hosts.webui.static_text import width_of_text
+
+        width = width_of_text(shared.sd_model.forge_objects.unet.model.diffusion_model, width)
     try:
         check_dimensions(scene.noise.feature.dimensions, width, rows.subspaces)
     except SceneError as error:
