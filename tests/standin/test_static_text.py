@@ -198,9 +198,10 @@ def test_tiles_of_a_wrapper_are_refused(neo):
     neo.model.forge_objects.unet = p.before
 
 
-def test_a_batch_that_is_a_video_has_no_frames_of_ours(host):
-    """Neo's Wan: the batch size counts the frames of one latent."""
-    host.start(torch.float64, forge="frames transformer")
+@pytest.fixture
+def video(host):
+    """Neo's Wan: the batch size counts the frames of one latent. A function that makes a job with such a batch."""
+    host.start(torch.float64, forge="video transformer", like="Forge Neo")
 
     def one_latent(p, **named):
         p.rng = p.rng[:1]
@@ -208,10 +209,29 @@ def test_a_batch_that_is_a_video_has_no_frames_of_ours(host):
     def as_one(p, noise, **named):
         assert len(noise) == 1
 
-    others = [Other(process_batch=one_latent, process_before_every_sampling=as_one)]
+    def job(scene=None, **options):
+        others = [Other(process_batch=one_latent, process_before_every_sampling=as_one)]
+        return host.job(scene, others=others, batch_size=5, **options)
+
+    return job
+
+
+def test_a_batch_that_is_a_video_has_no_frames_of_ours(host, video):
     moving = scene("green tree", noise={"visual": {"strength": 0.5}}, animation={"frames": 4})
     with pytest.raises(host.jobs.Refused, match="every batch is a video"):
-        host.processing.process_images(host.job(moving, others=others, batch_size=4))
+        host.processing.process_images(video(moving))
+
+
+@pytest.mark.parametrize("options", [{}, {"cfg_scale": 1.0}, {"refiner_checkpoint": "refiner", "steps": 4}])
+def test_all_frames_of_a_video_see_the_scene(host, video, options):
+    def frames(scene=None, **more):
+        return torch.cat(host.process(video(scene, **more, **options)).latents).double()
+
+    plain = frames(prompt="green tree")
+    assert plain.shape[2] == host.model.frames == 2
+    assert error(frames(covered("green tree")), plain) < SINGLE
+    half = frames(scene("green tree"))
+    assert all(error(half[:, :, i], plain[:, :, i]) > 1e-4 for i in range(2))
 
 
 def test_wans_feature_noise_is_for_what_its_own_layers_make_of_the_text(host):

@@ -79,7 +79,7 @@ def session() -> str:
     ],
     ids=["plain", "few steps", "ancestral", "DDIM", "disabled", "noise", "an animation's first frame"],
 )
-def test_a_sketch_and_then_the_picture_of_the_same_job(webui, unharmed, change):
+def test_a_sketch_and_then_the_picture_of_the_same_job(webui, unharmed, change, session):
     body = wish(scene(), session, **change)
     heard = list(lines(webui, body))
     assert [line["kind"] for line in heard] == ["sketch", "full"]
