@@ -296,7 +296,8 @@ def _networks_of(prompts: list[str]) -> dict[str, list[Any]]:
 
 @_hook
 def process_batch(p: Any, job: Job) -> None:
-    """The same for the hires pass, whose prompts the host has read already."""
+    """The same for the hires pass, whose prompts the host has read already; it is about to encode the first one's."""
+    facts.remember_reference(p)
     networks = getattr(p, "hr_extra_network_data", None)
     if getattr(p, "enable_hr", False) and networks is not None and job.prompts.networks:
         for kind, entries in _networks_of([network_tags(job.prompts.networks, networks)]).items():

@@ -138,6 +138,7 @@ class ConceptPrompts:
         networks = p.hr_extra_network_data if p.is_hr_pass else p.extra_network_data
         steps, hires_steps = _steps(p)
         cache = self._caches.setdefault((text, negative, p.is_hr_pass), [None, None])
+        facts.refer(p)
         return p.get_conds_with_caching(function, texts, steps, [cache], networks, hires_steps)
 
     def at(self, step: int) -> tuple[dict[str, Parts], dict[str, Encoded]]:
