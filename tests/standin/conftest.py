@@ -31,6 +31,7 @@ ADAPTER = (
     "prompts",
     "refusal",
     "static_text",
+    "styling",
     "xyz",
 )
 

@@ -68,7 +68,7 @@ class StaticText(CrossAttention):
             return type(layer).forward(layer, x, context, rope_emb=rope_emb, transformer_options=options)
         chunks = options["cond_or_uncond"]
         if chunks is not self._call:  # a new list for each call of the model
-            self._call, self._shares = chunks, shares(self._rows_of(chunks, context))
+            self._call, self._shares = chunks, shares(self.rows_of(chunks, context))
         q = layer.q_norm(layer.q_proj(x).unflatten(-1, (layer.n_heads, layer.head_dim))).flatten(-2)
         attention = self.denoising.attention
         wanted = attention.wanted(layer, self._shares, x)
