@@ -32,6 +32,7 @@ ADAPTER = (
     "prompts",
     "refusal",
     "static_text",
+    "styling",
     "xyz",
 )
 

@@ -41,7 +41,8 @@ class ForgeCheckpoint(Checkpoint):
         if xl:  # the host knows its vector's sizes by other names than A1111
             del self.conditioner
             self.embedder, self.text_processing_engine_l = SimpleNamespace(dim=SIZES // 6), object()
-        self.patcher = Patcher(Model(self.model.diffusion_model))
+        sigmas = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+        self.patcher = Patcher(Model(self.model.diffusion_model, sigmas))
         self.forge_objects = SimpleNamespace(unet=self.patcher)
 
     def get_learned_conditioning(self, texts: Any) -> Any:
@@ -82,9 +83,10 @@ class Patcher:
 class Model:
     """What the host calls: predictions from a U-Net or a transformer."""
 
-    def __init__(self, diffusion_model: nn.Module):
+    def __init__(self, diffusion_model: nn.Module, sigmas: Tensor):
         self.diffusion_model = diffusion_model
         self.computation_dtype = next(diffusion_model.parameters()).dtype
+        self.predictor = SimpleNamespace(sigmas=sigmas)
 
     def apply_model(self, x: Tensor, sigma: Tensor, c_crossattn: Tensor, transformer_options: Any, **rest: Any) -> Any:
         sigma = sigma.reshape(-1, *[1] * (x.dim() - 1))

@@ -26,8 +26,10 @@ SETTINGS = {
 MODULES = {
     "modules.hypernetworks.hypernetwork": (A1111, FORGE, REFORGE),
     "backend.args": (FORGE, NEO),
+    "backend.memory_management": (FORGE, NEO),
     "backend.sampling.condition": (FORGE, NEO),
     "ldm_patched.modules.conds": (REFORGE,),
+    "ldm_patched.modules.model_management": (REFORGE,),
     "modules_forge.forge_sampler": (REFORGE,),
 }
 """Modules, by which hosts have them."""

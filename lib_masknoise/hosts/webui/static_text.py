@@ -86,7 +86,7 @@ class StaticText(CrossAttention):
         self._shares = ()
         if self.denoising.planned is not None and "cond_or_uncond" in options:
             self.denoising.check_size(extent(args[0]))
-            self._shares = shares(self._rows_of(options["cond_or_uncond"], given["context"]))
+            self._shares = shares(self.rows_of(options["cond_or_uncond"], given["context"]))
 
     def _attend_static(self, layer: Any, x: Tensor, *args: Any, **given: Any) -> Tensor:
         """A cross-attention's forward: `[rows, T·h·w, C]` → the same, T frames. Of the host's context only the rows
