@@ -1,6 +1,6 @@
 """Train the autoencoder of the world from nothing, or go on with it.
 
-    python -m tools.small_model.train_local_vae --work DIR --steps 20000      -> DIR/vae.pt
+    python -m tools.small_model.train_local_vae --work DIR --steps 6000      -> DIR/vae.pt
 
 Reads the shards of pictures in DIR and looks for new ones at every report. `vae.pt` holds weights, their average,
 the optimizer and the step: the same command goes on where the last run stopped. The learning rate follows the step,
@@ -209,7 +209,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Train the autoencoder of the world.")
     parser.add_argument("--work", type=Path, required=True, help="folder with pictures-*.pt")
-    parser.add_argument("--steps", type=int, default=20000, help="of the whole training, over all runs")
+    parser.add_argument("--steps", type=int, default=6000, help="of the whole training, over all runs")
     parser.add_argument("--until", type=int, help="stop this run at this step")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--sharpen", type=int, help="step from which the judge takes part (default: 0.6 of --steps)")

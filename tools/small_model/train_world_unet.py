@@ -1,6 +1,6 @@
 """Train U-Net and text encoder of the world from nothing, or go on with them.
 
-    python -m tools.small_model.train_world_unet --work DIR --steps 60000      -> DIR/unet.pt
+    python -m tools.small_model.train_world_unet --work DIR --steps 24000      -> DIR/unet.pt
 
 Reads the shards of latents in DIR (`world_data latents`), whose encoder has to stand still; the decoder may go on
 learning. As with the autoencoder, `unet.pt` holds all that the same command needs to go on, and --steps is
@@ -201,7 +201,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Train U-Net and text encoder of the world.")
     parser.add_argument("--work", type=Path, required=True, help="folder with latents-*.pt")
-    parser.add_argument("--steps", type=int, default=60000, help="of the whole training, over all runs")
+    parser.add_argument("--steps", type=int, default=24000, help="of the whole training, over all runs")
     parser.add_argument("--until", type=int, help="stop this run at this step")
     parser.add_argument("--rate", type=float, default=4e-4)
     parser.add_argument("--guidance-from", type=int, help="step from which the loss is that of guided predictions "
