@@ -51,14 +51,14 @@ def understood(prompts: Sequence[str]) -> list[str]:
     return [prompt for prompt in prompts if prompt in known]
 
 
-def measured(pipe, work: Path, half: int = 0) -> tuple[Tensor, tuple[str, ...], style.Responses]:
-    """The principal directions of a half of the prompts, the groups of layers, and the responses of eight pictures."""
-    file, subject = work / f"responses{half}.pt", PipelineSubject(pipe, SIZE)
+def measured(
+    subject: PipelineSubject, prompts: Sequence[str], own: Sequence[str], file: Path, half: int
+) -> tuple[Tensor, tuple[str, ...], style.Responses]:
+    """The principal directions of a half of the prompts, the groups of layers, and the responses of eight pictures of
+    some of its own; kept in a file."""
     if not file.exists():
-        prompts = halves()[half]
         known = subject.encode(prompts)
         basis = style.principal([known[prompt] for prompt in prompts], style.CANDIDATES)
-        own = understood(prompts)
         chosen = [own[i * len(own) // style.PICTURES] for i in range(style.PICTURES)]
         seeds = range(1000 * (half + 1), 1000 * (half + 1) + style.PICTURES)
         torch.save((basis, style.responses(subject, basis, chosen, seeds)), file)
@@ -191,7 +191,11 @@ def changes(plain: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def figures(pipe, work: Path) -> dict:
-    basis, groups, responses = measured(pipe, work)
+    subject = PipelineSubject(pipe, SIZE)
+    parts = [
+        measured(subject, own, understood(own), work / f"responses{half}.pt", half) for half, own in enumerate(halves())
+    ]
+    basis, groups, responses = parts[0]
     found = style.solved(basis, groups, responses)
     shares = found.mixtures["style"].square().sum((0, 2)) / style.RANK
     result = {
@@ -211,16 +215,18 @@ def figures(pipe, work: Path) -> dict:
         amounts[name] = torch.stack(changes(plain, made), dim=1).square()  # [P, style and layout]
     result = {**result, "pictures": PICTURES, "finished": finished(amounts)}
     print(json.dumps(result, indent=2), flush=True)
-    overlaps = overlap_of(pipe, (basis, groups, responses), measured(pipe, work, 1))
+    overlaps = overlap_of(subject, style.PROMPTS, *parts)
     return {**result, "overlap of halves of the prompts": overlaps}
 
 
-def overlap_of(pipe, *halves: tuple[Tensor, tuple[str, ...], style.Responses]) -> dict:
+def overlap_of(
+    subject: PipelineSubject, prompts: Sequence[str], *halves: tuple[Tensor, tuple[str, ...], style.Responses]
+) -> dict:
     """Of what two halves of the prompts gave, each with principal directions, pictures and seeds of its own: in the
     space of offsets of all groups of layers, measured by the covariance of all the prompts' contexts. At several ranks,
     and of the principal directions themselves, in one group of layers."""
-    known = PipelineSubject(pipe, SIZE).encode(style.PROMPTS)
-    every = style.principal([known[prompt] for prompt in style.PROMPTS], 3 * style.CANDIDATES)
+    known = subject.encode(prompts)
+    every = style.principal([known[prompt] for prompt in prompts], 3 * style.CANDIDATES)
     every = every[every.norm(dim=1) > 1e-2 * every[0].norm()]
 
     def orthonormal(offsets: Tensor) -> Tensor:

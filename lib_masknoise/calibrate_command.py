@@ -99,25 +99,23 @@ def _profile(options: argparse.Namespace) -> Profile:
 
 def _with_style(options: argparse.Namespace) -> Profile:
     """The profile that is kept with its directions of style, which are measured where it has none."""
-    from lib_masknoise.calibrate import style
+    from lib_masknoise.calibrate.requests import styled
+    from lib_masknoise.calibrate.style import PROMPTS
     from lib_masknoise.render.studio import host
 
     load_pipeline, _ = host()
-    from lib_masknoise.hosts.diffusers.calibrating import BUILT_IN
+    from lib_masknoise.hosts.diffusers.calibrating import PipelineProbe
     from lib_masknoise.hosts.diffusers.styles import model_hash
-    from lib_masknoise.hosts.diffusers.styling import PipelineSubject
 
     profiles, model = Profiles(HOME), model_hash(options.model)
-    name = Path(options.model).stem if options.model else BUILT_IN
-    known = profiles.load(model) or Profile(model, (), {}, name)
-    if known.style is not None and not options.again:
+    known = profiles.load(model)
+    if known is not None and known.style is not None and not options.again:
         print(profiles.path(model))
         return known
-    subject = PipelineSubject(load_pipeline(options.model), options.size)
-    rows = style.calls(len(style.layer_groups(subject.levels)))
-    with _stage("style", rows, "row") as report:
-        found = style.find(subject, tuple(options.prompt) or style.PROMPTS, options.seed, report=report)
-    made = replace(known, style=found.to_dict())
+    probe = PipelineProbe(load_pipeline(options.model), options.model)
+    settings = Settings(model=options.model, seed=options.seed, size=options.size)
+    made = styled(probe, settings, _stage, tuple(options.prompt) or PROMPTS)
+    made = replace(known or made, style=made.style)
     print(profiles.save(made))
     return made
 

@@ -30,10 +30,12 @@ class Calibrator:
         return in_numbers(data, self.current())
 
     def known(self, asked: CalibrateRequest) -> Profile | None:
-        """A profile of the same prompts, settings and model."""
+        """A profile of the same prompts, settings and model; where style is asked for, one that has it."""
         profile = None if asked.again else self.current()
+        if profile is None or asked.style:
+            return profile if profile is not None and profile.style is not None else None
         wanted = described(self.workshop.host.settings(asked), asked.like)
-        return profile if profile is not None and profile.answers(asked.measured, wanted) else None
+        return profile if profile.answers(asked.measured, wanted) else None
 
     def make(self, asked: CalibrateRequest) -> Profile:
         """Raises SceneError, Stop, and what the host raises."""
@@ -49,11 +51,16 @@ class Calibrator:
             yield self.keep(event) if isinstance(event, Made) else event
 
     def keep(self, made: Made) -> Profile:
-        """What was found, kept with the style of the profile that was there."""
+        """What was found, kept with the rest of the profile that was there: with its style, or of style its ranges."""
         found = Profile.parse(made.view["profile"])
         if not found.model:  # of no file whose hash could name it
             return found
         before = self.profiles.load(found.model)
-        profile = replace(found, style=before.style if before else None)
+        if before is None:
+            profile = found
+        elif found.style is not None:
+            profile = replace(before, style=found.style)
+        else:
+            profile = replace(found, style=before.style)
         self.profiles.save(profile)
         return profile

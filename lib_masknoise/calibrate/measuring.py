@@ -25,6 +25,7 @@ from torch import Tensor
 
 from lib_masknoise.calibrate.effects import EFFECTS, Case, Effect, cases
 from lib_masknoise.calibrate.profile import Band, Profile
+from lib_masknoise.calibrate.style import Found, Subject
 from lib_masknoise.explore.model import Recording, Report, Stop
 from lib_masknoise.maps import Maps
 from lib_masknoise.noise.latent import visual
@@ -69,6 +70,9 @@ class Probe(Protocol):
     def rendered(
         self, scene: Scene, settings: Settings, frames: Sequence[float], report: Report
     ) -> Iterator[Image.Image]: ...
+
+    def styled(self, settings: Settings, measure: Callable[[Subject], Found]) -> Found:
+        """What is measured of the model as a `style.Subject`, at the size that `settings` give."""
 
     def heading(
         self, scene: Scene, settings: Settings, frames: Sequence[float], x_t: Tensor, step: int, sigma: float

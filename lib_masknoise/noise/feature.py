@@ -58,7 +58,7 @@ def check_dimensions(dimensions: str, size: int, subspaces: Subspaces) -> None:
         if dimensions not in subspaces:
             raise ValueError(
                 f'"{dimensions}" is found by measuring what directions do, which was not done for this model yet; '
-                "`python -m lib_masknoise calibrate --style` does it"
+                "`python -m lib_masknoise calibrate --style` does it, or Find style in the accordion Useful range"
             )
         if subspaces[dimensions].size != size:
             raise ValueError(f"the model's profile has {subspaces[dimensions].size} dimensions, the model {size}")

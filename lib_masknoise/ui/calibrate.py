@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -24,7 +24,8 @@ from lib_masknoise.ui.explore import JS, READ_PAGE, bar, hidden, page_settings
 
 HELP = (
     "How strong is strong depends on the model. This measures it, with the prompts of the concepts and the one above: "
-    "from where on each strength is seen, and up to where pictures hold. It takes a few dozen pictures, once a model."
+    "from where on each strength is seen, and up to where pictures hold. It takes a few dozen pictures, once a model. "
+    "*Find style* measures what the dimensions *style* and *layout* of feature noise are: about a thousand rows."
 )
 
 
@@ -36,6 +37,7 @@ def build(elem_id: Callable[[str], str], calibrator: Calibrator, job: Sequence[A
         with gr.Row():
             again = gr.Checkbox(False, label="Measure again", elem_id=elem_id("calibrate_again"))
             start = gr.Button("Calibrate", elem_id=elem_id("calibrate_start"))
+            style = gr.Button("Find style", elem_id=elem_id("calibrate_style"))
             halt = gr.Button("Stop calibrating", elem_id=elem_id("calibrate_stop"))
         progress = gr.HTML(
             bar("Not begun. What is known of the loaded model already shows on the sliders.", 0),
@@ -47,18 +49,24 @@ def build(elem_id: Callable[[str], str], calibrator: Calibrator, job: Sequence[A
         given = [session, settings, again, *job]
         options: dict[str, Any] = {"show_progress": "hidden", "api_name": False, JS: READ_PAGE % len(given)}
 
-        def run(name: str, text: str, anew: bool, *values: Any) -> Iterator[list[Any]]:
-            yield from _shown(calibrator, name, text, anew, values)
+        def measure(name: str, text: str, anew: bool, *values: Any) -> Iterator[list[Any]]:
+            yield from _shown(calibrator, name, text, {"again": anew}, values)
 
-        start.click(run, given, [progress, found], **options)
+        def find(name: str, text: str, anew: bool, *values: Any) -> Iterator[list[Any]]:
+            yield from _shown(calibrator, name, text, {"again": anew, "style": True}, values)
+
+        start.click(measure, given, [progress, found], **options)
+        style.click(find, given, [progress, found], **options)
         halt.click(calibrator.workshop.stop, [session], None, queue=False, api_name=False)
 
 
-def _shown(calibrator: Calibrator, session: str, settings: str, again: bool, job: Sequence[Any]) -> Iterator[list[Any]]:
+def _shown(
+    calibrator: Calibrator, session: str, settings: str, wanted: Mapping[str, bool], job: Sequence[Any]
+) -> Iterator[list[Any]]:
     """What the progress and the ranges show, again and again until they are there."""
     try:
         scene = inputs.read([job[0], True, *job[2:]]) or Scene()
-        asked = CalibrateRequest.parse({**page_settings(settings), "session": session, "again": again, "scene": scene})
+        asked = CalibrateRequest.parse({**page_settings(settings), "session": session, "scene": scene, **wanted})
         yield [bar("Starting…", 0), gr.update()]
         for event in calibrator.events(asked):
             if isinstance(event, Profile):
@@ -75,7 +83,11 @@ def _shown(calibrator: Calibrator, session: str, settings: str, again: bool, job
 
 
 def ranges(profile: Profile) -> str:
-    """A profile as a table."""
+    """A profile as a table, and whether it has directions of style."""
+    names = " and ".join(html.escape(name) for name in (profile.style or {}).get("mixtures", ()))
+    style = f"<p>Dimensions of feature noise that are known: {names}.</p>" if names else ""
+    if not profile.effects:
+        return style
     rows = "".join(
         f"<tr><td>{html.escape(control(path).label)}</td><td>{_number(band.visible, 'not seen')}</td>"
         f"<td>{_number(band.broken, 'holds')}</td><td>{_number(band.lost, 'not found')}</td></tr>"
@@ -83,7 +95,7 @@ def ranges(profile: Profile) -> str:
     )
     head = "<tr><th>Strength</th><th>seen from</th><th>holds up to</th><th>half lost from</th></tr>"
     words = html.escape(f"{profile.name}, measured with {'; '.join(profile.prompts)}")
-    return f'<table class="mn-ranges">{head}{rows}</table><p>{words}</p>'
+    return f'<table class="mn-ranges">{head}{rows}</table><p>{words}</p>{style}'
 
 
 def _number(value: float | None, none: str) -> str:

@@ -85,3 +85,13 @@ def test_a_concepts_weight_has_one_too(profile, painter):
     slider = page.locator(".mn-sliders input[aria-label='Weight'][type=range]").first.bounding_box()
     band = page.locator(".mn-sliders .mn-band i").first.bounding_box()
     assert (band["x"], band["width"]) == (pytest.approx(slider["x"], abs=2), pytest.approx(slider["width"], abs=2))
+
+
+def test_finding_style_tells_how_far_it_is_and_can_be_stopped(painter, home):
+    page = painter.page
+    page.locator("#masknoise_calibrate button", has_text="Useful range").first.click()
+    page.locator("#masknoise_calibrate_style").click()
+    page.wait_for_selector("#masknoise_calibrate_progress >> text=rows", timeout=60_000)
+    page.locator("#masknoise_calibrate_stop").click()
+    page.wait_for_selector("#masknoise_calibrate_progress >> text=Stopped.", timeout=60_000)
+    assert not list((home / ".masknoise" / "profiles").glob("*.json"))

@@ -26,11 +26,13 @@ ADAPTER = (
     "job",
     "joint",
     "live",
+    "own_job",
     "parts",
     "predictions",
     "prompts",
     "refusal",
     "static_text",
+    "styling",
     "xyz",
 )
 

@@ -35,9 +35,18 @@ class Checkpoint:
         self.model = SimpleNamespace(diffusion_model=random_unet(seed, dtype, xl))
         self.sd_checkpoint_info = f"checkpoint {seed}"
         self.cond_stage_model_empty_prompt = self.context("")[None]
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+        self.alphas_cumprod = torch.cumprod(1 - betas, 0)
         if xl:
             keys = ("original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple")
             self.conditioner = SimpleNamespace(embedders=[object(), *map(ConcatTimestepEmbedderND, keys)])
+
+    def apply_model(self, x: Tensor, time: Tensor, cond: Any) -> Tensor:
+        """The noise in `x` of variance 1 at steps of the schedule."""
+        signal = self.alphas_cumprod[time.long()]
+        vector = {"y": cond["vector"].to(x.dtype)} if "vector" in cond else {}
+        context = cond["crossattn"] if vector else torch.cat(cond["c_crossattn"], 1)
+        return self.model.diffusion_model(x, 50 * ((1 - signal) / signal).sqrt(), context=context, **vector)
 
     def get_learned_conditioning(self, texts: Any) -> Any:
         """`[n, T, D]`, the shorter texts filled up with empty chunks; for XL with their vectors."""

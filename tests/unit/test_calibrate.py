@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib_masknoise.calibrate import measuring
+from lib_masknoise.calibrate import measuring, style
 from lib_masknoise.calibrate.calibrator import Calibrator
 from lib_masknoise.calibrate.effects import EFFECTS, Case, cases
 from lib_masknoise.calibrate.measuring import Run, at, calibrate, crossing, joined
@@ -327,6 +327,25 @@ def test_other_prompts_are_measured_and_the_style_stays(calibrator):
     calibrator.profiles.save(replace(first, style={"rank": 4}))
     second = calibrator.make(CalibrateRequest.parse({**ASKED, "prompts": ["c"]}))
     assert second.prompts == ("c",) and second.style == {"rank": 4}
+
+
+def test_style_is_found_with_prompts_of_its_own_and_the_ranges_stay(calibrator, monkeypatch):
+    with pytest.raises(SceneError, match="prompts: expected none"):
+        CalibrateRequest.parse({"style": True, "prompts": ["a"]})
+    first = calibrator.make(CalibrateRequest.parse(ASKED))
+    found = style.Found(torch.eye(2), ("mid",), {"style": torch.ones(1, 1, 2)})
+    seen = []
+
+    def styled(settings, measure):
+        seen.append(settings.size)
+        return found
+
+    monkeypatch.setattr(calibrator.workshop.host.model, "styled", styled, raising=False)
+    asked = CalibrateRequest.parse({"style": True, "width": 64, "height": 128})
+    second = calibrator.make(asked)
+    assert second.effects == first.effects and second.style == found.to_dict() and seen == [(128, 64)]
+    assert calibrator.make(asked) == second and len(seen) == 1
+    assert calibrator.make(CalibrateRequest.parse(ASKED)) == second
 
 
 def test_presets_in_per_cent_become_numbers_of_its_model(calibrator):

@@ -45,7 +45,7 @@ def test_where_things_are_is_no_style(seed, by):
     parts = zip(style.style(noise, noise[:, 0]), style.style(there, there[:, 0]), strict=True)
     means, covariances, spectrum, orientations = ((a - b).abs().max() for a, b in parts)
     assert max(means, covariances, spectrum) < 1e-3
-    assert orientations < 0.4  # gradients across the edge are not counted
+    assert orientations < 0.8  # gradients across the edge are not counted: up to 0.53 in 12,000 tries
 
 
 def test_each_part_of_a_style_hears_what_it_is_for():

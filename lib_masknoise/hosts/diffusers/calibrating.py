@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from lib_masknoise.calibrate.style import Found, Subject
 from lib_masknoise.hosts.diffusers.additions import loras_of
 from lib_masknoise.hosts.diffusers.exploring import PipelineModel
 from lib_masknoise.hosts.diffusers.recording import meant, noise_level
 from lib_masknoise.hosts.diffusers.rendering import Job
 from lib_masknoise.hosts.diffusers.styles import model_hash
+from lib_masknoise.hosts.diffusers.styling import PipelineSubject
 from lib_masknoise.scene import Scene
 from lib_masknoise.settings import Settings
 
@@ -31,6 +33,9 @@ class PipelineProbe(PipelineModel):
 
     def identity(self) -> tuple[str, str]:
         return model_hash(self.name), Path(self.name).stem if self.name else BUILT_IN
+
+    def styled(self, settings: Settings, measure: Callable[[Subject], Found]) -> Found:
+        return measure(PipelineSubject(self.pipe, settings.size))
 
     @torch.no_grad()
     def heading(

@@ -20,14 +20,14 @@ from torch import Tensor
 from lib_masknoise.attention import Share, Wanted, shares
 from lib_masknoise.hosts.webui import facts, padding
 from lib_masknoise.hosts.webui.blocks import layer_tags
-from lib_masknoise.hosts.webui.denoising import Conflict, Denoising
+from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, Planned
 from lib_masknoise.maps import extent
 
 
-class Layers:
-    """A1111's method: forwards of its cross-attention layers for one sampling pass."""
+class Attending:
+    """Forwards of the cross-attention layers that attend to what the rows of each call are planned to see."""
 
-    def __init__(self, denoising: Denoising):
+    def __init__(self, denoising: Planned):
         self.denoising = denoising
         self._unet: torch.nn.Module | None = None
         self._layers: list[Any] = []  # modules of the host's class
@@ -64,11 +64,11 @@ class Layers:
         self._unet, self._layers, self._hook = None, [], None
         self.denoising.attention.clear()
 
-    # --- Each call of the denoiser and of the U-Net
+    # --- Each call of the U-Net
 
-    def plan(self, params: Any) -> None:
+    def begin(self) -> None:
+        """The rows to come are the first of those that are planned."""
         self._cursor, self._shares = 0, None
-        self.denoising.plan(params, padding.wanted())
 
     def _before_unet(self, unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.denoising.check()
@@ -102,6 +102,16 @@ class Layers:
             size = self.denoising.size_of(x.shape[1])
             out = attention.attend(layer, wide, self._shares, size, layer.scale)
         return layer.to_out(out.to(q.dtype))
+
+
+class Layers(Attending):
+    """A1111's method, for one sampling pass."""
+
+    denoising: Denoising
+
+    def plan(self, params: Any) -> None:
+        self.begin()
+        self.denoising.plan(params, padding.wanted())
 
     def after_denoiser(self, params: Any) -> None:
         """`uncond + w_k (cond_k − uncond)` for `cond_k`, so that the host's sum over k weighs by location."""

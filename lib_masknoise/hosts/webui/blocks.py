@@ -21,10 +21,19 @@ def layer_of(name: str) -> Layer | None:
 
 def layer_tags(unet: Any) -> dict[str, Tags]:
     """The tags (`scene.layers`) of all cross-attention layers of a U-Net, by the names of their modules."""
-    layers = {name: layer for name, _ in unet.named_modules() if (layer := layer_of(name)) is not None}
+    tags = tags_of(block_levels(unet))
+    return {name: tags[_block(layer)] for name, layer in _layers(unet).items()}
+
+
+def block_levels(unet: Any) -> dict[str, int]:
+    """The blocks with cross-attention, by their names in `scene.layers`, and how many times the latent has been halved
+    there."""
     levels = _levels(unet)
-    tags = tags_of({_block(layer): levels[layer[:2]] for layer in layers.values()})
-    return {name: tags[_block(layer)] for name, layer in layers.items()}
+    return {_block(layer): levels[layer[:2]] for layer in _layers(unet).values()}
+
+
+def _layers(unet: Any) -> dict[str, Layer]:
+    return {name: layer for name, _ in unet.named_modules() if (layer := layer_of(name)) is not None}
 
 
 def _block(layer: Layer) -> str:

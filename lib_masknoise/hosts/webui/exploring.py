@@ -121,10 +121,10 @@ class WebUIModel:
     longest = CHUNK_TOKENS
     size = USUAL_SIZE
 
-    def encode(self, prompts: Sequence[str]) -> dict[str, Encoded]:
+    def encode(self, prompts: Sequence[str], settings: Settings | None = None) -> dict[str, Encoded]:
         """By the host's own parser and encoder. `<lora:…>` and the like are left out; of a prompt that changes over the
-        steps it is the first."""
-        p = job_of(HostSettings(), "", 0, 1)
+        steps it is the first. settings: whose size SDXL's vectors say."""
+        p = job_of(settings or HostSettings(), "", 0, 1)
         encodings = Encodings()
         found = {}
         with closing(p), torch.no_grad():

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lib_masknoise.attention import Row, Share, shares
 from lib_masknoise.hosts.webui.blocks import layer_of, layer_tags
-from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, context_of
+from lib_masknoise.hosts.webui.denoising import Conflict, Denoising, Planned, context_of
 from lib_masknoise.maps import extent
 
 COND, UNCOND = 0, 1
@@ -124,54 +124,28 @@ def spread(weight: Tensor, like: Tensor) -> Tensor:
     return weight.to(like).reshape(len(weight), *[1] * (like.dim() - 3), *extent(weight))
 
 
-class CrossAttention:
-    """The exact blend in the cross-attention layers of a U-Net."""
+class Attending:
+    """The exact blend in the cross-attention layers of a U-Net: patches that attend to what the rows of each call are
+    planned to see."""
 
-    def __init__(self, denoising: Denoising):
+    def __init__(self, denoising: Planned):
         self.denoising = denoising
         self._blocks: list[tuple[str, int]] = []
-        self._given_contexts: tuple[Tensor, Tensor | None]
-        self._positive: list[Row] = []
-        self._negative: list[Row] = []
-        self._parts_seen = 0
         self._call: Any = None
         self._given: tuple[Any, ...] | None = None  # the layer that has our contexts and not yet used our attention
         self._wanted = False
         self._shares: tuple[Share, ...] = ()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> CrossAttention:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Attending:
         return self
 
     def bound(self, unet: torch.nn.Module) -> None:
         self.denoising.name_layers({layer_of(name): tags for name, tags in layer_tags(unet).items()})
         self._blocks = _blocks(unet)
 
-    def released(self) -> None:
-        """The patches are on a clone."""
-
-    def plan(self, params: Any) -> None:
-        self.denoising.plan(params)
-        self._given_contexts = context_of(params.text_cond), context_of(params.text_uncond)
-        planned, count = self.denoising.planned, len(self.denoising.rows.pictures)
-        if planned is not None:
-            parts = (len(planned) - (0 if params.text_uncond is None else count)) // count
-            self._positive, self._negative = planned[: parts * count], planned[parts * count :]
-        self._parts_seen, self._call, self._given = 0, None, None
-
-    # --- Each call of the denoiser
-
-    def changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
-        self._parts_seen = 0  # another extension may have called the model before
-        if self.denoising.planned is not None:
-            self.denoising.check_size(extent(x))
-        options = self.patched(options)
-        if self.denoising.weights is not None:
-            if len(cond) * len(self.denoising.rows.pictures) != len(self.denoising.weights):
-                raise Conflict(
-                    "the prompt is divided already by another extension (Forge Couple?); switch it off or MaskNoise"
-                )
-            cond, options = self._masked(cond, self.denoising.weights, x, options)
-        return cond, uncond, options
+    def begin(self) -> None:
+        """A call of the denoiser is to come."""
+        self._call, self._given = None, None
 
     def patched(self, options: Options) -> Options:
         """The host's model options with our patches in them, each once."""
@@ -190,6 +164,11 @@ class CrossAttention:
         replace = {**transformer.get("patches_replace", {}), "attn2": dict.fromkeys(self._blocks, self._attend)}
         return {**options, "transformer_options": {**transformer, "patches": patches, "patches_replace": replace}}
 
+    def rows_of(self, chunks: Sequence[int], context: Tensor) -> Sequence[Row]:
+        """What the rows of a U-Net call see."""
+        assert self.denoising.planned is not None
+        return self.denoising.planned
+
     # --- Each cross-attention layer
 
     def _give_contexts(
@@ -205,7 +184,7 @@ class CrossAttention:
         chunks = extra_options["cond_or_uncond"]
         if chunks is not self._call:  # a new list for each call of the U-Net
             self.denoising.check_size(tuple(extra_options["original_shape"][-2:]))
-            self._call, self._shares = chunks, shares(self._rows_of(chunks, context))
+            self._call, self._shares = chunks, shares(self.rows_of(chunks, context))
         wanted = self.denoising.attention.wanted(layer, self._shares, n)
         self._wanted = wanted is not None
         # Where everything is projected already the layer still has to be given something.
@@ -219,9 +198,50 @@ class CrossAttention:
             self.denoising.attention.take(layer, k, v, extra_options["n_heads"])
         return self.denoising.attention.attend(layer, q, self._shares, self.denoising.size_of(q.shape[1]))
 
-    def _rows_of(self, chunks: Sequence[int], context: Tensor) -> list[Row]:
-        """What the rows of a U-Net call see. The host goes through the parts of the prompts from the last to the first,
-        a chunk with a row for each image at a time, in one call or in several."""
+
+class CrossAttention(Attending):
+    """A `Blender`: the attention patches, for the calls of a job's denoiser."""
+
+    denoising: Denoising
+
+    def __init__(self, denoising: Denoising):
+        super().__init__(denoising)
+        self._given_contexts: tuple[Tensor, Tensor | None]
+        self._positive: list[Row] = []
+        self._negative: list[Row] = []
+        self._parts_seen = 0
+
+    def released(self) -> None:
+        """The patches are on a clone."""
+
+    def plan(self, params: Any) -> None:
+        self.denoising.plan(params)
+        self._given_contexts = context_of(params.text_cond), context_of(params.text_uncond)
+        planned, count = self.denoising.planned, len(self.denoising.rows.pictures)
+        if planned is not None:
+            parts = (len(planned) - (0 if params.text_uncond is None else count)) // count
+            self._positive, self._negative = planned[: parts * count], planned[parts * count :]
+        self._parts_seen = 0
+        self.begin()
+
+    # --- Each call of the denoiser
+
+    def changed(self, x: Tensor, cond: Any, uncond: Any, options: Options) -> tuple[Any, Any, Options]:
+        self._parts_seen = 0  # another extension may have called the model before
+        if self.denoising.planned is not None:
+            self.denoising.check_size(extent(x))
+        options = self.patched(options)
+        if self.denoising.weights is not None:
+            if len(cond) * len(self.denoising.rows.pictures) != len(self.denoising.weights):
+                raise Conflict(
+                    "the prompt is divided already by another extension (Forge Couple?); switch it off or MaskNoise"
+                )
+            cond, options = self._masked(cond, self.denoising.weights, x, options)
+        return cond, uncond, options
+
+    def rows_of(self, chunks: Sequence[int], context: Tensor) -> Sequence[Row]:
+        """The host goes through the parts of the prompts from the last to the first, a chunk with a row for each image
+        at a time, in one call or in several."""
         batch = len(self.denoising.rows.pictures)
         if len(context) != batch * len(chunks):
             raise Conflict(
