@@ -259,25 +259,25 @@ def _grams(contexts: Tensor, free: tuple[Tensor, Tensor] | None, norm: KeyNorm) 
     """From unnormalised keys: contexts `[J, T, heads·d]`, free `[U, R, heads·d]` with profiles `[U, T, R]`."""
     dtype = torch.promote_types(contexts.dtype, torch.float32)
     k = contexts.to(dtype).unflatten(-1, (-1, norm.width)).permute(2, 1, 0, 3)  # [H, T, J, width]
-    gram = _pairs_of(k @ k.transpose(-1, -2) / norm.width).transpose(1, 2)[None]
+    gram = pairs_of(k @ k.transpose(-1, -2) / norm.width).transpose(1, 2)[None]
     if free is None:
         return Grams(norm.eps, gram)
     directions, profiles = free
     n = directions.to(dtype).unflatten(-1, (-1, norm.width)).transpose(1, 2)  # [U, H, R, width]
     s = profiles.to(dtype)[:, None]  # [U, 1, T, R]
     between = torch.einsum("htjd,uhrd->uhtjr", k, n).mul_(2 / norm.width) * s.unsqueeze(3)
-    of_free = _pairs_of(n @ n.transpose(-1, -2) / norm.width).unsqueeze(2) * _pairs(s)
+    of_free = pairs_of(n @ n.transpose(-1, -2) / norm.width).unsqueeze(2) * pairs(s)
     return Grams(norm.eps, gram, between.flatten(3).transpose(2, 3), of_free.transpose(2, 3))
 
 
-def _pairs(a: Tensor) -> Tensor:
+def pairs(a: Tensor) -> Tensor:
     """`[…, J]` → the products of each two, `[…, J(J+1)/2]`."""
     first, second = torch.triu_indices(a.shape[-1], a.shape[-1], device=a.device)
     return a[..., first] * a[..., second]
 
 
-def _pairs_of(matrix: Tensor) -> Tensor:
-    """Symmetric `[…, J, J]` → `[…, J(J+1)/2]`, with which `_pairs` gives the quadratic form."""
+def pairs_of(matrix: Tensor) -> Tensor:
+    """Symmetric `[…, J, J]` → `[…, J(J+1)/2]`, with which `pairs` gives the quadratic form."""
     first, second = torch.triu_indices(matrix.shape[-1], matrix.shape[-1], device=matrix.device)
     return matrix[..., first, second] * torch.where(first == second, 1, 2).to(matrix)
 
@@ -285,14 +285,14 @@ def _pairs_of(matrix: Tensor) -> Tensor:
 def _divisor(grams: Grams, level: Level) -> Tensor:
     """`1/√(‖n_ℓ[t]‖²/d + ε)` at the places of a grouped level, `[g, H, M, T]`."""
     factor = None if level.factor is None else level.factor[:, None]
-    squared = torch.matmul(_pairs(level.coefficients)[:, None], grams.contexts)
+    squared = torch.matmul(pairs(level.coefficients)[:, None], grams.contexts)
     if factor is not None:
         squared = squared * factor.square()
     if grams.between is not None and grams.free is not None and level.noise is not None:
         mixed = (level.coefficients.unsqueeze(-1) * level.noise.unsqueeze(-2)).flatten(-2)
         between = torch.matmul(mixed[:, None], grams.between)
         squared = squared + (between if factor is None else between * factor)
-        squared = squared + torch.matmul(_pairs(level.noise)[:, None], grams.free)
+        squared = squared + torch.matmul(pairs(level.noise)[:, None], grams.free)
     return squared.clamp_min_(0).add_(grams.eps).rsqrt_()
 
 
@@ -404,6 +404,11 @@ def _merged(q: Tensor, out: Tensor, sums: Tensor, keys: Tensor, values: Tensor, 
     return torch.lerp(image.to(share.dtype), text.to(share.dtype), share).to(q.dtype).flatten(2)
 
 
+def chunk_elements(device: torch.device) -> int:
+    """How many elements are held at once."""
+    return CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS_ACCELERATOR)
+
+
 def attention_with_sums(
     q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -417,8 +422,7 @@ def attention_with_sums(
             mask = bias[:, None, None].to(q.dtype).expand(-1, 1, q.shape[2], -1)
             return kernel(q, k, v, attn_mask=mask, scale=scale)
     out, sums = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=exact(q))
-    limit = CHUNK_ELEMENTS.get(q.device.type, CHUNK_ELEMENTS_ACCELERATOR)
-    step = max(64, limit // (q.shape[0] * q.shape[1] * k.shape[2]))
+    step = max(64, chunk_elements(q.device) // (q.shape[0] * q.shape[1] * k.shape[2]))
     keys, values = (t.to(exact(q)) for t in (k.transpose(2, 3), v))
     for start in range(0, q.shape[2], step):
         part = slice(start, start + step)
@@ -444,8 +448,7 @@ def _chunks(groups: int, locations: int, basis: Basis, device: torch.device) -> 
     """Pieces of `[groups, locations]`: on a CPU one group at a time, on an accelerator all of them together."""
     tokens, columns = basis.keys.shape[2:]
     together = 1 if device.type in CHUNK_ELEMENTS else groups
-    limit = CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS_ACCELERATOR)
-    step = max(64, limit // (basis.heads * max(columns, tokens) * together))
+    step = max(64, chunk_elements(device) // (basis.heads * max(columns, tokens) * together))
     places = [slice(start, min(start + step, locations)) for start in range(0, locations, step)]
     return ((slice(group, group + together), places) for group in range(0, groups, together))
 

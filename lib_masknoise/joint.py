@@ -1,9 +1,15 @@
 """Transformers in which text and image change together: the texts of all concepts side by side, each weighed by place.
 
 No exact local form exists there, since a text reads the image on its way. What there is: every text sees itself and the
-image, as it does alone, and an image location ℓ sees the tokens of text k with `log w_k(ℓ)` added to their logits, so
-that the softmax weighs them by `w_k(ℓ)`. Between two concepts the softmax mixes two readings; a *level-set text*, the
-blend of both contexts at a share s, is a text of its own, which counts most where the map has that share:
+image, as it does alone, and an image location ℓ sees the image and one text, whose keys and values are the blend by
+`w_k(ℓ)` of those that all texts have come to at this layer. Blending shortens keys, which a norm has made alike in
+length; so each blended key gets the length that its parts have on average:
+
+    K_ℓ[t] = r_ℓ[t] Σ_k w_k(ℓ) K_k[t],   r_ℓ[t] = Σ_k w_k(ℓ) ‖K_k[t]‖ / ‖Σ_k w_k(ℓ) K_k[t]‖
+    V_ℓ[t] = Σ_k w_k(ℓ) V_k[t]
+
+A *level-set text*, the blend of two contexts at a share s, is a text of its own that goes through the whole network and
+counts most where the map has that share:
 
     w_k(ℓ) = max(0, 1 − |s(ℓ) − s_k|·(n + 1)),   s_k = k/(n + 1),   k = 0 … n + 1
 
@@ -12,8 +18,9 @@ so that the way from one concept to the other passes n real blends and a locatio
 Texts of several lengths: a token that only some of a blend's contexts have is the blend of those, and counts as much as
 they do, by the logarithm of that added to its logit (`conditioning.presence`). So a context alone is exactly itself.
 
-The attention needs no mask of tokens × tokens: a softmax over parts is the softmax of each, weighed by its sum of
-exponentials. Knows no host.
+Nothing of the size tokens × tokens is built, no text reads another, and a location reads only the texts that count
+there: places that see the same single text, and that text's own queries, are one call of the host's own kernel.
+Knows no host.
 """
 
 from __future__ import annotations
@@ -22,14 +29,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from lib_masknoise.attention import attention_with_sums
-from lib_masknoise.conditioning import NEGLIGIBLE, LocationConditioning, presence
+from lib_masknoise.attention import attention_with_sums, chunk_elements, exact, pairs, pairs_of
+from lib_masknoise.conditioning import MAX_NORM_FACTOR, NEGLIGIBLE, LocationConditioning, presence
 from lib_masknoise.maps import Size, resize
 
 KNOTS = 1
 """Blended contexts for each pair that meets (docs/architectures.md)."""
+
+MEETS = 0.01
+"""Pairs that meet on less than this share of the picture, as at the steps of a hard edge, have no text between them;
+from twice as much on they have it whole."""
+
+MOST = 12
+"""Kinds of places with several texts; where there are more, all of them are one kind that sees every text."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,7 @@ def level_sets(a: Tensor, knots: int) -> tuple[Tensor, Tensor]:
             if not bool((meeting > NEGLIGIBLE).any()):
                 continue
             mass = (a[:, i] + a[:, j]) * meeting
+            mass = mass * (mass.mean((1, 2), keepdim=True) / MEETS - 1).clamp(0, 1)
             share = a[:, j] / (a[:, i] + a[:, j]).clamp_min(torch.finfo(a.dtype).tiny)
             hats = [(1 - (share * (knots + 1) - k).abs()).clamp_min(0) for k in range(knots + 2)]
             own[i] = own[i] - mass * (1 - share) + mass * hats[0]
@@ -140,61 +156,188 @@ def _within(a: Tensor) -> tuple[Tensor, list[Tensor]]:
     return shares / shares.sum(1, keepdim=True), list(w.unbind(1))
 
 
-def log_weights(weights: Tensor, size: Size) -> Tensor:
-    """`[…, K, H, W]` at the image tokens of `size` (h, w), `[…, K, L]`; −inf where a text does not count."""
-    return resize(weights, size).flatten(-2).clamp_min(0).log()
+@dataclass(frozen=True)
+class Alone:
+    """A text that somebody sees: its number and how many tokens it has; which image places see nothing beside it,
+    `[n]`; the logarithms of how much of each token there is, `[tokens]`, None where there is all of all."""
+
+    number: int
+    tokens: int
+    where: Tensor
+    present: Tensor | None
+
+    def to(self, device: torch.device) -> Alone:
+        present = None if self.present is None else self.present.to(device)
+        return Alone(self.number, self.tokens, self.where.to(device), present)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Image places that see the same m texts: which places `[n]`, the texts' numbers `[m]`, what they count there,
+    `[n, m]`, adding up to 1, and how much of each token there is, `[m, T]`, None where there is all of all."""
+
+    where: Tensor
+    texts: Tensor
+    shares: Tensor
+    present: Tensor | None
+
+    def to(self, device: torch.device) -> Mixed:
+        present = None if self.present is None else self.present.to(device)
+        return Mixed(self.where.to(device), self.texts.to(device), self.shares.to(device), present)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What some rows that follow each other see."""
+
+    rows: slice
+    alone: tuple[Alone, ...]
+    mixed: tuple[Mixed, ...]
+
+    def to(self, device: torch.device) -> Seen:
+        return Seen(self.rows, tuple(one.to(device) for one in self.alone), tuple(one.to(device) for one in self.mixed))
+
+
+def at_tokens(weights: Tensor, size: Size) -> Tensor:
+    """Weights `[…, K, H, W]` at the image tokens of `size` (h, w), `[…, K, L]`."""
+    return resize(weights, size).flatten(-2).clamp_min(0)
+
+
+def seen(weights: Tensor, present: Tensor) -> tuple[Seen, ...]:
+    """Which texts count where, once a pass: weights `[R, K, L]` and presence `[R, K, T]`, whose tokens that are there
+    come first."""
+    return tuple(
+        Seen(slice(first, last), *_places(weights[first], present[first])) for first, last in _runs(weights, present)
+    )
+
+
+def _runs(*of_rows: Tensor) -> list[tuple[int, int]]:
+    """Where rows begin and end that follow each other and are alike."""
+    count = len(of_rows[0])
+    new = [row for row in range(count) if not row or any(bool((t[row] != t[row - 1]).any()) for t in of_rows)]
+    return list(zip(new, [*new[1:], count], strict=True))
+
+
+def _places(weights: Tensor, present: Tensor) -> tuple[tuple[Alone, ...], tuple[Mixed, ...]]:
+    """Of a row, weights `[K, L]` and presence `[K, T]`."""
+    kinds, kind = torch.unique(weights > NEGLIGIBLE, dim=1, return_inverse=True)
+    several = kinds.sum(0) > 1
+    if int(several.sum()) > MOST:
+        together = int(several.nonzero()[0])
+        kind = torch.where(several[kind], together, kind)
+        kinds[:, together] = kinds[:, several].any(1)
+    mixed, single = [], {}
+    for number in kind.unique().tolist():
+        where, texts = (kind == number).nonzero()[:, 0], kinds[:, number].nonzero()[:, 0]
+        if len(texts) == 1:
+            single[int(texts)] = where
+            continue
+        shares, own = weights[texts][:, where].T, present[texts]
+        shares = shares / shares.sum(1, keepdim=True)
+        mixed.append(Mixed(where, texts, shares, None if bool((own == 1).all()) else own))
+    alone = []
+    for k in sorted({*single, *(k for one in mixed for k in one.texts.tolist())}):
+        own = present[k][present[k] > 0]
+        bias = None if bool((own == 1).all()) else own.log()
+        alone.append(Alone(k, len(own), single.get(k, torch.zeros(0, dtype=torch.long)), bias))
+    return tuple(alone), tuple(mixed)
+
+
+Parts = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values."""
 
 
 def joint_attention(
-    text: tuple[Tensor, Tensor, Tensor],
-    image: tuple[Tensor, Tensor, Tensor],
-    weights: Tensor,
-    scale: float,
-    present: Tensor | None = None,
+    text: Parts, image: Parts, count: int, sights: Sequence[Seen], scale: float
 ) -> tuple[Tensor, Tensor]:
     """Attention of K texts and an image to themselves and to each other, as this module's head describes.
 
     text: queries, keys and values `[R, heads, K·T, d]`, a text after the other. image: those `[R, heads, L, d]`.
-    weights: logarithms, `[R, K, L]`. present: logarithms of how much of a token there is, `[R, K, T]`; all of it when
-    None. Returns what texts and image get, in the same shapes.
+    sights: what the rows see. Returns what texts and image get, in the same shapes; zero for what nobody sees.
     """
-    rows, count, _ = weights.shape
-    image_q, image_k, image_v = image
-    # Each text sees itself and the image.
-    itself, own = texts_alone(text, count, scale, present)
-    beside, image_sums = attention_with_sums(text[0], image_k, image_v, scale)
-    share = torch.sigmoid(own[..., None] - image_sums[..., None])
-    of_texts = torch.lerp(beside.to(share.dtype), itself.to(share.dtype), share)
-    # The image sees itself and all texts, each by its weight.
-    out, sums = attention_with_sums(image_q, image_k, image_v, scale)
-    every = image_q[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
-    k, v = (_apart(t, count) for t in text[1:])
-    bias = None if present is None else present.flatten(0, 1)
-    read, read_sums = (t.unflatten(0, (rows, count)) for t in attention_with_sums(every, k, v, scale, bias))
-    logits = torch.cat([sums[:, None], read_sums + weights[:, :, None].to(read_sums)], dim=1)
-    shares = logits.softmax(1)[..., None]
-    of_image = shares[:, 0] * out
-    for i in range(count):
-        of_image.addcmul_(shares[:, 1 + i], read[:, i].to(of_image.dtype))
-    return of_texts.to(text[0].dtype), of_image.to(image_q.dtype)
+    of_text, of_image = torch.zeros_like(text[0]), torch.empty_like(image[0])
+    for sight in sights:
+        apart = tuple(t[sight.rows].unflatten(2, (count, -1)) for t in text)
+        beside = tuple(t[sight.rows] for t in image)
+        out = of_text[sight.rows].unflatten(2, (count, -1)), of_image[sight.rows]
+        for one in sight.alone:
+            _with_one_text(apart, beside, out, one, scale)
+        if sight.mixed:
+            _with_several(apart, beside, out[1], sight.mixed, scale)
+    return of_text, of_image
 
 
-def texts_alone(
-    text: tuple[Tensor, Tensor, Tensor], count: int, scale: float, present: Tensor | None = None
+def _with_one_text(
+    text: Sequence[Tensor], image: Sequence[Tensor], out: tuple[Tensor, Tensor], one: Alone, scale: float
+) -> None:
+    """A text's own queries and those of the places that see it alone: both read it and the image."""
+    own, k, v = (t[:, :, one.number, : one.tokens] for t in text)
+    q = torch.cat([own, image[0][:, :, one.where]], dim=2)
+    k, v = (torch.cat(pair, dim=2) for pair in ((k, image[1]), (v, image[2])))
+    bias = None if one.present is None else F.pad(one.present, (0, image[1].shape[2])).to(q)[None]
+    found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    out[0][:, :, one.number, : one.tokens] = found[:, :, : one.tokens]
+    out[1][:, :, one.where] = found[:, :, one.tokens :]
+
+
+def _with_several(
+    text: Sequence[Tensor], image: Sequence[Tensor], out: Tensor, mixed: Sequence[Mixed], scale: float
+) -> None:
+    """The places that see a blend of texts, beside the image."""
+    where = torch.cat([one.where for one in mixed])
+    q = image[0][:, :, where]
+    beside, image_sums = attention_with_sums(q, image[1], image[2], scale)
+    read = [
+        blended_texts(part, *(t[:, :, one.texts] for t in text[1:]), one.shares, scale, one.present)
+        for part, one in zip(q.split([len(one.where) for one in mixed], dim=2), mixed, strict=True)
+    ]
+    of_texts, sums = (torch.cat(found, dim=2) for found in zip(*read, strict=True))
+    share = torch.sigmoid(sums - image_sums.to(sums))[..., None]
+    out[:, :, where] = torch.lerp(beside.to(share), of_texts, share).to(out)
+
+
+def blended_texts(
+    q: Tensor, keys: Tensor, values: Tensor, shares: Tensor, scale: float, present: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Attention of each of K texts to itself, `[R, heads, K·T, d]`, and the logarithms of the sums of exponentials,
-    `[R, heads, K·T]`; the arguments are those of `joint_attention`."""
-    q, k, v = (_apart(t, count) for t in text)
-    out, sums = attention_with_sums(q, k, v, scale, None if present is None else present.flatten(0, 1))
+    """Attention of places to the blend of some texts that each of them sees, and the logarithms of its sums.
+
+    q `[R, heads, n, d]`; keys, values `[R, heads, m, T, d]`; shares `[n, m]`; present `[m, T]`, all of it when None.
+    Returns `[R, heads, n, d]` and `[R, heads, n]`, in float32 at least.
+    """
+    kind, (count, tokens, width) = exact(q), keys.shape[2:]
+    there = None if present is None else present.to(kind)
+    keys, values = (t.to(kind) if there is None else t.to(kind) * there[..., None] for t in (keys, values))
+    lengths = keys.norm(dim=-1)  # [R, heads, m, T]
+    grams = pairs_of(torch.einsum("rhitd,rhjtd->rhtij", keys, keys)).transpose(2, 3)
+    k, v = (t.transpose(2, 3).flatten(3) for t in (keys, values))  # [R, heads, T, m·d]
+    out, sums = q.new_empty(q.shape, dtype=kind), q.new_empty(q.shape[:3], dtype=kind)
+    step = max(64, chunk_elements(q.device) // (len(q) * q.shape[1] * max(tokens, count * width)))
+    for start in range(0, q.shape[2], step):
+        part = slice(start, start + step)
+        a = shares[part].to(kind)
+        stacked = (q[:, :, part, None].to(kind) * a[:, :, None]).flatten(3)
+        squared = torch.matmul(pairs(a), grams)
+        factor = (torch.matmul(a, lengths) * squared.clamp_min(torch.finfo(kind).tiny).rsqrt()).clamp_max(
+            MAX_NORM_FACTOR
+        )
+        logits = torch.matmul(stacked, k.transpose(2, 3)).mul_(factor).mul_(scale)
+        if there is not None:
+            share = a @ there
+            inverse = torch.where(share > 0, 1 / share.clamp_min(torch.finfo(kind).tiny), 0)
+            logits = logits.mul_(inverse).add_(share.log())
+        sums[:, :, part] = logits.logsumexp(-1)
+        probabilities = logits.softmax(-1)
+        if there is not None:
+            probabilities = probabilities * inverse
+        read = torch.matmul(probabilities, v).unflatten(3, (count, width))
+        out[:, :, part] = (read * a[:, :, None]).sum(3)
+    return out, sums
+
+
+def texts_alone(text: Parts, count: int, scale: float, present: Tensor | None = None) -> Tensor:
+    """Attention of each of K texts to itself, `[R, heads, K·T, d]`. present: `[R, K, T]`, all of it when None."""
     rows = len(text[0])
-    return _together(out, rows), _together(sums[..., None], rows)[..., 0]
-
-
-def _apart(t: Tensor, count: int) -> Tensor:
-    """`[R, heads, K·T, d]` → `[R·K, heads, T, d]`."""
-    return t.unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1)
-
-
-def _together(t: Tensor, rows: int) -> Tensor:
-    """`[R·K, heads, T, d]` → `[R, heads, K·T, d]`."""
-    return t.unflatten(0, (rows, -1)).transpose(1, 2).flatten(2, 3)
+    q, k, v = (t.unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1) for t in text)
+    bias = None if present is None else present.flatten(0, 1)[:, None, None].log().to(q)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    return out.unflatten(0, (rows, count)).transpose(1, 2).flatten(2, 3)

@@ -347,3 +347,37 @@ def zimage() -> "diffusers.ZImagePipeline":
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def lumina2_transformer(blocks: int = 2) -> "diffusers.Lumina2Transformer2DModel":
+    """Fewer keys than queries, as published."""
+    return strong(
+        diffusers.Lumina2Transformer2DModel(
+            sample_size=32,
+            hidden_size=64,
+            num_layers=blocks,
+            num_refiner_layers=1,
+            num_attention_heads=4,
+            num_kv_heads=2,
+            multiple_of=16,
+            axes_dim_rope=(4, 6, 6),
+            cap_feat_dim=32,
+        )
+    )
+
+
+def lumina2() -> "diffusers.Lumina2Pipeline":
+    torch.manual_seed(0)
+    config = transformers.Gemma2Config(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, head_dim=8, query_pre_attn_scalar=8,
+    )  # fmt: skip
+    pipe = diffusers.Lumina2Pipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder(),
+        text_encoder=strong(transformers.Gemma2Model(config)),
+        tokenizer=tokenizer(),
+        transformer=lumina2_transformer(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -14,11 +14,11 @@ from tests.model import random_pipelines  # noqa: E402
 from tests.model.test_static_text import FULL, LEFT, RIGHT, SIZE, STEPS, TWO, close, images, state, still  # noqa: E402
 
 TOKENS = 96
-ONE_BY_ONE = ("QwenImagePipeline", "Flux2KleinPipeline")
+ONE_BY_ONE = ("QwenImagePipeline", "Flux2KleinPipeline", "Lumina2Pipeline")
 """Those that evaluate the sides of guidance one after the other."""
 
 
-@pytest.fixture(scope="module", params=["flux", "sd3", "qwen", "flux2", "klein", "zimage"])
+@pytest.fixture(scope="module", params=["flux", "sd3", "qwen", "flux2", "klein", "zimage", "lumina2"])
 def pipe(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(changing_text, "FLUX2_TOKENS", TOKENS)  # in place of 512, to be quick
@@ -89,8 +89,15 @@ def test_outside_the_window_the_base_is_alone(pipe):
     assert close(never, plain(pipe, "a marsh"))
 
 
-def test_half_of_two_prompts_everywhere_is_the_blended_context(pipe):
+def blends(monkeypatch, knots):
+    """Another number of blends a pair, in all models."""
+    for kind in (changing_text.JointBinding, changing_text._FluxBinding):
+        monkeypatch.setattr(kind, "knots", knots)
+
+
+def test_half_of_two_prompts_everywhere_is_the_blended_context(pipe, monkeypatch):
     """A constant map at a level: one text, whose context is the blend."""
+    blends(monkeypatch, 1)
     scene = {"concepts": [{"prompt": "a forest", "weight": 0.5}]}
     assert close(still(pipe, scene, "an ocean", guidance_scale=1.0), of_context(pipe, "an ocean", "a forest", 0.5))
 
@@ -100,6 +107,8 @@ def of_context(pipe, prompt, other, share):
     base, concept = family(pipe).encode([prompt, other]).values()
     context = torch.lerp(base.context, concept.context, share)
     given = {"prompt_embeds": [context] if type(pipe).__name__ == "ZImagePipeline" else context[None]}
+    if type(pipe).__name__ == "Lumina2Pipeline":
+        given["prompt_attention_mask"] = torch.ones(1, len(context), dtype=torch.long)
     if base.pooled is not None:
         given["pooled_prompt_embeds"] = torch.lerp(base.pooled, concept.pooled, share)[None]
     return sampled(pipe, 1.0, **given)
@@ -185,6 +194,6 @@ def test_more_levels_mix_nearer_texts(pipe, monkeypatch):
     """What a place mixes lies nearer to what it is meant to see; the picture changes, the texts are more."""
     pictures = []
     for knots in (0, 1, 3):
-        monkeypatch.setattr(changing_text.JointBinding, "knots", knots)
+        blends(monkeypatch, knots)
         pictures.append(still(pipe, {"concepts": TWO[:1]}, "an ocean"))
     assert not close(pictures[0], pictures[1], levels=2) and not close(pictures[1], pictures[2], levels=0)

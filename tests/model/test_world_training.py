@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 
 from transformers import CLIPTokenizer  # noqa: E402
 
-from tools.small_model import export_single_file, train_local_vae, train_world_unet, world_data  # noqa: E402
+from tools.small_model import export_single_file, train_local_vae, train_world_unet, world_checkpoint, world_data  # noqa: E402
 from tools.small_model.layout import unet_names, vae_names  # noqa: E402
 from tools.small_model.local_vae import SIGNALS, LocalVAE, Width, from_autoencoder, to_autoencoder, widths_for  # noqa: E402
 from tools.small_model.networks import MODEL, read_config, read_weights  # noqa: E402
@@ -96,28 +96,52 @@ def work(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     for number, count in ((0, 18), (3, 4)):
         world_data.save(world_data.make_shard(number, count=count), folder / f"pictures-{number:03d}.pt")
-    trainer = train_local_vae.Trainer(steps=4, rate=1e-3, sharpen=1, seed=1)
+    trainer = train_local_vae.Trainer(steps=4, rate=1e-3, sharpen=1, freeze=2, seed=1)
     pictures = train_local_vae.Pictures(folder)
     parts = [trainer.update(pictures) for _ in range(2)]
     assert "judge" not in parts[0] and "judge" in parts[1]
+    world_data.save(trainer.state(), folder / "vae.pt")
+    with pytest.raises(ValueError, match="still learning"):
+        world_data.make_latents(folder, folder / "vae.pt")
+    trainer.update(pictures)
     world_data.save(trainer.state(), folder / "vae.pt")
     world_data.make_latents(folder, folder / "vae.pt")
     return folder
 
 
-def test_the_autoencoder_goes_on_as_if_it_had_not_stopped(work):
+@pytest.mark.parametrize("freeze", [None, 0, 1])
+def test_the_autoencoder_goes_on_as_if_it_had_not_stopped(work, freeze):
     pictures = train_local_vae.Pictures(work)
     ends = []
     for stop in (False, True):
-        trainer = train_local_vae.Trainer(steps=4, rate=1e-3, sharpen=1, seed=1)
+        trainer = train_local_vae.Trainer(steps=4, rate=1e-3, sharpen=1, freeze=freeze, seed=1)
         trainer.update(pictures)
         if stop:
-            state, trainer = trainer.state(), train_local_vae.Trainer(steps=4, rate=1e-3, sharpen=1, seed=9)
+            state = trainer.state()
+            trainer = train_local_vae.Trainer(steps=4, rate=1e-3, sharpen=1, freeze=freeze, seed=9)
             trainer.seed = 1
             trainer.restore(state)
         trainer.update(pictures)
         ends.append(trainer.average.module.state_dict())
     assert all(torch.allclose(ends[0][name], ends[1][name], atol=1e-6) for name in ends[0])
+
+
+def test_the_encoder_stands_still_while_the_decoder_learns(work):
+    pictures = train_local_vae.Pictures(work)
+    trainer = train_local_vae.Trainer(steps=4, rate=1e-3, sharpen=None, freeze=1, seed=1)
+    trainer.update(pictures)
+    before = trainer.average.module.fingerprint()
+    decoder = trainer.model.decoder.conv_in.weight.clone()
+    trainer.update(pictures)
+    assert trainer.average.module.fingerprint() == trainer.model.fingerprint() == before
+    assert not torch.equal(trainer.model.decoder.conv_in.weight, decoder)
+
+
+def test_latents_of_an_encoder_are_made_once(work):
+    path = work / "latents-000.pt"
+    made = path.stat().st_mtime_ns
+    world_data.make_latents(work, work / "vae.pt")
+    assert path.stat().st_mtime_ns == made
 
 
 def unet_trainer(work: Path, seed: int = 1) -> train_world_unet.Trainer:
@@ -132,7 +156,8 @@ def test_a_batch_is_its_step(work):
         assert torch.equal(first.latents, again.latents) and torch.equal(first.ids, again.ids)
         assert first.ids.shape[2] == 77 and first.weight.shape == first.latents.shape[:1] + first.latents.shape[2:]
         assert 0 <= first.weight.min() and first.weight.max() <= 1
-    assert latents.batch(4, 1).latents.shape == (4, 4, 32, 64)  # of the wide shard
+    assert latents.batch(1, 1).latents.shape == (3, 4, 32, 32)
+    assert latents.batch(5, 1).latents.shape == (2, 4, 32, 64)  # of the wide shard
 
 
 def test_words_without_a_meaning_stay_without_one(work):
@@ -167,11 +192,35 @@ def test_from_training_to_a_folder_that_the_program_renders_with(work, tmp_path)
     assert np.asarray(frame.image).shape == (64, 96, 3)
 
 
+def test_a_packed_training_goes_on(work, tmp_path):
+    trainer = unet_trainer(work)
+    trainer.update()
+    folder = tmp_path / "work"
+    folder.mkdir()
+    world_data.save(trainer.state(), folder / "unet.pt")
+    (folder / "vae.pt").write_bytes((work / "vae.pt").read_bytes())
+    small = world_checkpoint.pack(folder, tmp_path / "small")
+    with pytest.raises(ValueError, match="is there already"):
+        world_checkpoint.unpack(folder, tmp_path / "small")
+    world_checkpoint.unpack(tmp_path / "again", tmp_path / "small")
+    assert sum(path.stat().st_size for path in small) < 30_000_000
+    assert LocalVAE.load(tmp_path / "again" / "vae.pt").fingerprint() == LocalVAE.load(work / "vae.pt").fingerprint()
+    vae = train_local_vae.Trainer(steps=9, rate=1e-3, sharpen=1, freeze=2, seed=1)
+    vae.restore(torch.load(tmp_path / "again" / "vae.pt"))
+    assert vae.frozen and vae.step == 3
+    other = unet_trainer(work)
+    other.restore(torch.load(tmp_path / "again" / "unet.pt"))
+    for name, average in trainer.averages.items():
+        for value, kept in zip(average.module.parameters(), other.averages[name].module.parameters(), strict=True):
+            assert torch.allclose(value, kept, atol=1e-3, rtol=1e-3)
+    assert other.step == 1 and other.update() > 0
+
+
 def test_other_latents_are_refused(work):
     trainer = unet_trainer(work)
     state = trainer.state()
-    with pytest.raises(ValueError, match="the autoencoder has changed"):
-        trainer.restore({**state, "scale": 2 * state["scale"]})
+    with pytest.raises(ValueError, match="it has changed"):
+        trainer.restore({**state, "encoder": "another"})
 
 
 def test_a_folder_without_data_is_named(tmp_path):

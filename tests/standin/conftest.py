@@ -26,6 +26,7 @@ ADAPTER = (
     "job",
     "joint",
     "live",
+    "own_job",
     "parts",
     "predictions",
     "prompts",

@@ -26,13 +26,15 @@ FULL = 16
 
 class ForgeCheckpoint(Checkpoint):
     """kind: "unet", "transformer", "masked transformer", which takes an attention mask, "frames transformer", whose
-    latents have an axis of frames, or "static transformer", the same with text that stays what it is."""
+    latents have an axis of frames, "static transformer", the same with text that stays what it is, or "video
+    transformer", of more than one frame, which reads its text in layers of its own before."""
 
     def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float32, xl: bool = False, kind: str = "unet"):
         super().__init__(seed, dtype, xl)
-        self.kind, self.is_wan = kind, kind.startswith(("frames", "static"))
+        self.kind, self.is_wan = kind, kind.startswith(("frames", "static", "video"))
+        self.frames = 2 if kind.startswith("video") else 1
         if kind != "unet":
-            classes = {"masked transformer": Masked, "static transformer": Static}
+            classes = {"masked transformer": Masked, "static transformer": Static, "video transformer": Video}
             self.model.diffusion_model = classes.get(kind, Transformer)(seed, dtype)
         else:
             name_blocks(self.model.diffusion_model)
@@ -46,9 +48,9 @@ class ForgeCheckpoint(Checkpoint):
     def get_learned_conditioning(self, texts: Any) -> Any:
         if self.kind == "unet":
             return super().get_learned_conditioning(texts)
-        if self.kind.startswith("static"):
-            contexts = [self.context(text) for text in texts]
-            return [F.pad(one, (0, 0, 0, FULL - len(one)))[None] for one in contexts]
+        if self.kind.startswith(("static", "video")):
+            filled = [F.pad(one, (0, 0, 0, FULL - len(one))) for one in map(self.context, texts)]
+            return [one[None] for one in filled] if self.kind.startswith("static") else torch.stack(filled)
         contexts = super().get_learned_conditioning(texts)
         vectors = torch.stack([self.pooled(text) for text in texts]).to(self.dtype)
         guidance = torch.full((len(texts),), float(getattr(texts, "distilled_cfg_scale", None) or 3.5))
@@ -59,7 +61,7 @@ class Patcher:
     """A model and what is patched on it. Clones have the model in common."""
 
     def __init__(self, model: Model):
-        self.model = model
+        self.model, self.load_device = model, torch.device("cpu")
         self.model_options: dict[str, Any] = {"transformer_options": {}}
 
     def clone(self) -> Patcher:
@@ -83,6 +85,7 @@ class Model:
 
     def __init__(self, diffusion_model: nn.Module, sigmas: Tensor):
         self.diffusion_model = diffusion_model
+        self.computation_dtype = next(diffusion_model.parameters()).dtype
         self.predictor = SimpleNamespace(sigmas=sigmas)
 
     def apply_model(self, x: Tensor, sigma: Tensor, c_crossattn: Tensor, transformer_options: Any, **rest: Any) -> Any:
@@ -253,15 +256,18 @@ class Static(nn.Module):
 
     def __init__(self, seed: int, dtype: torch.dtype, width: int = 16, channels: int = 4):
         super().__init__()
-        self.patch_spatial = 2
         self.image, self.out = nn.Linear(4 * channels, width), nn.Linear(width, 4 * channels)
         self.time = nn.Linear(1, width)
-        self.blocks = nn.ModuleList(StaticBlock(width) for _ in range(2))
+        self.build(width)
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.parameters():
             std = 1.0 if parameter.dim() == 1 else parameter[0].numel() ** -0.5
             nn.init.normal_(parameter.detach(), std=std, generator=generator)
         self.to(dtype).requires_grad_(False).eval()
+
+    def build(self, width: int) -> None:
+        self.patch_spatial = 2
+        self.blocks = nn.ModuleList(StaticBlock(Attention(width, width), Attention(width, DIM)) for _ in range(2))
 
     def forward(self, x: Tensor, time: Tensor, context: Tensor, transformer_options: Any) -> Tensor:
         rows, channels, frames, height, width = x.shape
@@ -277,14 +283,52 @@ class Static(nn.Module):
 
 
 class StaticBlock(nn.Module):
-    def __init__(self, width: int):
+    def __init__(self, own: nn.Module, cross: nn.Module):
         super().__init__()
-        self.self_attn, self.cross_attn = Attention(width, width), Attention(width, DIM)
+        self.self_attn, self.cross_attn = own, cross
 
     def forward(self, x: Tensor, context: Tensor, options: Any) -> Tensor:
         normed = F.layer_norm(x, x.shape[2:])
         x = x + self.self_attn(normed, normed[:, None], transformer_options=options)
         return x + self.cross_attn(F.layer_norm(x, x.shape[2:]), context, transformer_options=options)
+
+
+class Video(Static):
+    """Two layers read the text before the blocks (Wan)."""
+
+    def build(self, width: int) -> None:
+        self.patch_size = (1, 2, 2)
+        self.text_embedding = nn.Sequential(nn.Linear(DIM, width), nn.GELU(), nn.Linear(width, width))
+        self.blocks = nn.ModuleList(VideoBlock(VideoAttention(width), VideoAttention(width)) for _ in range(2))
+
+    def forward(self, x: Tensor, time: Tensor, context: Tensor, transformer_options: Any) -> Tensor:
+        return super().forward(x, time, self.text_embedding(context), transformer_options)
+
+
+class VideoBlock(StaticBlock):
+    """Whose cross-attention hears nothing of the model's options."""
+
+    def forward(self, x: Tensor, context: Tensor, options: Any) -> Tensor:
+        normed = F.layer_norm(x, x.shape[2:])
+        x = x + self.self_attn(normed, normed)
+        return x + self.cross_attn(F.layer_norm(x, x.shape[2:]), context, context_img_len=None)
+
+
+class VideoAttention(nn.Module):
+    """Under the names and with the norms of Wan's, over all heads."""
+
+    def __init__(self, width: int, heads: int = 2):
+        super().__init__()
+        self.num_heads = heads
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
+        self.norm_q, self.norm_k = (nn.RMSNorm(width, eps=1e-6) for _ in range(2))
+
+    def forward(self, x: Tensor, context: Tensor, **kwargs: Any) -> Tensor:
+        q, k, v = (
+            t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for t in (self.norm_q(self.q(x)), self.norm_k(self.k(context)), self.v(context))
+        )
+        return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Attention(nn.Module):

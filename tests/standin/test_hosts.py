@@ -95,3 +95,29 @@ def test_a_prompt_of_ours_leaves_the_reference_pictures(host, monkeypatch):
     host.latents(scene("green tree", "blue sea"), others=others)
     assert [len(one) for one in seen] == [2] * len(seen)
     assert host.joint.reference_tokens(2) == 2 * 3 + 2 * 2
+
+
+def test_a_concept_is_read_beside_the_picture_that_img2img_begins_with(host, monkeypatch):
+    """As Neo's Qwen-Image-Edit reads a prompt; the first one that is encoded takes the picture from the model."""
+    host.start(torch.float64, forge="transformer")
+    model, encode = host.model, host.model.get_learned_conditioning
+
+    def encoding(texts):
+        if not texts.is_negative_prompt and model.ini_latent is not None:
+            model.ini_latent = None
+            return encode(texts.of_same_kind([f"picture {text}" for text in texts]))
+        return encode(texts)
+
+    monkeypatch.setattr(model, "get_learned_conditioning", encoding)
+
+    def edited(*args, **options):
+        model.ini_latent = torch.zeros(1, 4, 4, 6)
+        latents = host.latents(*args, **options)
+        assert model.ini_latent is None
+        return latents
+
+    for options in ({}, {"n_iter": 2}):
+        beside = edited(prompt="green tree", **options)
+        assert error(edited(covered("green tree"), prompt="red house", **options), beside) < 1e-7
+        model.ini_latent = None
+        assert error(host.latents(prompt="green tree", **options), beside) > 1e-3

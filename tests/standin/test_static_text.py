@@ -1,4 +1,4 @@
-"""Neo's Anima: a transformer whose text stays what it is, blended exactly in its cross-attention."""
+"""Neo's Anima and Wan: transformers whose text stays what it is, blended exactly in their cross-attention."""
 
 import copy
 import functools
@@ -13,7 +13,7 @@ from tests.standin.host import Other
 from tests.standin.test_blending import covered, error, scene
 from tests.standin.test_forge import patching
 
-KIND = "static transformer"
+KINDS = {"static transformer": "Anima", "video transformer": "Wan"}
 SIZE = (4, 6)
 SINGLE = 1e-7
 """Maps, and the logarithm of how many tokens a text is filled up by, are in float32."""
@@ -25,9 +25,9 @@ NOISES = {
 }
 
 
-@pytest.fixture
-def neo(host):
-    host.start(torch.float64, forge=KIND, like="Forge Neo")
+@pytest.fixture(params=KINDS, ids=KINDS.get)
+def neo(host, request):
+    host.start(torch.float64, forge=request.param, like="Forge Neo")
     return host
 
 
@@ -38,16 +38,26 @@ def materialised(host, blended, base, negative="", steps=2, cfg=5.0, seed=1):
     made = Scene.parse(blended)
     model = copy.deepcopy(host.model.model.diffusion_model)
     maps = Maps(made, SIZE).weights([0])[0]
+    frames, wan = host.model.frames, hasattr(model, "text_embedding")
+    read = model.text_embedding if wan else torch.nn.Identity()
+    model.text_embedding = torch.nn.Identity()
 
     def contexts(texts):
-        return torch.stack([host.model.get_learned_conditioning([text])[0][0] for text in texts]).double()
+        encoded = (host.model.get_learned_conditioning([text])[0] for text in texts)
+        return torch.stack([read(one.double()).flatten(0, -2) for one in encoded])
 
     def shares(concepts):
         chosen = [i for i, one in enumerate(made.concepts) if one in concepts]
         a = coefficients(maps[chosen], [made.concepts[i].weight for i in chosen], made.blend.mode, made.blend.scale)
         return resize(a[None], (2, 3))[0].flatten(1).double()  # [J, L]
 
-    def attend(layer, x, context, transformer_options=None):
+    def of_wan(layer, x, context, **others):
+        q, k, v = layer.norm_q(layer.q(x)), layer.norm_k(layer.k(context)), layer.v(context)
+        q, k, v = (t.unflatten(-1, (layer.num_heads, -1)) for t in (q[0], k, v))
+        logits = torch.einsum("lhd,lthd->lht", q, k) * q.shape[-1] ** -0.5
+        return layer.o(torch.einsum("lht,lthd->lhd", logits.softmax(-1), v).flatten(1))[None]
+
+    def of_anima(layer, x, context, transformer_options=None):
         """context: `[L, T, D]`, one for every location."""
         q, k, v = (
             t.unflatten(-1, (layer.n_heads, layer.head_dim))
@@ -57,14 +67,14 @@ def materialised(host, blended, base, negative="", steps=2, cfg=5.0, seed=1):
         return layer.output_proj(torch.einsum("lht,lthd->lhd", logits.softmax(-1), v).flatten(1))[None]
 
     for block in model.blocks:
-        block.cross_attn.forward = functools.partial(attend, block.cross_attn)
+        block.cross_attn.forward = functools.partial(of_wan if wan else of_anima, block.cross_attn)
 
     def predict(x, sigma, concepts, texts):
-        everywhere = torch.einsum("jl,jtd->ltd", shares(concepts), contexts(texts))
+        everywhere = torch.einsum("jl,jtd->ltd", shares(concepts), contexts(texts)).repeat(frames, 1, 1)
         return x - sigma * model(x / (1 + sigma**2).sqrt(), 50 * sigma.flatten(), everywhere, {})
 
     with_negatives = [one for one in made.concepts if one.negative]
-    x = torch.randn(4, 1, *SIZE, generator=torch.Generator().manual_seed(seed)).double()[None]
+    x = torch.randn(4, frames, *SIZE, generator=torch.Generator().manual_seed(seed)).double()[None]
     schedule = sd_samplers.sigmas(steps, x)
     x = x * schedule[0]
     for sigma, following in zip(schedule[:-1], schedule[1:], strict=True):
@@ -126,9 +136,11 @@ def test_the_infotext_says_nothing_of_predictions(neo):
 
 
 def test_filled_up_texts_are_known_by_their_zeros(neo):
-    encoded = neo.prompts.encoded_context(neo.model.get_learned_conditioning(["green tree"])[0])
+    read = getattr(neo.unet, "text_embedding", None)
+    own = read and (lambda text: read(text.double()))
+    encoded = neo.prompts.encoded_context(neo.model.get_learned_conditioning(["green tree"])[0], own)
     assert encoded.context.shape[0] == 5 and encoded.full == FILLED
-    assert not encoded.filler.any() and encoded.context[-1].any()
+    assert encoded.context[-1].any() and bool(encoded.filler.any()) == (read is not None)
 
 
 def test_a_forward_of_another_extension_is_refused(neo):
@@ -186,9 +198,10 @@ def test_tiles_of_a_wrapper_are_refused(neo):
     neo.model.forge_objects.unet = p.before
 
 
-def test_a_batch_that_is_a_video_has_no_frames_of_ours(host):
-    """Neo's Wan: the batch size counts the frames of one latent."""
-    host.start(torch.float64, forge="frames transformer")
+@pytest.fixture
+def video(host):
+    """Neo's Wan: the batch size counts the frames of one latent. A function that makes a job with such a batch."""
+    host.start(torch.float64, forge="video transformer", like="Forge Neo")
 
     def one_latent(p, **named):
         p.rng = p.rng[:1]
@@ -196,7 +209,49 @@ def test_a_batch_that_is_a_video_has_no_frames_of_ours(host):
     def as_one(p, noise, **named):
         assert len(noise) == 1
 
-    others = [Other(process_batch=one_latent, process_before_every_sampling=as_one)]
+    def job(scene=None, **options):
+        others = [Other(process_batch=one_latent, process_before_every_sampling=as_one)]
+        return host.job(scene, others=others, batch_size=5, **options)
+
+    return job
+
+
+def test_a_batch_that_is_a_video_has_no_frames_of_ours(host, video):
     moving = scene("green tree", noise={"visual": {"strength": 0.5}}, animation={"frames": 4})
     with pytest.raises(host.jobs.Refused, match="every batch is a video"):
-        host.processing.process_images(host.job(moving, others=others, batch_size=4))
+        host.processing.process_images(video(moving))
+
+
+@pytest.mark.parametrize("options", [{}, {"cfg_scale": 1.0}, {"refiner_checkpoint": "refiner", "steps": 4}])
+def test_all_frames_of_a_video_see_the_scene(host, video, options):
+    def frames(scene=None, **more):
+        return torch.cat(host.process(video(scene, **more, **options)).latents).double()
+
+    plain = frames(prompt="green tree")
+    assert plain.shape[2] == host.model.frames == 2
+    assert error(frames(covered("green tree")), plain) < SINGLE
+    half = frames(scene("green tree"))
+    assert all(error(half[:, :, i], plain[:, :, i]) > 1e-4 for i in range(2))
+
+
+def test_wans_feature_noise_is_for_what_its_own_layers_make_of_the_text(host):
+    """A token has more numbers there than the text encoder gives it."""
+    host.start(torch.float64, forge="video transformer", like="Forge Neo")
+    width, encoded = host.unet.text_embedding[-1].out_features, host.model.context("sea").shape[1]
+    assert width > encoded
+
+    def noisy(dimensions):
+        return {**scene("green tree"), "noise": {"feature": {"strength": 1, "dimensions": dimensions}}}
+
+    still = host.latents(scene("green tree"))
+    assert error(host.latents(noisy(f"{encoded}-{width - 1}")), still) > 1e-4
+    with pytest.raises(host.jobs.Refused, match="dimensions"):
+        host.processing.process_images(host.job(noisy(f"{width}")))
+
+
+def test_after_the_refiner_the_text_is_read_by_its_own_layers(host):
+    host.start(torch.float64, forge="video transformer", like="Forge Neo")
+    options = {"refiner_checkpoint": "refiner", "refiner_switch_at": 0.5, "steps": 4}
+    plain = host.latents(prompt="green tree", **options)
+    assert error(plain, host.latents(prompt="green tree", steps=4)) > 1e-4
+    assert error(host.latents(covered("green tree"), **options), plain) < SINGLE

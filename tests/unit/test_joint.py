@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib_masknoise import joint
 from lib_masknoise.conditioning import LocationConditioning
-from lib_masknoise.joint import joint_attention, level_sets, log_weights, texts
+from lib_masknoise.joint import at_tokens, joint_attention, level_sets, seen, texts
 from lib_masknoise.noise import SeparableNoise
 
 
@@ -115,38 +116,77 @@ def test_a_token_that_some_contexts_lack_counts_as_much_as_the_others():
     assert torch.allclose(between[:3], shorter[:, :3].mean(0)) and torch.allclose(between[3:], shorter[1, 3:])
 
 
-def dense(text, image, weights, scale, present):
-    """The definition, with a mask of tokens × tokens."""
+def built(text, image, weights, scale, present):
+    """The definition: every place's own text, token by token, and every text by itself."""
     count, places = weights.shape[1:]
-    length = text[0].shape[2]
-    each = length // count
-    q, k, v = (torch.cat([a, b], dim=2) for a, b in zip(text, image, strict=True))
-    mask = torch.zeros(len(weights), 1, length + places, length + places, dtype=q.dtype)
-    of = torch.arange(length) // each
-    mask[:, 0, :length, :length] = torch.where(of[:, None] == of, 0.0, -torch.inf)
-    mask[:, 0, length:, :length] = weights[:, of].transpose(1, 2)
-    mask[:, 0, :, :length] += present.flatten(1)[:, None]
-    out = ((q @ k.transpose(2, 3)) * scale + mask).softmax(-1) @ v
-    return out.split([length, places], dim=2)
+    (text_q, text_k, text_v), (image_q, image_k, image_v) = ([t[0] for t in part] for part in (text, image))
+    text_q, text_k, text_v = (t.unflatten(1, (count, -1)) for t in (text_q, text_k, text_v))
+
+    def attended(q, k, v, bias):
+        k, v = torch.cat([k, image_k], dim=1), torch.cat([v, image_v], dim=1)
+        bias = torch.cat([bias, bias.new_zeros(places)])
+        return ((q @ k.transpose(1, 2)) * scale + bias).softmax(-1) @ v
+
+    of_texts = [attended(text_q[:, k], text_k[:, k], text_v[:, k], present[0, k].log()) for k in range(count)]
+    of_image = []
+    for place in range(places):
+        share = weights[0, :, place, None] * present[0]  # [K, T]
+        total = share.sum(0)
+        share = torch.where(total > 0, share / total.clamp_min(1e-300), 0.0)
+        k, v = (torch.einsum("kt,hktd->htd", share, t) for t in (text_k, text_v))
+        length = torch.einsum("kt,hkt->ht", share, text_k.norm(dim=-1))
+        k = k * (length / k.norm(dim=-1).clamp_min(1e-300)).clamp_max(8)[..., None]
+        of_image.append(attended(image_q[:, place, None], k, v, total.log()))
+    return torch.cat(of_texts, dim=1), torch.cat(of_image, dim=1)
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    seed=st.integers(0, 2**31), count=st.integers(1, 4), rows=st.integers(1, 2), grad=st.booleans(), some=st.booleans()
-)
-def test_without_a_mask_the_attention_is_the_masked_one(seed, count, rows, grad, some):
+    seed=st.integers(0, 2**31), count=st.integers(1, 4), rows=st.integers(1, 3), grad=st.booleans(),
+    some=st.booleans(), most=st.sampled_from([0, 1, 12]), same=st.booleans(),
+)  # fmt: skip
+def test_a_place_attends_to_a_text_of_its_own(seed, count, rows, grad, some, most, same):
     generator = torch.Generator().manual_seed(seed)
 
     def normal(tokens):
         return tuple(torch.randn(rows, 2, tokens, 8, generator=generator, dtype=torch.float64) for _ in range(3))
 
     text, image = normal(3 * count), normal(20)
-    weights = log_weights(torch.where(shares(seed, count, rows=rows) > 0.1, shares(seed, count, rows=rows), 0), (5, 4))
-    present = torch.rand(rows, count, 3, generator=generator, dtype=torch.float64)
-    present = torch.where(present < 0.3, 0, present).log()
-    present[..., 0] = 0
-    with torch.set_grad_enabled(grad):  # without the kernel that gives the sums
-        ours = joint_attention(text, image, weights, 0.3, present if some else None)
-    expected_parts = dense(text, image, weights, 0.3, present if some else torch.zeros_like(present))
-    for part, expected in zip(ours, expected_parts, strict=True):
-        assert torch.allclose(part, expected, rtol=1e-10, atol=1e-12)
+    weights = shares(seed, count, rows=1 if same else rows).expand(rows, -1, -1, -1)
+    weights = at_tokens(torch.where(weights > 0.1, weights, 0), (5, 4))
+    weights = weights / weights.sum(1, keepdim=True)
+    # How much there is of the last tokens; what is there comes first.
+    present = torch.ones(rows, count, 3, dtype=torch.float64)
+    if some:
+        present[:, :, 1:] = torch.rand(1, count, 1, generator=generator, dtype=torch.float64)
+        present[:, ::2, 2] = 0
+    with torch.set_grad_enabled(grad), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joint, "MOST", most)
+        ours = joint_attention(text, image, count, seen(weights, present), 0.3)
+    for row in range(rows):
+        one = slice(row, row + 1)
+        found = built(*([t[one] for t in part] for part in (text, image)), weights[one], 0.3, present[one])
+        assert torch.allclose(ours[1][row], found[1], rtol=1e-10, atol=1e-12)
+        read = (weights[row] > 0).any(1).repeat_interleave(3) & (present[row].flatten() > 0)
+        assert torch.allclose(ours[0][row][:, read], found[0][:, read], rtol=1e-10, atol=1e-12)
+        assert bool(ours[0][row].isfinite().all())
+
+
+def test_rows_that_see_the_same_are_computed_together():
+    weights = at_tokens(shares(0, 3).expand(4, -1, -1, -1), (5, 4))
+    assert [one.rows for one in seen(weights, torch.ones(4, 3, 6))] == [slice(0, 4)]
+    other = torch.cat([weights[:3], weights[3:].flip(1)])
+    assert [one.rows for one in seen(other, torch.ones(4, 3, 6))] == [slice(0, 3), slice(3, 4)]
+
+
+def test_the_steps_of_a_hard_edge_are_no_way_between_two_concepts():
+    """A text appears between them as the ground on which they meet grows, without a jump."""
+
+    def between(columns):
+        a = torch.zeros(1, 2, 200, 200, dtype=torch.float64)
+        a[:, 0, :, :100], a[:, 1, :, 100:], a[..., 100 : 100 + columns] = 1, 1, 0.5
+        mixes, weights = level_sets(a, 1)
+        return float(weights[0, 2].amax()) if len(mixes) > 2 else 0.0
+
+    found = [between(columns) for columns in range(6)]
+    assert found == pytest.approx([0, 0, 0, 0.5, 1, 1], abs=1e-9)

@@ -81,6 +81,12 @@ def difference(one: Images, other: Images) -> int:
     return max(int(abs(a - b).max()) for a, b in zip(one.pixels, other.pixels, strict=True))
 
 
+def _whole(value: Any) -> Any:
+    """A setting as the host keeps it. The API gives whole numbers as floats, and some are used as they are: with an
+    order of 3.0 UniPC fails."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class WebUI:
     """A running WebUI. `defaults`: of every job."""
 
@@ -154,7 +160,7 @@ class WebUI:
         try:
             yield
         finally:
-            self.post("/sdapi/v1/options", {name: before[name] for name in changes})
+            self.post("/sdapi/v1/options", {name: _whole(before[name]) for name in changes})
 
     @property
     def progress(self) -> dict[str, Any]:

@@ -60,6 +60,12 @@ def job(webui, body: dict[str, Any]):
     return webui.txt2img(body["scene"], cfg_scale=body["guidance_scale"], sampler_name=body["sampler"], **same)
 
 
+@pytest.fixture
+def session() -> str:
+    """A page of its own: what the host has made for another is none of this one's."""
+    return uuid.uuid4().hex
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -73,8 +79,8 @@ def job(webui, body: dict[str, Any]):
     ],
     ids=["plain", "few steps", "ancestral", "DDIM", "disabled", "noise", "an animation's first frame"],
 )
-def test_a_sketch_and_then_the_picture_of_the_same_job(webui, unharmed, change):
-    body = wish(scene(), uuid.uuid4().hex, **change)
+def test_a_sketch_and_then_the_picture_of_the_same_job(webui, unharmed, change, session):
+    body = wish(scene(), session, **change)
     heard = list(lines(webui, body))
     assert [line["kind"] for line in heard] == ["sketch", "full"]
     # The last one would begin with hardly any noise; of DDIM the host itself makes one less than it is asked for.
@@ -83,24 +89,24 @@ def test_a_sketch_and_then_the_picture_of_the_same_job(webui, unharmed, change):
     assert np.array_equal(pixels(heard[1]), wanted.pixels[0]), "the picture at rest is another than the job's"
 
 
-def test_an_edit_is_sketched_from_the_last_picture(webui, unharmed):
+def test_an_edit_is_sketched_from_the_last_picture(webui, unharmed, session):
     """A glance first, and a better sketch where the hand pauses."""
-    list(lines(webui, wish(scene(0.5), "edits", steps=8)))
-    heard = list(lines(webui, wish(scene(0.53), "edits", steps=8)))
+    list(lines(webui, wish(scene(0.5), session, steps=8)))
+    heard = list(lines(webui, wish(scene(0.53), session, steps=8)))
     assert [line["kind"] for line in heard] == ["sketch", "sketch", "full"]
     assert [line["steps"] for line in heard[:2]] == [GLANCE_STEPS - 2, SKETCH_STEPS - 2]
-    again = list(lines(webui, wish(scene(0.5301), "edits", steps=8)))
+    again = list(lines(webui, wish(scene(0.5301), session, steps=8)))
     assert [line["kind"] for line in again] == ["same"], "an edit that shows nowhere is sampled"
 
 
-def test_a_breath_has_many_frames_and_ends_when_it_is_told_to(webui, unharmed):
+def test_a_breath_has_many_frames_and_ends_when_it_is_told_to(webui, unharmed, session):
     breathing = {**scene(), "noise": {"visual": {"strength": 1.0}}, "motion": {"kind": "circle"}}
-    heard = lines(webui, wish(breathing, "breath", breathe=True))
+    heard = lines(webui, wish(breathing, session, breathe=True))
     frames = [next(heard) for _ in range(4)]
     assert [line["kind"] for line in frames] == ["frame"] * 4
     assert [line["frame"] for line in frames] == [1, 2, 3, 4]
     assert np.abs(pixels(frames[0]) - pixels(frames[3])).mean() > 0.1
-    webui.request("POST", f"{ROUTE}/stop", {"session": "breath"})
+    webui.request("POST", f"{ROUTE}/stop", {"session": session})
     assert len(list(heard)) <= 4
 
 
@@ -114,8 +120,8 @@ def test_a_breath_has_many_frames_and_ends_when_it_is_told_to(webui, unharmed):
         ({"colour": "red"}, "colour"),
     ],
 )
-def test_what_is_wrong_is_refused_with_its_path(webui, change, path):
-    answer = webui.request("POST", ROUTE, wish(scene(), "wrong", **change))
+def test_what_is_wrong_is_refused_with_its_path(webui, change, path, session):
+    answer = webui.request("POST", ROUTE, wish(scene(), session, **change))
     assert answer.status == 422 and [one["path"] for one in answer.json] == [path], str(answer)
 
 
@@ -127,10 +133,10 @@ def test_another_type_of_content_is_refused(webui):
     assert raised.value.code in (401, 415)
 
 
-def test_a_job_comes_first_and_live_goes_on_after_it(webui, unharmed):
+def test_a_job_comes_first_and_live_goes_on_after_it(webui, unharmed, session):
     """The job is the one that it would be alone, and the picture at rest comes all the same."""
     alone = webui.txt2img(steps=2 * hosts.STEPS)
-    body = wish(scene(), "pause", steps=100)
+    body = wish(scene(), session, steps=100)
     heard: list[dict[str, Any]] = []
     thread = threading.Thread(target=lambda: heard.extend(lines(webui, body)))
     thread.start()
@@ -142,9 +148,9 @@ def test_a_job_comes_first_and_live_goes_on_after_it(webui, unharmed):
     assert np.array_equal(pixels(heard[-1]), job(webui, body).pixels[0])
 
 
-def test_interrupt_ends_it_and_is_said_once(webui, unharmed):
+def test_interrupt_ends_it_and_is_said_once(webui, unharmed, session):
     heard: list[dict[str, Any]] = []
-    body = wish(scene(0.3), "interrupt", steps=100)
+    body = wish(scene(0.3), session, steps=100)
     thread = threading.Thread(target=lambda: heard.extend(lines(webui, body)))
     thread.start()
     while webui.progress["state"]["sampling_step"] < 6 and thread.is_alive():
@@ -154,22 +160,22 @@ def test_interrupt_ends_it_and_is_said_once(webui, unharmed):
     assert [line["kind"] for line in heard] == ["sketch", "error"] and heard[1]["words"] == "Interrupted."
 
 
-def test_the_newest_wish_of_a_page_ends_the_one_before(webui, unharmed):
-    old = lines(webui, wish(scene(0.2), "newest", steps=150))
+def test_the_newest_wish_of_a_page_ends_the_one_before(webui, unharmed, session):
+    old = lines(webui, wish(scene(0.2), session, steps=150))
     assert next(old)["kind"] == "sketch"
     start = time.monotonic()
-    new = list(lines(webui, wish(scene(0.7), "newest")))
+    new = list(lines(webui, wish(scene(0.7), session)))
     assert [line["kind"] for line in new] == ["sketch", "full"]
     assert list(old) == [], f"{time.monotonic() - start:.1f} s later the old one still speaks"
 
 
 @needs_watcher
-def test_edits_leave_nothing_installed_and_idle_costs_nothing(webui, watcher: Watcher, unharmed):
+def test_edits_leave_nothing_installed_and_idle_costs_nothing(webui, watcher: Watcher, unharmed, session):
     before = watcher.hooks()
     for i in range(12):
-        heard = lines(webui, wish(scene(0.2 + 0.05 * i), "hooks"))
+        heard = lines(webui, wish(scene(0.2 + 0.05 * i), session))
         assert next(heard)["kind"] == "sketch"  # and the picture itself is not waited for
-    list(lines(webui, wish(scene(0.5), "hooks")))
+    list(lines(webui, wish(scene(0.5), session)))
     assert watcher.hooks() == before
     cost = watcher.cost()["calls"]
     time.sleep(1)
@@ -178,11 +184,11 @@ def test_edits_leave_nothing_installed_and_idle_costs_nothing(webui, watcher: Wa
 
 @pytest.mark.slow
 @needs_watcher
-def test_many_edits_in_a_row(webui, watcher: Watcher, unharmed):
+def test_many_edits_in_a_row(webui, watcher: Watcher, unharmed, session):
     """MASKNOISE_WEBUI_EDITS of them. A host's process grows by its own jobs too, A1111's by some 40 kB each: the memory
     is held against that of as many."""
     count = int(os.environ.get("MASKNOISE_WEBUI_EDITS", "1000"))
-    session, jobs = "many", 100
+    jobs = 100
 
     def edits(first: int, number: int) -> None:
         for i in range(first, first + number):

@@ -14,6 +14,7 @@ the widths of Stable Diffusion 1.5 for programs that know no others.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,13 @@ class LocalVAE(nn.Module):
         model = cls(saved["signals"])
         model.load_state_dict(saved["average"])
         return model.eval()
+
+    def fingerprint(self) -> str:
+        """Of the encoder's weights: latents of equal ones are the same."""
+        digest = hashlib.sha256()
+        for value in self.encoder.state_dict().values():
+            digest.update(value.detach().float().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

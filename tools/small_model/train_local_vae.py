@@ -1,13 +1,14 @@
 """Train the autoencoder of the world from nothing, or go on with it.
 
-    python -m tools.small_model.train_local_vae --work DIR --steps 20000      -> DIR/vae.pt
+    python -m tools.small_model.train_local_vae --work DIR --steps 6000      -> DIR/vae.pt
 
 Reads the shards of pictures in DIR and looks for new ones at every report. `vae.pt` holds weights, their average,
 the optimizer and the step: the same command goes on where the last run stopped. The learning rate follows the step,
 so --steps is the length of the whole training, over all runs.
 
-Loss: absolute error at three sizes and of the differences between pixels. From --sharpen on, a judge of patches
-(hinge loss) asks for detail that an absolute error lets blur away.
+Loss: absolute error at three sizes and of the differences between pixels. From --freeze on, the encoder is its average
+and stands still, so that latents can be made and the U-Net can learn while the decoder gets better. From --sharpen on,
+a judge of patches (hinge loss) asks for detail that an absolute error lets blur away.
 """
 
 from __future__ import annotations
@@ -98,12 +99,13 @@ class Trainer:
     """The autoencoder, its average and optimizers, at some step.
 
     steps: of the whole training; rate: the highest learning rate; sharpen: step from which the judge takes part, or
-    None.
+    None; freeze: step from which the encoder stands still, or None.
     """
 
-    def __init__(self, steps: int, rate: float, sharpen: int | None, seed: int):
+    def __init__(self, steps: int, rate: float, sharpen: int | None, freeze: int | None, seed: int):
         torch.manual_seed(seed)
-        self.steps, self.rate, self.sharpen, self.seed, self.step = steps, rate, sharpen, seed, 0
+        self.steps, self.rate, self.seed, self.step = steps, rate, seed, 0
+        self.sharpen, self.freeze = sharpen, freeze
         self.model, self.judge = LocalVAE(), judge()
         self.average = Average(self.model, 0.998)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
@@ -114,18 +116,32 @@ class Trainer:
     def state(self) -> dict:
         """All that a later run needs."""
         parts = {name: getattr(self, name).state_dict() for name in self._PARTS}
-        return {"signals": SIGNALS, "step": self.step, "average": self.average.module.state_dict(),
-                "average_steps": self.average.steps, **parts}  # fmt: skip
+        average = {"average": self.average.module.state_dict(), "average_steps": self.average.steps}
+        return {"signals": SIGNALS, "step": self.step, "frozen": self.frozen, **average, **parts}
 
     def restore(self, state: dict) -> None:
-        """Go on from `state`."""
+        """Go on from `state`; what a packed one lacks (`world_checkpoint`) starts anew."""
         for name in self._PARTS:
-            getattr(self, name).load_state_dict(state[name])
+            if name in state:
+                getattr(self, name).load_state_dict(state[name])
         self.average.module.load_state_dict(state["average"])
         self.average.steps, self.step = state["average_steps"], state["step"]
+        if state.get("frozen"):
+            self._stand_still()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the encoder stands still."""
+        return not self.model.encoder.conv_in.weight.requires_grad
+
+    def _stand_still(self) -> None:
+        self.model.encoder.load_state_dict(self.average.module.encoder.state_dict())
+        self.model.encoder.requires_grad_(False)
 
     def update(self, pictures: Pictures) -> dict[str, float]:
         """One step; returns the parts of its loss."""
+        if self.freeze is not None and self.step >= self.freeze and not self.frozen:
+            self._stand_still()
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
         torch.manual_seed(self.seed * 1_000_003 + self.step)
         height, width, rows = SIZES[self.step % len(SIZES)]
@@ -193,17 +209,19 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Train the autoencoder of the world.")
     parser.add_argument("--work", type=Path, required=True, help="folder with pictures-*.pt")
-    parser.add_argument("--steps", type=int, default=20000, help="of the whole training, over all runs")
+    parser.add_argument("--steps", type=int, default=6000, help="of the whole training, over all runs")
     parser.add_argument("--until", type=int, help="stop this run at this step")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--sharpen", type=int, help="step from which the judge takes part (default: 0.6 of --steps)")
+    parser.add_argument("--freeze", type=int, help="step from which the encoder stands still (default: 0.4 of --steps)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", type=int, default=100, help="steps between reports and checkpoints")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     path = args.work / "vae.pt"
-    trainer = Trainer(args.steps, args.rate, args.sharpen or round(0.6 * args.steps), args.seed)
+    sharpen, freeze = args.sharpen or round(0.6 * args.steps), args.freeze or round(0.4 * args.steps)
+    trainer = Trainer(args.steps, args.rate, sharpen, freeze, args.seed)
     if path.exists():
         trainer.restore(torch.load(path))
     pictures, parts, start, last = Pictures(args.work), [], time.time(), args.until or args.steps

@@ -1,9 +1,10 @@
 """Train U-Net and text encoder of the world from nothing, or go on with them.
 
-    python -m tools.small_model.train_world_unet --work DIR --steps 60000      -> DIR/unet.pt
+    python -m tools.small_model.train_world_unet --work DIR --steps 24000      -> DIR/unet.pt
 
-Reads the shards of latents in DIR (`world_data latents`), whose autoencoder has to be finished before. As with the
-autoencoder, `unet.pt` holds all that the same command needs to go on, and --steps is the whole training.
+Reads the shards of latents in DIR (`world_data latents`), whose encoder has to stand still; the decoder may go on
+learning. As with the autoencoder, `unet.pt` holds all that the same command needs to go on, and --steps is
+the whole training.
 
 A step shows pictures with their captions, or two pictures with a soft edge between them: with a caption of both where
 it says "beside", else with that of one of them, whose loss counts only where that picture is. So a place learns to
@@ -35,7 +36,7 @@ from .world_data import save, shard_files
 from .world_model import fresh_text, fresh_unet
 
 # latent height, width, rows of a step, in turn; wide ones come from wide shards alone
-SHAPES = ((32, 32, 8), (16, 32, 16), (32, 32, 8), (16, 16, 32), (32, 64, 4), (32, 48, 6))
+SHAPES = ((16, 16, 8), (32, 32, 3), (16, 16, 8), (16, 32, 4), (32, 32, 3), (32, 64, 2))
 PAIRS = 0.40  # steps' rows with two pictures
 EMPTY = 0.1  # captions without words, for guidance
 LONG_EVERY = 6  # steps; the others take the first chunk of a long caption
@@ -58,6 +59,12 @@ class Latents:
         shards = [torch.load(path) for path in shard_files(work, "latents")]
         if not shards:
             raise ValueError(f"work: expected latents-*.pt in {work}; make some with world_data")
+        encoders = {shard["encoder"] for shard in shards}
+        if len(encoders) > 1:
+            raise ValueError(
+                f"work: expected latents of one encoder in {work}, found {len(encoders)}; run world_data latents"
+            )
+        (self.encoder,) = encoders
         self.shards = [(shard["latents"], [_spec(record) for record in shard["specs"]]) for shard in shards]
         self.scale = 1 / self.shards[0][0].float().std().item()
         self.tokens = Tokens(tokenizer)
@@ -131,18 +138,24 @@ class Trainer:
     def state(self) -> dict:
         """All that a later run needs."""
         return {
-            "step": self.step, "scale": self.latents.scale, "unet": self.unet.state_dict(),
-            "text_encoder": self.text.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "step": self.step, "scale": self.latents.scale, "encoder": self.latents.encoder,
+            "unet": self.unet.state_dict(), "text_encoder": self.text.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "average": {name: average.module.state_dict() for name, average in self.averages.items()},
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
-        """Go on from `state`. Raises ValueError where the latents are those of another autoencoder."""
-        if abs(state["scale"] / self.latents.scale - 1) > 1e-3:
-            raise ValueError("work: expected the latents that unet.pt was trained on; the autoencoder has changed")
+        """Go on from `state`; the optimizer starts anew where a packed one (`world_checkpoint`) lacks it.
+
+        Raises ValueError where the latents are those of another encoder.
+        """
+        if state["encoder"] != self.latents.encoder:
+            raise ValueError("work: expected latents of the encoder that unet.pt was trained on; it has changed")
+        self.latents.scale = state["scale"]
         self.unet.load_state_dict(state["unet"])
         self.text.load_state_dict(state["text_encoder"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
         for name, average in self.averages.items():
             average.module.load_state_dict(state["average"][name])
@@ -188,7 +201,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Train U-Net and text encoder of the world.")
     parser.add_argument("--work", type=Path, required=True, help="folder with latents-*.pt")
-    parser.add_argument("--steps", type=int, default=60000, help="of the whole training, over all runs")
+    parser.add_argument("--steps", type=int, default=24000, help="of the whole training, over all runs")
     parser.add_argument("--until", type=int, help="stop this run at this step")
     parser.add_argument("--rate", type=float, default=4e-4)
     parser.add_argument("--guidance-from", type=int, help="step from which the loss is that of guided predictions "

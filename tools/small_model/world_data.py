@@ -101,17 +101,24 @@ def make_pictures(work: Path, shards: range) -> None:
 
 @torch.no_grad()
 def make_latents(work: Path, vae: Path, batch: int = 8) -> None:
-    """Encode every shard of pictures with the autoencoder `vae`; keeps specs and attributes beside the latents."""
+    """Encode every shard of pictures with the autoencoder `vae`; keeps specs and attributes beside the latents.
+
+    Shards of latents by the same encoder stay as they are. Raises ValueError where the encoder is still learning.
+    """
     from .local_vae import LocalVAE
 
+    if not torch.load(vae, map_location="cpu")["frozen"]:
+        raise ValueError(f"vae: the encoder of {vae} is still learning; go on with train_local_vae")
     model = LocalVAE.load(vae)
+    encoder = model.fingerprint()
     for path in shard_files(work, "pictures"):
         out = work / path.name.replace("pictures", "latents")
-        if out.exists() and out.stat().st_mtime > vae.stat().st_mtime:
+        if out.exists() and torch.load(out, mmap=True)["encoder"] == encoder:
             continue
         shard = torch.load(path)
         latents = [model.encode(rows.float() / 127.5 - 1).half() for rows in shard["images"].split(batch)]
-        save({"latents": torch.cat(latents), "attributes": shard["attributes"], "specs": shard["specs"]}, out)
+        save({"latents": torch.cat(latents), "encoder": encoder, "attributes": shard["attributes"],
+              "specs": shard["specs"]}, out)  # fmt: skip
         print(out.name, flush=True)
 
 

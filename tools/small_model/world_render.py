@@ -450,7 +450,7 @@ class Scene:
         puff = [read(16 + i, "wave", x, y, s) for i, s in enumerate((9.0, 4.2, 2.0, 0.95, 0.45))]
         weights = (0.62, 0.42, 0.26, 0.15, 0.08)
         thick = sum(w * p for w, p in zip(weights, puff, strict=True))
-        cut = 1.15 - 2.3 * cloud.clamp(max=0.75) - 0.9 * ease(cloud, 0.6, 1.0)
+        cut = 1.15 - 2.3 * cloud.clamp(max=0.75) - 1.7 * ease(cloud, 0.4, 0.68)
         density = ((thick - cut) / (0.55 + 0.3 * cloud)).clamp(0, 1) * ease(cloud, 0.0, 0.12)
         lit = torch.zeros_like(thick)
         lit[:, 3:, 3:] = thick[:, 3:, 3:] - thick[:, :-3, :-3]

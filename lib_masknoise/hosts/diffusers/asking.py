@@ -63,7 +63,7 @@ class Asking:
     def _plain(self, count: int) -> LocationConditioning:
         """The negative prompts, as the other side of a guidance has them."""
         job = self.job
-        encoded = {text: job.encoded[text] for text in negatives(job.maps.scene)}
+        encoded = {text: job.encoded_negative[text] for text in negatives(job.maps.scene)}
         return condition_negative(job.maps, job.base_negative, encoded, [FIRST] * count)
 
     def _model(

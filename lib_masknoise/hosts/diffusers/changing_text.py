@@ -17,7 +17,7 @@ from torch import Tensor
 from lib_masknoise.conditioning import Encoded, LocationConditioning
 from lib_masknoise.hosts.diffusers.binding import Binding
 from lib_masknoise.hosts.diffusers.static_text import Transformer
-from lib_masknoise.joint import KNOTS, Texts, joint_attention, log_weights, texts
+from lib_masknoise.joint import KNOTS, Seen, Texts, at_tokens, joint_attention, seen, texts
 from lib_masknoise.maps import Size, extent
 from lib_masknoise.scene import Scene
 
@@ -81,8 +81,12 @@ class JointBinding(Binding):
 
     def place(self, found: Texts, size: Size) -> Placed:
         """Texts at image tokens of `size` (h, w), on the CPU."""
-        present = None if bool((found.present == 1).all()) else found.present.log()
-        return Placed(found.contexts, log_weights(found.weights, size), present)
+        present = None if bool((found.present == 1).all()) else found.present
+        return Placed(found.contexts, seen(self.weights(found, size), found.present), present)
+
+    def weights(self, found: Texts, size: Size) -> Tensor:
+        """What each text counts for each image token, `[rows, K, L]`."""
+        return at_tokens(found.weights, size)
 
     def turned(self, x: Tensor, places: Any) -> Tensor:
         """Queries or keys of texts and image, `[rows, heads, K·T + L, d]`, by the model's rotary embedding."""
@@ -100,25 +104,25 @@ class JointBinding(Binding):
         split = [image, self.length] if image_first else [self.length, image]
         first, last = zip(*(t.split(split, dim=2) for t in (q, k, v)), strict=True)
         of_text, of_image = (last, first) if image_first else (first, last)
-        parts = joint_attention(of_text, of_image, placed.weights, q.shape[3] ** -0.5, placed.present)
+        parts = joint_attention(of_text, of_image, self.count, placed.seen, q.shape[3] ** -0.5)
         return torch.cat(parts[::-1] if image_first else parts, dim=2)
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Contexts `[rows, K, T, D]`; the logarithms of their weights `[rows, K, L]` and how much of each token there is,
-    `[rows, K, T]`, None where there is all of all. Where a model needs them: places and fillers, `[rows, K, T]`."""
+    """Contexts `[rows, K, T, D]`, what the rows see of them, and how much of each token there is, `[rows, K, T]`, None
+    where there is all of all. Where a model needs them: places and fillers, `[rows, K, T]`."""
 
     contexts: Tensor
-    weights: Tensor
+    seen: tuple[Seen, ...]
     present: Tensor | None
     places: Tensor | None = None
     fillers: Tensor | None = None
 
     def to(self, sample: Tensor) -> Placed:
         """Where a sample is, the contexts in its precision."""
-        others = (self.weights, self.present, self.places, self.fillers)
-        return Placed(self.contexts.to(sample), *(None if t is None else t.to(sample.device) for t in others))  # type: ignore[arg-type]
+        others = (None if t is None else t.to(sample.device) for t in (self.present, self.places, self.fillers))
+        return Placed(self.contexts.to(sample), tuple(one.to(sample.device) for one in self.seen), *others)
 
 
 def _side_by_side(found: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Texts:
@@ -271,6 +275,7 @@ class Flux(Packed):
 
 class _FluxBinding(JointBinding):
     plain = ("FluxAttnProcessor", "FluxAttnProcessor2_0")
+    knots = 0  # every text has 512 tokens, and blended keys are near enough without (docs/architectures.md)
 
     def _before_model(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         sample, places = kwargs["hidden_states"], kwargs["img_ids"]

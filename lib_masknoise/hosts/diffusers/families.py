@@ -7,7 +7,7 @@ from diffusers import DiffusionPipeline
 from lib_masknoise.errors import ModelError
 from lib_masknoise.hosts.diffusers.changing_text import Flux, Flux2, Flux2Klein, QwenImage, StableDiffusion3
 from lib_masknoise.hosts.diffusers.family import Family
-from lib_masknoise.hosts.diffusers.single_stream import ZImage
+from lib_masknoise.hosts.diffusers.single_stream import Lumina2, ZImage
 from lib_masknoise.hosts.diffusers.static_text import Prx, Wan
 
 KINDS: dict[str, type[Family]] = {
@@ -21,6 +21,7 @@ KINDS: dict[str, type[Family]] = {
     "Flux2Pipeline": Flux2,
     "Flux2KleinPipeline": Flux2Klein,
     "ZImagePipeline": ZImage,
+    "Lumina2Pipeline": Lumina2,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
@@ -87,6 +87,11 @@ class Family:
     def encode(self, prompts: Iterable[str]) -> dict[str, Encoded]:
         """The contexts that are blended, one for each different prompt."""
         return encode(self.pipe, prompts)
+
+    def negatives(self, encoded: Mapping[str, Encoded], texts: Iterable[str]) -> Mapping[str, Encoded]:
+        """What some of the texts that are encoded are as negative prompts: the same, but where a pipeline writes
+        something before one kind of prompt."""
+        return encoded
 
     def guided(self, guidance_scale: float) -> bool:
         """Whether the pipeline samples with guidance and so evaluates rows without the prompt."""

@@ -30,6 +30,7 @@ PIPELINES = {
     "Flux2Pipeline": "transformer",
     "Flux2KleinPipeline": "transformer",
     "ZImagePipeline": "transformer",
+    "Lumina2Pipeline": "transformer",
 }
 """The pipelines that are known here, and the folder of what predicts the noise."""
 NEEDS_FTFY = ("WanPipeline", "PRXPipeline")

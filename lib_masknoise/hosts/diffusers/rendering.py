@@ -161,11 +161,12 @@ class Job:
         self.noise_seed = seed if scene.noise.seed < 0 else scene.noise.seed
         self.maps = maps or Maps(scene, (size[0] // self.family.factor, size[1] // self.family.factor))
         self.encoded = encoded or self.family.encode([*prompts_of_image, *prompts(scene), *negatives(scene)])
+        self.encoded_negative = self.family.negatives(self.encoded, [prompts_of_image[1], *negatives(scene)])
         self.attention = attention
         self.latents: Tensor | None = None
         """What the last batch was decoded from."""
         self._ordered: Tensor | None = None
-        self.base, self.base_negative = (self.encoded[prompt] for prompt in prompts_of_image)
+        self.base, self.base_negative = self.encoded[prompts_of_image[0]], self.encoded_negative[prompts_of_image[1]]
 
     def images(self, frames: Sequence[float], on_step: Callable[[float], None]) -> list[Image.Image]:
         """Sample and decode a batch of frames; `on_step` hears the fraction of the steps done."""
@@ -242,13 +243,12 @@ class Job:
     ) -> tuple[LocationConditioning, LocationConditioning | None]:
         """What both sides see at a fraction of the steps."""
         maps, seeds = self.maps.at(position), [self.noise_seed] * len(frames)
-        positive = condition(maps, self.base, self._own(prompts), frames, seeds, self.subspaces)
+        encoded = {text: self.encoded[text] for text in prompts(self.scene)}
+        positive = condition(maps, self.base, encoded, frames, seeds, self.subspaces)
         if not self.guided:
             return positive, None
-        return positive, condition_negative(maps, self.base_negative, self._own(negatives), frames)
-
-    def _own(self, texts: Callable[[Scene], list[str]]) -> dict[str, Encoded]:
-        return {text: self.encoded[text] for text in texts(self.scene)}
+        encoded = {text: self.encoded_negative[text] for text in negatives(self.scene)}
+        return positive, condition_negative(maps, self.base_negative, encoded, frames)
 
     @property
     def guided(self) -> bool:

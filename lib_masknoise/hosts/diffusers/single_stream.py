@@ -1,11 +1,12 @@
-"""Transformers of diffusers with one stream of image and text tokens, after layers of their own: Z-Image.
+"""Transformers of diffusers with one stream of image and text tokens, after layers of their own: Z-Image and
+Lumina 2.
 
 Level-set texts as in `changing_text`; what differs is how a text stands in the sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from lib_masknoise.hosts.diffusers.changing_text import (
     normed,
 )
 from lib_masknoise.joint import Texts, texts_alone
-from lib_masknoise.maps import Size
+from lib_masknoise.maps import Size, extent
 
 TOKENS = 512
 BLOCK = 32
@@ -75,8 +76,12 @@ class ZImage(Joint):
         return {"guidance_scale": guidance_scale if guidance_scale > 1 else 0.0}
 
 
-class _ZImageBinding(JointBinding):
-    plain = ("ZSingleStreamAttnProcessor",)
+class SingleStreamBinding(JointBinding):
+    """Layers of the texts alone (`context_refiner`), then of texts and image. Places of shorter texts begin later, so
+    that every text is as far from the image as it is alone: the turns of a rotary embedding tell the way between two
+    places only."""
+
+    image_first = False
 
     def processors_of_model(self) -> dict[str, Any]:
         layers = ((name, module) for name, module in self.model.named_modules() if isinstance(module, Attention))
@@ -88,6 +93,24 @@ class _ZImageBinding(JointBinding):
     def processor(self) -> Any:
         return _SingleProcessor(self)
 
+    def attended(self, attn: Any, x: Tensor, given: Mapping[str, Any]) -> Tensor:
+        q = heads_first(attn.to_q(x), attn.heads)
+        k, v = (layer(x).unflatten(-1, (-1, q.shape[3])).transpose(1, 2) for layer in (attn.to_k, attn.to_v))
+        turns = given["turns"].unsqueeze(1)
+        q, k = (complex_turned(normed(norm, t), turns) for norm, t in ((attn.norm_q, q), (attn.norm_k, k)))
+        k, v = (t.repeat_interleave(attn.heads // t.shape[1], dim=1) for t in (k, v))
+        if x.shape[1] > self.length:
+            out = self.joint(q, k, v, self.image_first)
+        else:  # the layers of the texts alone
+            assert self.placed is not None
+            out = texts_alone((q, k, v), self.count, q.shape[3] ** -0.5, self.placed.present)
+        return out.transpose(1, 2).flatten(2).to(x.dtype)
+
+
+class _ZImageBinding(SingleStreamBinding):
+    plain = ("ZSingleStreamAttnProcessor",)
+    image_first = True
+
     def install(self) -> None:
         super().install()
         self.model.patchify_and_embed = self._sequence
@@ -97,7 +120,7 @@ class _ZImageBinding(JointBinding):
         super().close()
 
     def place(self, found: Texts, size: Size) -> Placed:
-        """Each text filled up as it is alone, and as far from the image: the places of shorter ones begin later."""
+        """Each text filled up as it is alone."""
         own = (found.present > 0).sum(-1, keepdim=True)  # [rows, K, 1]
         full = BLOCK * torch.ceil(own / BLOCK).long()
         tokens = int(full.max())
@@ -105,23 +128,15 @@ class _ZImageBinding(JointBinding):
         fillers = (index >= own) & (index < full)
         contexts, present = F.pad(found.contexts, (0, 0, 0, longer)), F.pad(found.present, (0, longer))
         placed = super().place(Texts(contexts, found.weights, torch.where(fillers, 1.0, present)), size)
-        # The tokens that fill up the image see every text by its area, as they have no place.
-        share = placed.weights.exp().mean(-1, keepdim=True).log()
-        weights = torch.cat([placed.weights, share.expand(-1, -1, -placed.weights.shape[-1] % BLOCK)], dim=-1)
         longest = full.amax(1, keepdim=True)
         places = torch.minimum(1 + index + longest - full, longest)
-        return replace(placed, weights=weights, places=places, fillers=fillers)
+        return replace(placed, places=places, fillers=fillers)
 
-    def attended(self, attn: Any, x: Tensor, given: Mapping[str, Any]) -> Tensor:
-        q, k, v = (heads_first(layer(x), attn.heads) for layer in (attn.to_q, attn.to_k, attn.to_v))
-        turns = given["freqs_cis"].unsqueeze(1)
-        q, k = (complex_turned(normed(norm, t), turns) for norm, t in ((attn.norm_q, q), (attn.norm_k, k)))
-        if x.shape[1] > self.length:
-            out = self.joint(q, k, v, image_first=True)
-        else:  # the layers of the text alone
-            assert self.placed is not None
-            out, _ = texts_alone((q, k, v), self.count, q.shape[3] ** -0.5, self.placed.present)
-        return out.transpose(1, 2).flatten(2).to(x.dtype)
+    def weights(self, found: Texts, size: Size) -> Tensor:
+        """The tokens that fill up the image see every text by its area, as they have no place."""
+        weights = super().weights(found, size)
+        share = weights.mean(-1, keepdim=True)
+        return torch.cat([weights, share.expand(-1, -1, -weights.shape[-1] % BLOCK)], dim=-1)
 
     def _before_model(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         images, texts = (kwargs[name] if name in kwargs else args[i] for i, name in ((0, "x"), (2, "cap_feats")))
@@ -145,9 +160,96 @@ class _ZImageBinding(JointBinding):
         return tuple(made)
 
 
+class Lumina2(Joint):
+    """Lumina 2: texts as long as their prompts, before the image on the first axis of places. The pipeline writes an
+    instruction before a prompt, and none before a negative one."""
+
+    together = False  # the pipeline evaluates one side after the other
+
+    def binding(self, *args: Any) -> Binding:
+        return _Lumina2Binding(*args)
+
+    @property
+    def multiple(self) -> int:
+        return self.factor * int(self.model.config.patch_size)
+
+    def encoded(self, prompt: str) -> Encoded:
+        (embeds,), (mask,), *_ = self.pipe.encode_prompt(prompt, do_classifier_free_guidance=False)
+        return Encoded(embeds[mask.bool()].float().cpu())
+
+    @torch.no_grad()
+    def negatives(self, encoded: Mapping[str, Encoded], texts: Iterable[str]) -> Mapping[str, Encoded]:
+        found = {}
+        for text in texts:
+            *_, (embeds,), (mask,) = self.pipe.encode_prompt("", negative_prompt=text)
+            found[text] = Encoded(embeds[mask.bool()].float().cpu())
+        return found
+
+    def heard(self, output: Any) -> Tensor:
+        return -super().heard(output)
+
+    def when(self, called: float, first: float, time: float) -> float:
+        return 1 - time / 1000
+
+    def stand_ins(self, base: Encoded, rows: int) -> dict[str, Any]:
+        """The side is told by the number of tokens that the mask leaves."""
+        tokens = self.empty(rows, 2, self.model.config.cap_feat_dim)
+        both = torch.ones(rows, 2, device=self.device, dtype=torch.long)
+        one = both * torch.tensor([1, 0], device=self.device)
+        return {
+            "prompt_embeds": tokens,
+            "prompt_attention_mask": one,
+            "negative_prompt_embeds": tokens,
+            "negative_prompt_attention_mask": both,
+        }
+
+
+class _Lumina2Binding(SingleStreamBinding):
+    plain = ("Lumina2AttnProcessor2_0",)
+
+    def install(self) -> None:
+        super().install()
+        self.model.rope_embedder.forward = self._sequence
+
+    def close(self) -> None:
+        vars(self.model.rope_embedder).pop("forward", None)
+        super().close()
+
+    def place(self, found: Texts, size: Size) -> Placed:
+        own, tokens = (found.present > 0).sum(-1, keepdim=True), found.contexts.shape[2]
+        places = torch.minimum(torch.arange(tokens) + tokens - own, torch.tensor(tokens))
+        return replace(super().place(found, size), places=places)
+
+    def _before_model(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        sample, patch = kwargs["hidden_states"], int(model.config.patch_size)
+        height, width = (side // patch for side in extent(sample))
+        sides = self.told(int(kwargs["encoder_attention_mask"][0].sum()))
+        contexts, _ = self.join(sample, (height, width), sides)
+        seen = torch.ones(contexts.shape[:2], device=contexts.device, dtype=torch.long)
+        return args, {**kwargs, "encoder_hidden_states": contexts, "encoder_attention_mask": seen}
+
+    def _sequence(self, sample: Tensor, mask: Tensor) -> tuple[Any, ...]:
+        """What the model's own embedder of places gives, in which the image stands behind one text as long as the
+        longest; then all texts in the place of that."""
+        embedder, placed = self.model.rope_embedder, self.placed
+        assert placed is not None and placed.places is not None
+        patches, _, of_image, *_ = type(embedder).forward(embedder, sample, mask[:, : self.tokens])
+        of_texts = embedder._get_freqs_cis(F.pad(placed.places.flatten(1)[..., None], (0, 2)))
+        rows, length = len(sample), self.length
+        turns = torch.cat([of_texts, of_image], dim=1)
+        return patches, of_texts, of_image, turns, [length] * rows, [length + of_image.shape[1]] * rows
+
+
 class _SingleProcessor(BlendedAttnProcessor):
     def __call__(
-        self, attn: Any, hidden_states: Tensor, *args: Any, freqs_cis: Tensor | None = None, **kwargs: Any
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        *args: Any,
+        freqs_cis: Tensor | None = None,
+        image_rotary_emb: Tensor | None = None,
+        **kwargs: Any,
     ) -> Tensor:
         # Layers of diffusers hand over what the signature names.
-        return super().__call__(attn, hidden_states, freqs_cis=freqs_cis)
+        turns = image_rotary_emb if freqs_cis is None else freqs_cis
+        return super().__call__(attn, hidden_states, turns=turns)

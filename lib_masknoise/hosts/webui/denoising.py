@@ -42,7 +42,7 @@ class Planned:
         self.attention = AttentionPass()
         self.planned: list[Row] | None = None
         """What each row sees, the prompts' first; None outside the window: the host does as it does without us."""
-        self._given_size: Size = (0, 0)
+        self.given_size: Size = (0, 0)
 
     def name_layers(self, tags: Mapping[Hashable, Tags]) -> None:
         """What the layers of the model in use are called."""
@@ -53,11 +53,11 @@ class Planned:
 
     def check_size(self, size: Size) -> None:
         """What size the latent has that the U-Net is given."""
-        self._given_size = size
+        self.given_size = size
 
     def size_of(self, locations: int) -> Size:
         """The level with that many locations."""
-        return level_with(self._given_size, locations)
+        return level_with(self.given_size, locations)
 
 
 class Method(Protocol):
@@ -131,7 +131,8 @@ class Denoising(Planned):
         """What the last call predicted without the prompts, in the terms of the host's denoiser."""
         self.guided: Tensor | None = None
         """The picture that it predicted with guidance, in hosts that tell."""
-        self._given_size = rows.size
+        self.given_size = rows.size
+        """Of the latent that the model was given last."""
         self._padding = Padding()
 
     def name_layers(self, tags: Mapping[Hashable, Tags]) -> None:
@@ -250,7 +251,7 @@ class Conds:
 
     def __init__(self, p: Any, rows: Rows, prompts: ConceptPrompts, sampler: Any):
         self.p, self.prompts, self.sampler = p, prompts, sampler
-        self._blends = bool(rows.scene.concepts)
+        self._blends, self._count = bool(rows.scene.concepts), len(rows.pictures)
         self.own: Any = None
         """The host's own, before they were widened."""
         self.part_count: int | None = None
@@ -266,10 +267,10 @@ class Conds:
         def get_conds() -> tuple[Any, Any]:
             cond, uncond = original()
             self.prompts.encode(self.p)
-            return self._wide(cond), uncond
+            return self._wide(cond), self._seen(uncond)
 
         conds = self.sampler.sampler_extra_args
-        conds["cond"] = self._wide(conds["cond"])
+        conds["cond"], conds["uncond"] = self._wide(conds["cond"]), self._seen(conds["uncond"])
         self.p.get_conds = get_conds
         try:
             yield
@@ -277,8 +278,14 @@ class Conds:
             vars(self.p).pop("get_conds", None)
             vars(self.p).update(own)
 
+    def _seen(self, batch: Any) -> Any:
+        """Of a batch that is one video (Wan in Neo) the model sees the first prompt alone."""
+        return batch if batch is None or len(batch) == self._count else batch[: self._count]
+
     def _wide(self, cond: Any) -> Any:
         """The host's conds with a row for every part."""
+        if len(cond.batch) != self._count:
+            cond = prompt_parser.MulticondLearnedConditioning(cond.shape, self._seen(cond.batch))
         self.own = cond
         parts = max(self.prompts.part_count, *map(len, cond.batch))
         weighted = self.prompts.weighted or any(entry.weight != 1.0 for image in cond.batch for entry in image)

@@ -70,12 +70,32 @@ def references() -> list[Any]:
     return list(getattr(_arguments(), "ref_latents", ()))
 
 
+BEGINS_WITH = "ini_latent"
+"""The attribute of Neo's models that holds the picture which img2img begins with, until a prompt is encoded."""
+
+REFERENCE = "masknoise_reference"
+"""The attribute of a job that holds the same for the concepts' prompts."""
+
+
+def remember_reference(p: Any) -> None:
+    """Before the host encodes a job's own prompts, which takes the picture that img2img begins with from the model."""
+    found = getattr(shared.sd_model, BEGINS_WITH, None)
+    if found is not None:
+        setattr(p, REFERENCE, found)
+
+
+def refer(p: Any) -> None:
+    """Let the model read the next prompt beside the picture that img2img begins with (Qwen-Image-Edit)."""
+    if hasattr(p, REFERENCE):
+        setattr(shared.sd_model, BEGINS_WITH, getattr(p, REFERENCE))
+
+
 @contextmanager
 def references_kept() -> Iterator[None]:
     """Behind the block the job refers to the pictures that it did before: encoding a prompt tells Neo's models which
-    these are and takes away the one that img2img begins with, so that a second prompt would leave it out."""
+    these are, and takes away the one that img2img begins with."""
     arguments, model = _arguments(), shared.sd_model
-    places = [(arguments, "ref_latents"), (model, "ini_latent")]
+    places = [(arguments, "ref_latents"), (model, BEGINS_WITH)]
     kept = [(place, name, getattr(place, name)) for place, name in places if hasattr(place, name)]
     kept = [(place, name, list(one) if isinstance(one, list) else one) for place, name, one in kept]
     try:

@@ -296,7 +296,8 @@ def _networks_of(prompts: list[str]) -> dict[str, list[Any]]:
 
 @_hook
 def process_batch(p: Any, job: Job) -> None:
-    """The same for the hires pass, whose prompts the host has read already."""
+    """The same for the hires pass, whose prompts the host has read already; it is about to encode the first one's."""
+    facts.remember_reference(p)
     networks = getattr(p, "hr_extra_network_data", None)
     if getattr(p, "enable_hr", False) and networks is not None and job.prompts.networks:
         for kind, entries in _networks_of([network_tags(job.prompts.networks, networks)]).items():
@@ -413,6 +414,10 @@ def _check_dimensions(scene: Scene, rows: Rows, cond: Any) -> None:
         return
     context = cond.batch[0][0].schedules[0].cond
     width = (context["crossattn"] if isinstance(context, dict) else context).shape[-1]
+    if hasattr(shared.sd_model, "forge_objects"):
+        from lib_masknoise.hosts.webui.static_text import width_of_text
+
+        width = width_of_text(shared.sd_model.forge_objects.unet.model.diffusion_model, width)
     try:
         check_dimensions(scene.noise.feature.dimensions, width, rows.subspaces)
     except SceneError as error:

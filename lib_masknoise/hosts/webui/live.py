@@ -26,6 +26,7 @@ from lib_masknoise import infotext
 from lib_masknoise.conditioning import negatives, prompts
 from lib_masknoise.hosts.webui import facts
 from lib_masknoise.hosts.webui import job as jobs
+from lib_masknoise.hosts.webui.own_job import OwnJob
 from lib_masknoise.hosts.webui.prompts import ConceptPrompts, wildcards
 from lib_masknoise.live import FAINT, STEPS, Engine, Picture, Step, Wish, described
 from lib_masknoise.live.decoding import TinyDecoder, tiny_decoder, to_picture
@@ -49,7 +50,7 @@ class Stopped(Exception):
     """The user has pressed Interrupt or Skip while a live picture was made."""
 
 
-class _Job(processing.StableDiffusionProcessingTxt2Img):  # type: ignore[misc]
+class _Job(OwnJob):
     """A txt2img job that calls a function after each step, and ends between two steps when that raises."""
 
     step: Step | None = None
@@ -59,22 +60,13 @@ class _Job(processing.StableDiffusionProcessingTxt2Img):  # type: ignore[misc]
     """Whether only the latent is wanted."""
     ended: Exception | None = None
     latent: Tensor | None = None
-    _sampler: Any = None
 
-    @property
-    def sampler(self) -> Any:
-        return self._sampler
-
-    @sampler.setter
-    def sampler(self, made: Any) -> None:
-        self._sampler = made
-        if made is None:
-            return
-        made.callback_state = self._stepped
-        if hasattr(made, "func"):
-            made.func = _quiet(made.func, FAINT if self.sketchy else 0.0)
+    def prepare(self, sampler: Any) -> None:
+        sampler.callback_state = self._stepped
+        if hasattr(sampler, "func"):
+            sampler.func = _quiet(sampler.func, FAINT if self.sketchy else 0.0)
         if self.last is not None:
-            made.sample = functools.partial(self._go_on, made)
+            sampler.sample = functools.partial(self._go_on, sampler)
 
     def _stepped(self, told: dict[str, Any]) -> None:
         """In place of the sampler's own callback, which also moves a progress bar in the console."""
@@ -94,14 +86,11 @@ class _Job(processing.StableDiffusionProcessingTxt2Img):  # type: ignore[misc]
         self.denoising_strength = steps / self.steps
         return sampler.sample_img2img(p, self.last.to(x), x, c, uc, steps=steps, image_conditioning=image_conditioning)
 
-    def sample(self, *args: Any, **kwargs: Any) -> Any:
-        latents = super().sample(*args, **kwargs)
-        if not shared.state.interrupted and not shared.state.skipped:
-            self.latent = latents
-            if not self.sketchy:
-                return latents
-        # Nobody will see what the autoencoder would make of it.
-        return processing.DecodedSamples([torch.zeros(3, 8, 8)])
+    def finished(self, latents: Any) -> bool:
+        if shared.state.interrupted or shared.state.skipped:
+            return False
+        self.latent = latents
+        return not self.sketchy
 
 
 def _quiet(sample: Callable[..., Any], faint: float) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ Imports `modules`, which A1111, Forge and their kin share.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -24,6 +24,9 @@ from lib_masknoise.scene import Scene
 from lib_masknoise.wildcards import Wildcards
 
 CONTROLNET_MARK = 1024.0
+
+Reading = Callable[[Tensor], Tensor]
+"""What a model makes of a text before its layers see it: `[T, D]` → `[T, D']`."""
 
 Schedule = Sequence[Any]
 """The host's `ScheduledPromptConditioning`s: (end_at_step, cond), where cond is `[T, D]` or a dictionary (SDXL)."""
@@ -100,14 +103,20 @@ class ConceptPrompts:
         self._prompts = without_networks(chain.from_iterable(map(prompts, scenes)), self.networks)
         self._negatives = without_networks(chain.from_iterable(map(negatives, scenes)), self.networks)
         self._caches: dict[tuple[str, bool, bool], list[Any]] = {}
+        self._read: Reading | None = None
         self._encodings = Encodings()
         self._multiconds: dict[str, Any] = {}
         self._schedules: dict[str, Schedule] = {}
 
+    def read_by(self, read: Reading | None) -> None:
+        """What the model in use makes of a text before its layers see it: that is blended."""
+        if read is not self._read:
+            self._read, self._encodings = read, Encodings(read)
+
     def encode(self, p: Any) -> None:
         """Encode everything for the pass that `p` is about to make. Raises what the host raises."""
         if len(self._encodings) > KEPT:
-            self._encodings = Encodings()
+            self._encodings = Encodings(self._read)
         multi, single = prompt_parser.get_multicond_learned_conditioning, prompt_parser.get_learned_conditioning
         # A negative prompt of networks alone is none.
         own = {text: plain for text, plain in self._negatives.items() if plain}
@@ -129,6 +138,7 @@ class ConceptPrompts:
         networks = p.hr_extra_network_data if p.is_hr_pass else p.extra_network_data
         steps, hires_steps = _steps(p)
         cache = self._caches.setdefault((text, negative, p.is_hr_pass), [None, None])
+        facts.refer(p)
         return p.get_conds_with_caching(function, texts, steps, [cache], networks, hires_steps)
 
     def at(self, step: int) -> tuple[dict[str, Parts], dict[str, Encoded]]:
@@ -156,7 +166,7 @@ class ConceptPrompts:
         known = self._encodings.source(encoded)
         if torch.equal(context[: len(known)], known.to(context)):
             return encoded
-        return replace(encoded_context(context), pooled=encoded.pooled, weight=encoded.weight)
+        return replace(encoded_context(context, self._read), pooled=encoded.pooled, weight=encoded.weight)
 
     @property
     def part_count(self) -> int:
@@ -170,9 +180,10 @@ class ConceptPrompts:
 
 
 class Encodings:
-    """One Encoded for each cond of the host, as long as that lives."""
+    """One Encoded for each cond of the host, as long as that lives. read: as of `encoded_context`."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: Reading | None = None) -> None:
+        self._read = read
         self._known: dict[tuple[int, float], tuple[Any, Encoded]] = {}
         self._sources: dict[int, Tensor] = {}
 
@@ -188,7 +199,7 @@ class Encodings:
         if key not in self._known:
             context, vector = (cond["crossattn"], cond.get("vector")) if isinstance(cond, dict) else (cond, None)
             pooled = None if vector is None else vector.float().cpu()
-            self._known[key] = cond, replace(encoded_context(context), pooled=pooled, weight=weight)
+            self._known[key] = cond, replace(encoded_context(context, self._read), pooled=pooled, weight=weight)
             self._sources[id(self._known[key][1])] = context
         return self._known[key][1]
 
@@ -197,15 +208,18 @@ class Encodings:
         return self._sources[id(encoded)]
 
 
-def encoded_context(context: Tensor) -> Encoded:
-    """A host's context `[T, D]`, or `[1, T, D]` (Anima in Neo), which is filled up with zeros that the model sees."""
+def encoded_context(context: Tensor, read: Reading | None = None) -> Encoded:
+    """A host's context `[T, D]`, or `[1, T, D]` (Anima in Neo), filled up with zeros that the model sees. So is
+    one that the model reads in layers of its own before (Wan in Neo): then the context is what these make of it."""
     context = unmarked(context).detach().float().cpu()
-    if context.dim() == 2:
+    if context.dim() == 2 and read is None:
         return Encoded(context)
-    (context,) = context
+    context = context.flatten(0, -2)
     filled = context.any(dim=1).nonzero()
     length = int(filled[-1]) + 1 if len(filled) else 1
-    return Encoded(context[:length], filler=context.new_zeros(context.shape[1]), full=len(context))
+    rows = torch.cat([context[:length], context.new_zeros(1, context.shape[1])])
+    rows = rows if read is None else read(rows)
+    return Encoded(rows[:-1], filler=rows[-1], full=len(context))
 
 
 def unmarked(context: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ SCALE = 8
 
 def latent_shape(height: int, width: int) -> tuple[int, ...]:
     """Some models' latents have an axis of frames."""
-    frames = (1,) if getattr(shared.sd_model, "is_wan", False) else ()
+    frames = (shared.sd_model.frames,) if getattr(shared.sd_model, "is_wan", False) else ()
     return 4, *frames, height // SCALE, width // SCALE
 
 
@@ -173,9 +173,9 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             return samples
         self.is_hr_pass = True
         size = self.hr_upscale_to_y // SCALE, self.hr_upscale_to_x // SCALE
-        of_frame = samples.squeeze(2) if samples.dim() == 5 else samples
-        larger = torch.nn.functional.interpolate(of_frame, size, mode="nearest")
-        samples = larger.unflatten(1, (4, -1)) if samples.dim() == 5 else larger
+        layers = samples.flatten(1, -3)  # channels, and frames where there are some
+        larger = torch.nn.functional.interpolate(layers, size, mode="nearest")
+        samples = larger.unflatten(1, samples.shape[1:-2])
         self.sampler = sd_samplers.create_sampler(self.hr_sampler_name or self.sampler_name, shared.sd_model)
         noise = seeded_noise(tuple(samples.shape[1:]), self.seeds, samples.dtype)
         if not self.disable_extra_networks:
@@ -300,7 +300,7 @@ def decode_latent_batch(model: Any, batch: Tensor, target_device: Any = None) ->
 
 
 def _decoded(latent: Tensor) -> Image.Image:
-    return _picture(latent[:3].reshape(3, *latent.shape[-2:])).resize((16, 16))
+    return _picture(latent[:3].reshape(3, -1, *latent.shape[-2:])[:, 0]).resize((16, 16))
 
 
 def _picture(pixels: Tensor) -> Image.Image:
