@@ -17,22 +17,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
 from bench.style import STEPS, changes, compared, interval, measured, overlap_of, resampled, small_steps
 from lib_masknoise.calibrate import style
-from lib_masknoise.hosts.diffusers import load_pipeline, render
+from lib_masknoise.hosts.diffusers import render
 from lib_masknoise.hosts.diffusers.styling import PipelineSubject
 from lib_masknoise.scene import Scene
 from tools.small_model.emblems import PLAIN, SIDE, STYLES, SUBJECTS, caption
-from tools.small_model.train_emblems import Judge
+from tools.small_model.train_emblems import FEW, Judge
 
 SIZE = (SIDE, SIDE)
 NAMES = ("style", "principal", "random")
 STRENGTHS = (0.5, 1.0, 2.0)
-PICTURES, SEED = 24, 7000
-PROMPTS = tuple(caption(i, j) for i in range(len(SUBJECTS)) for j in range(PLAIN + 1))
+PICTURES, SEED = 16, 7000
+PROMPTS = tuple(caption(i, j) for i in FEW[0] for j in (*FEW[1], PLAIN))
 
 
 def halves() -> tuple[list[str], list[str]]:
@@ -66,12 +67,12 @@ def prompt_of(i: int) -> str:
 
 @torch.no_grad()
 def judged(judge: Judge, made: Tensor) -> dict[str, Tensor]:
-    """`[P, 1 + S, 3, H, W]` → of each strength and picture, `[P, S]`: whether the subject is the one asked for, and
-    whether the style is another than the plain picture's."""
+    """`[P, 1 + S, 3, H, W]` → of each picture and strength, `[P, S]`: whether the subject is that of the plain picture,
+    and whether the style is another; and of the plain pictures, `[P, 1]`, whether they show what was asked for."""
     asked = [next(k for k, name in enumerate(SUBJECTS) if f"a {name}," in prompt_of(i)) for i in range(len(made))]
     subject, manner = (logits.argmax(1).unflatten(0, made.shape[:2]) for logits in judge(made.flatten(0, 1)))
     return {
-        "subject": (subject[:, 1:] == torch.tensor(asked)[:, None]).float(),
+        "subject": (subject[:, 1:] == subject[:, :1]).float(),
         "style": (manner[:, 1:] != manner[:, :1]).float(),
         "plain subject": (subject[:, :1] == torch.tensor(asked)[:, None]).float(),
         "plain style": torch.tensor([[float(STYLES[int(manner[i, 0])] in prompt_of(i))] for i in range(len(made))]),
@@ -165,7 +166,9 @@ def main() -> None:
     torch.set_num_threads(1)
     state, judge = torch.load(options.judge), Judge().eval()
     judge.load_state_dict(state["judge"])
-    result = {"judge right": state["right"], **figures(load_pipeline(options.model), judge, options.work)}
+    pipe = DiffusionPipeline.from_pretrained(options.model)  # the program's own loader wants latents of four channels
+    pipe.set_progress_bar_config(disable=True)
+    result = {"judge right": state["right"], **figures(pipe, judge, options.work)}
     options.out.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     print(json.dumps(result["finished"], indent=2))
     sheet(options.work, options.rows, options.strength).save(options.out.with_suffix(".png"))

@@ -65,6 +65,9 @@ MANNERS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """Applied to a drawing of any maker."""
 STYLES = (*MAKERS, *MANNERS)
+FEW_SUBJECTS = ("apple", "tree", "fish", "house", "star", "umbrella")
+FEW_STYLES = ("twemoji", "openmoji", "sepia", "blueprint", "pastel", "outline")
+"""Of all; what a model can be trained on in a few minutes."""
 PLAIN = len(STYLES)
 """In place of a style: any maker, and a caption without one."""
 
@@ -96,12 +99,16 @@ def drawings(sets: Path) -> Tensor:
     return torch.stack(rows).movedim(-1, 1).unflatten(0, (len(SUBJECTS), len(MAKERS)))
 
 
-def pictures(drawn: Tensor, subjects: Tensor, styles: Tensor, generator: torch.Generator) -> Tensor:
+def pictures(
+    drawn: Tensor, subjects: Tensor, styles: Tensor, generator: torch.Generator, still: bool = False
+) -> Tensor:
     """`[B, 3, SIDE, SIDE]`: subjects and styles `[B]`, placed and turned a little at random, half of them mirrored."""
     count = len(subjects)
     makers = torch.randint(len(MAKERS), (count,), generator=generator)
     makers = torch.where(styles < len(MAKERS), styles, makers)
     size, angle, x, y, mirror = torch.rand(5, count, generator=generator)
+    if still:  # by a pixel at most, upright
+        size, angle, mirror, x, y = torch.full_like(size, 0.4), angle * 0 + 0.5, mirror * 0, x / 5 + 0.4, y / 5 + 0.4
     size, angle, mirror = 1.05 + 0.25 * size, (angle - 0.5) * 0.3, (mirror < 0.5).float() * 2 - 1
     cos, sin = size * angle.cos(), size * angle.sin()
     shift = (torch.stack([x, y], 1) - 0.5) * 1.2 * (size - 0.95)[:, None]

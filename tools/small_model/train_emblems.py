@@ -2,6 +2,7 @@
 
     python -m tools.small_model.train_emblems vae     --work DIR       -> DIR/emblem_vae.pt, DIR/emblem_latents.pt
     python -m tools.small_model.train_emblems unet    --work DIR       -> DIR/emblem_unet.pt; goes on where it stood
+    python -m tools.small_model.train_emblems few     --work DIR       -> DIR/emblem_unet_few.pt, from the one before
     python -m tools.small_model.train_emblems judge   --work DIR       -> DIR/emblem_judge.pt
     python -m tools.small_model.train_emblems model   --work DIR --out FOLDER     a diffusers folder
 
@@ -23,14 +24,16 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from .data import Batch
-from .emblems import PLAIN, SIDE, STYLES, SUBJECTS, caption, pictures
+from .emblems import FEW_STYLES, FEW_SUBJECTS, PLAIN, SIDE, STYLES, SUBJECTS, caption, pictures
 from .networks import MODEL, Average, Networks, save_weights
+from .sampling import TRAIN_STEPS, alphas_cumprod
 from .train_unet import freeze_unknown, loss_weights, parameter_groups, step_loss
 from .train_vae import cosine, picture_loss
 
 WIDTH, FACTOR, CHANNELS = 32, 4, 8
 POOL = 4320
 """Pictures whose latents the U-Net is trained on."""
+FEW_POOL = 600
 ROWS = 24
 WORDLESS, STYLELESS = 0.1, 0.15
 SUBJECTLESS = 0.05
@@ -54,8 +57,15 @@ def drawn(work: Path) -> Tensor:
     return torch.load(work / "emblems.pt").float()
 
 
-def labels(count: int, generator: torch.Generator, plain: bool = False) -> tuple[Tensor, Tensor]:
+FEW = [list(SUBJECTS).index(name) for name in FEW_SUBJECTS], [STYLES.index(name) for name in FEW_STYLES]
+
+
+def labels(count: int, generator: torch.Generator, plain: bool = False, few: bool = False) -> tuple[Tensor, Tensor]:
     """Subjects and styles, each combination as often as another."""
+    if few:
+        own = (torch.tensor(names)[torch.randint(len(names), (count,), generator=generator)] for names in FEW)
+        subjects, styles = own
+        return subjects, styles
     styles = len(STYLES) + plain
     return (
         torch.randint(len(SUBJECTS), (count,), generator=generator),
@@ -95,20 +105,23 @@ def train_vae(work: Path, steps: int, rate: float, seed: int = 1) -> None:
 
 
 @torch.no_grad()
-def write_latents(work: Path) -> None:
-    """{latents `[N, 8, h, w]` half, of variance 1; subjects, styles `[N]`; scale}."""
+def write_latents(work: Path, few: bool = False) -> None:
+    """{latents `[N, 8, h, w]` half, of variance 1; subjects, styles `[N]`; scale}.
+
+    few: of the few subjects and styles alone, upright and in their places.
+    """
     generator, drawings = torch.Generator().manual_seed(2), drawn(work)
     vae = autoencoder().eval()
     vae.load_state_dict(torch.load(work / "emblem_vae.pt"))
-    subjects, styles = labels(POOL, generator, plain=True)
+    subjects, styles = labels(FEW_POOL if few else POOL, generator, plain=True, few=few)
     found = []
     for own, manner in zip(subjects.split(60), styles.split(60), strict=True):
-        images = pictures(drawings, own, manner, generator) * 2 - 1
+        images = pictures(drawings, own, manner, generator, few) * 2 - 1
         found.append(vae.encode(images).latent_dist.mean)
     latents = torch.cat(found)
     scale = 1 / latents.std().item()
     data = {"latents": (latents * scale).half(), "subjects": subjects, "styles": styles, "scale": scale}
-    torch.save(data, work / "emblem_latents.pt")
+    torch.save(data, work / ("emblem_latents_few.pt" if few else "emblem_latents.pt"))
     print("scale", scale, "means", (latents * scale).mean((0, 2, 3)).tolist(), flush=True)
 
 
@@ -199,6 +212,44 @@ def train_unet(work: Path, steps: int, rate: float, seed: int) -> None:
             file.with_suffix(".new").replace(file)
 
 
+def train_few(work: Path, steps: int, rate: float, seed: int, rows: int = 12) -> None:
+    """The U-Net alone, on few subjects and styles; what the text encoder makes of their captions stays."""
+    nets, state, path = networks(), torch.load(work / "emblem_unet.pt"), work / "emblem_unet_few.pt"
+    nets.unet.load_state_dict(state["unet now"])
+    nets.text.load_state_dict(state["text"])
+    data = torch.load(work / "emblem_latents_few.pt")
+    texts = {(i, j): caption(i, j) for i in FEW[0] for j in (*FEW[1], PLAIN)}
+    contexts = dict(zip(texts, nets.contexts([*texts.values(), ""]), strict=False))
+    empty = nets.contexts([""])[0]
+    unet, random = nets.unet.train().requires_grad_(True), Random(seed)
+    average, weights, power = Average(unet, 0.98), loss_weights(), alphas_cumprod()
+    optimizer, losses = torch.optim.AdamW(unet.parameters(), lr=rate, betas=(0.9, 0.99)), []
+    torch.manual_seed(seed)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * cosine(step, steps, warmup=20)
+        chosen = torch.randint(len(data["latents"]), (rows,))
+        own = [
+            empty if (u := random.random()) < WORDLESS else contexts[i, PLAIN if u < 2 * WORDLESS else j]
+            for i, j in zip(data["subjects"][chosen].tolist(), data["styles"][chosen].tolist(), strict=True)
+        ]
+        latents, times = data["latents"][chosen].float(), torch.randint(0, TRAIN_STEPS, (rows,))
+        noise, signal = torch.randn_like(latents), power[times].view(-1, 1, 1, 1)
+        predicted = unet(signal.sqrt() * latents + (1 - signal).sqrt() * noise, times, torch.stack(own)).sample
+        loss = ((predicted - noise).square().mean((1, 2, 3)) * weights[times]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        average.update(unet)
+        losses.append(loss.item())
+        if (step + 1) % 50 == 0 or step + 1 == steps:
+            mean = sum(losses) / len(losses)
+            print(f"{step + 1} loss {mean:.4f} cpu {time.process_time():.0f} s", flush=True)
+            losses = []
+            torch.save({"unet": average.module.state_dict(), "text": state["text"]}, path)
+
+
 class Judge(nn.Module):
     """`[B, 3, 32, 32]` from 0 to 1 → logits of the subject and of the style."""
 
@@ -258,7 +309,8 @@ def train_judge(work: Path, steps: int, rate: float, seed: int = 3) -> None:
 def assemble(work: Path, out: Path) -> None:
     """The trained networks as a diffusers folder, the rest from the built-in model."""
     shutil.copytree(MODEL, out, dirs_exist_ok=True)
-    state, vae = torch.load(work / "emblem_unet.pt"), autoencoder()
+    few = work / "emblem_unet_few.pt"
+    state, vae = torch.load(few if few.exists() else work / "emblem_unet.pt"), autoencoder()
     vae.load_state_dict(torch.load(work / "emblem_vae.pt"))
     vae.register_to_config(scaling_factor=torch.load(work / "emblem_latents.pt")["scale"])
     vae.save_config(out / "vae")
@@ -272,7 +324,7 @@ def assemble(work: Path, out: Path) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Train a model of emblems.")
-    parser.add_argument("what", choices=("vae", "latents", "unet", "judge", "model"))
+    parser.add_argument("what", choices=("vae", "latents", "unet", "few", "judge", "model"))
     parser.add_argument("--work", type=Path, required=True, help="folder with emblems.pt")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float)
@@ -286,6 +338,9 @@ def main() -> None:
         write_latents(args.work)
     elif args.what == "unet":
         train_unet(args.work, args.steps or 1500, args.rate or 8e-4, args.seed)
+    elif args.what == "few":
+        write_latents(args.work, few=True)
+        train_few(args.work, args.steps or 600, args.rate or 1e-3, args.seed)
     elif args.what == "judge":
         train_judge(args.work, args.steps or 500, args.rate or 2e-3)
     else:
