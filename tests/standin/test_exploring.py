@@ -293,5 +293,7 @@ def test_time_steps_and_flows_are_brought_to_one_scale(host):
     a = float(alphas[4])
     assert made.sigma == pytest.approx(((1 - a) / a) ** 0.5) and torch.equal(made.x_t, x[0])
     assert torch.allclose(made.x0, (1 - 0.5 * (1 - a) ** 0.5) * x[0] / a**0.5)
-    made = moment(SimpleNamespace(), x, torch.tensor([3.0]), 0.5 * x)
-    assert made.sigma == 3 and torch.allclose(made.x_t, x[0] / 10**0.5) and torch.equal(made.x0, 0.5 * x[0])
+    of_reforge = SimpleNamespace(alphas=alphas, get_pred_x0=get_pred_x0, classic_ddim_eps_estimation=True)
+    for denoiser in (SimpleNamespace(), of_reforge):
+        made = moment(denoiser, x, torch.tensor([3.0]), 0.5 * x)
+        assert made.sigma == 3 and torch.allclose(made.x_t, x[0] / 10**0.5) and torch.equal(made.x0, 0.5 * x[0])

@@ -221,9 +221,10 @@ class Recorder:
 
 def _moment(denoiser: Any, x: Tensor, sigma: Tensor, out: Tensor) -> Moment:
     """x, out: `[1, C, h, w]`. The samplers that count in time steps are given a step for sigma and an `x` of unit
-    variance, and get noise for what it is heading for; models of flows mix picture and noise by `1 − σ` and `σ`."""
+    variance, and get noise for what it is heading for, unless the denoiser has made sigmas of them before it tells
+    (reForge); models of flows mix picture and noise by `1 − σ` and `σ`."""
     level = float(sigma[0])
-    if hasattr(denoiser, "alphas"):
+    if hasattr(denoiser, "alphas") and not getattr(denoiser, "classic_ddim_eps_estimation", False):
         signal = float(denoiser.alphas[int(level)])
         x0 = denoiser.get_pred_x0(x, out, sigma)
         return Moment(((1 - signal) / signal) ** 0.5, _plain(x), _plain(x0))
