@@ -25,16 +25,20 @@ FULL = 16
 
 
 class ForgeCheckpoint(Checkpoint):
-    """kind: "unet", "transformer", "masked transformer", which takes an attention mask, "frames transformer", whose
-    latents have an axis of frames, "static transformer", the same with text that stays what it is, or "video
-    transformer", of more than one frame, which reads its text in layers of its own before."""
+    """kind: "unet", "transformer", "masked transformer", which takes an attention mask, "placed transformer", which
+    does too and counts the tokens of its text, "frames transformer", whose latents have an axis of frames, "static
+    transformer", the same with text that stays what it is, or "video transformer", of more than one frame, which reads
+    its text in layers of its own before."""
 
     def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float32, xl: bool = False, kind: str = "unet"):
         super().__init__(seed, dtype, xl)
         self.kind, self.is_wan = kind, kind.startswith(("frames", "static", "video"))
         self.frames = 2 if kind.startswith("video") else 1
         if kind != "unet":
-            classes = {"masked transformer": Masked, "static transformer": Static, "video transformer": Video}
+            classes = {
+                "masked transformer": Masked, "placed transformer": Placed, "static transformer": Static,
+                "video transformer": Video,
+            }  # fmt: skip
             self.model.diffusion_model = classes.get(kind, Transformer)(seed, dtype)
         else:
             name_blocks(self.model.diffusion_model)
@@ -94,7 +98,7 @@ class Model:
         Blocks.options = {**transformer_options, "original_shape": list(x.shape)}
         try:
             rest = {key: one.to(x.dtype) for key, one in rest.items()}
-            if isinstance(self.diffusion_model, Static):
+            if isinstance(self.diffusion_model, Static | Placed):
                 rest["transformer_options"] = transformer_options
             noise = self.diffusion_model(scaled, time, context=c_crossattn, **rest)
         finally:
@@ -249,6 +253,29 @@ class Transformer(nn.Module):
 class Masked(Transformer):
     def forward(self, x: Tensor, time: Tensor, context: Tensor, y: Tensor, guidance: Tensor, **kwargs: Any) -> Tensor:
         return self.run(x, time, context, y, guidance, kwargs.get("attention_mask"))
+
+
+class Placed(Masked):
+    """Every text token counts by where it stands (Flux 2), which patches may change."""
+
+    txt_ids_dims = (1,)
+
+    def forward(
+        self, x: Tensor, time: Tensor, context: Tensor, y: Tensor, guidance: Tensor,
+        transformer_options: Any, **kwargs: Any,
+    ) -> Tensor:  # fmt: skip
+        ids = torch.zeros(*context.shape[:2], 2)
+        ids[..., 1] = torch.arange(context.shape[1])
+        return self.forward_orig(context, ids, transformer_options, x, time, y, guidance, kwargs.get("attention_mask"))
+
+    def forward_orig(
+        self, context: Tensor, txt_ids: Tensor, options: Any, x: Tensor, time: Tensor, y: Tensor, guidance: Tensor,
+        mask: Any,
+    ) -> Tensor:  # fmt: skip
+        for patch in options.get("patches", {}).get("post_input", []):
+            txt_ids = patch({"img": x, "txt": context, "img_ids": None, "txt_ids": txt_ids})["txt_ids"]
+        turned = context * torch.cos(0.9 * txt_ids.sum(2, keepdim=True)).to(context)
+        return self.run(x, time, turned, y, guidance, mask)
 
 
 class Static(nn.Module):

@@ -9,7 +9,8 @@ from lib_masknoise.scene import Scene
 from tests.standin.test_blending import FULL, LEFT, LOWER, covered, error, scene
 from tests.standin.test_forge import patching
 
-PLAIN, MASKED, FRAMES = "transformer", "masked transformer", "frames transformer"
+PLAIN, FRAMES = "transformer", "frames transformer"
+MASKED, PLACED = "masked transformer", "placed transformer"
 SIZE = (4, 6)
 LONG = "a wide field of golden wheat"  # twice as many tokens as a short prompt
 
@@ -109,7 +110,7 @@ def test_one_evaluation_for_each_text_that_counts(host, conditions):
     assert [sorted(chunks) for chunks in conditions] == [[0, 0, 0, 0, 1, 1], [0, 1], [0]]
 
 
-@pytest.mark.parametrize("kind", [PLAIN, MASKED, FRAMES])
+@pytest.mark.parametrize("kind", [PLAIN, MASKED, PLACED, FRAMES])
 def test_a_concept_that_covers_everything_is_its_prompt(host, kind):
     host.start(torch.float64, forge=kind)
     texts = (("green tree", "dull"), (LONG, ""), ("a:0.75 AND b:0.5", ""), ("[green:blue:1] tree", "[x:0.5]"))
@@ -128,7 +129,7 @@ def test_the_hires_pass_has_its_own_guidance(host, kind):
     assert error(host.latents(covered("green tree"), enable_hr=True), plain) < 1e-12
 
 
-@pytest.mark.parametrize("kind", [PLAIN, MASKED, FRAMES])
+@pytest.mark.parametrize("kind", [PLAIN, MASKED, PLACED, FRAMES])
 def test_every_image_has_its_own_frame_and_prompt(host, kind):
     host.start(torch.float64, forge=kind)
     moving = scene(
@@ -138,7 +139,8 @@ def test_every_image_has_its_own_frame_and_prompt(host, kind):
         animation={"frames": 3},
     )
     whole = host.latents(moving, batch_size=3)
-    bound = 1e-6 if kind == MASKED else 1e-12  # the weights of the texts are float32, and divided by another sum
+    # The weights of texts side by side are float32, and divided by another sum.
+    bound = 1e-6 if kind in (MASKED, PLACED) else 1e-12
     assert error(host.latents(moving, batch_size=1), whole) < bound
     assert all(error(whole[i], whole[i + 1]) > 1e-4 for i in range(2))
 
@@ -187,16 +189,18 @@ def test_conditions_of_others_are_refused(host):
 # --- The joint attention
 
 
-def test_joint_attention_takes_one_evaluation(host, conditions):
-    host.start(forge=MASKED)
+@pytest.mark.parametrize("kind", [MASKED, PLACED])
+def test_joint_attention_takes_one_evaluation(host, conditions, kind):
+    host.start(forge=kind)
     processed = host.run(scene("green tree", "blue sea"), steps=1)
     assert sorted(map(tuple, conditions)) == [(0,), (1,)]
     assert f"{infotext.BLENDING}: joint attention" in processed.infotexts[0]
 
 
-def test_equal_texts_are_one(host):
-    """However soft the weights: they add up to 1."""
-    host.start(torch.float64, forge=MASKED)
+@pytest.mark.parametrize("kind", [MASKED, PLACED])
+def test_equal_texts_are_one(host, kind):
+    """However soft the weights: they add up to 1. Where tokens are counted, those of each text are counted anew."""
+    host.start(torch.float64, forge=kind)
     three = {"concepts": [{"prompt": "red house", "mask": mask} for mask in (LEFT, LOWER)]}
     assert error(host.latents(three), host.latents()) < 1e-6
 
@@ -220,6 +224,40 @@ def test_a_constant_map_is_a_plain_pass_of_the_blend(host, monkeypatch, weight):
     blended = host.latents({"concepts": [{"prompt": "green tree", "weight": weight, "mask": FULL}]}, **options)
     assert blended.isfinite().all()
     torch.testing.assert_close(contexts[2], torch.lerp(base, concept, weight))
+
+
+@pytest.mark.parametrize("kind", [MASKED, PLACED])
+def test_texts_of_several_lengths_stand_where_they_do_alone(host, kind):
+    """Both sides have as many tokens in all, divided in another way, and are evaluated together or not."""
+    blended = scene({"prompt": LONG, "negative": "dull"})
+    options = {"prompt": "red house", "negative_prompt": LONG}
+    host.start(torch.float64, forge=kind)
+    together = host.latents(blended, **options)
+    host.start(torch.float64, forge=kind, conditions_together=1)
+    assert error(host.latents(blended, **options), together) < 1e-12
+    assert host.joint.places_of([2, 3]).tolist() == [0, 1, 0, 1, 2]
+
+
+def test_patches_of_others_see_the_places(host):
+    host.start(torch.float64, forge=PLACED)
+    seen = []
+
+    def other(given):
+        seen.append(given["txt_ids"][0, :, 1].tolist())
+        return given
+
+    host.latents(scene(LONG), steps=1, cfg_scale=1.0, others=[patching(lambda unet: unet.patch("post_input", other))])
+    assert seen == [[*range(5), *range(10)]]
+
+
+def test_places_that_cannot_be_set_are_left_to_predictions(host, monkeypatch):
+    host.start(torch.float64, forge=PLAIN)
+    expected = host.latents(scene("green tree"))
+    host.start(torch.float64, forge=MASKED)
+    monkeypatch.setattr(type(host.model.patcher.model.diffusion_model), "txt_ids_dims", (1,), raising=False)
+    processed = host.run(scene("green tree"))
+    assert error(torch.cat(processed.latents), expected) < 1e-12
+    assert f"{infotext.BLENDING}: predictions" in processed.infotexts[0]
 
 
 def test_reference_pictures_see_every_text_by_its_area(host):

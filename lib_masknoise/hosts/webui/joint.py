@@ -8,13 +8,19 @@ evaluation of the model, of a longer sequence. Where one text has all the weight
 evaluation is the plain one. The tokens of reference pictures (Kontext in Neo) have no place in the masks: they see
 every text by its area.
 
+Where a text's tokens are counted on an axis of the rotary embedding (Flux 2), each text is counted anew, as it is
+alone: the counts go along as one more of the model's conditions, since the rows of a call may be divided differently,
+and a patch of the model's input sets them.
+
 What cannot be said so is left to `predictions`: prompts of several parts, weights that lead away from the base
 together, and weights below 0 of texts of several lengths.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +32,7 @@ from lib_masknoise.conditioning import NEGLIGIBLE
 from lib_masknoise.hosts.webui import facts
 from lib_masknoise.hosts.webui.denoising import Denoising
 from lib_masknoise.hosts.webui.forge import Options
-from lib_masknoise.hosts.webui.predictions import Masks, Weighted, condition_of
+from lib_masknoise.hosts.webui.predictions import Masks, Weighted, condition_of, taking
 from lib_masknoise.joint import side_by_side
 from lib_masknoise.maps import Size, resize
 
@@ -35,6 +41,9 @@ UNSEEN = -1e4
 
 KEPT_MASKS = 2
 """The prompts' and the negative prompts': each may be hundreds of megabytes, and is the same at every step."""
+
+PLACES = "masknoise_places"
+"""Among the model's conditions: where each text token stands in its text, `[rows, M]`."""
 
 
 class JointAttention:
@@ -50,6 +59,11 @@ class JointAttention:
         self.denoising = denoising
         self._masks: list[tuple[Tensor, list[int], int, Tensor]] = []
 
+    def wrapped(self, options: Options, x: Tensor) -> Options:
+        axes = text_axes(shared.sd_model.forge_objects.unet.model.diffusion_model)
+        options = Masks().wrapped(options, x)
+        return placing(options, axes) if axes else options
+
     def conditions(self, entries: list[Weighted], x: Tensor, several: bool) -> list[Options]:
         masks = Masks()
         if len(entries) == 1:
@@ -59,7 +73,10 @@ class JointAttention:
             self._say_predictions()
             return masks.conditions(entries, x, several)
         context, lengths, weights = found
-        return [_joined(entries, context, self._mask(weights, lengths, x))]
+        joined = _joined(entries, context, self._mask(weights, lengths, x))
+        if text_axes(shared.sd_model.forge_objects.unet.model.diffusion_model):
+            joined["model_conds"][PLACES] = condition_of(places_of(lengths)[None])
+        return [joined]
 
     def _mask(self, weights: Tensor, lengths: list[int], x: Tensor) -> Tensor:
         """`attention_mask` where the model computes, made again only for other weights or texts."""
@@ -85,12 +102,48 @@ class JointAttention:
 
 
 def takes_masks(model: torch.nn.Module) -> bool:
-    """Whether the host's model is one of text and image streams that take an attention mask, with text tokens that have
-    no place of their own: several texts side by side are then each what they are alone."""
+    """Whether the host's model is one of text and image streams that take an attention mask, and each of several texts
+    side by side can stand where it stands alone."""
     streams = hasattr(model, "double_blocks") and hasattr(model, "single_blocks")
-    code = getattr(type(model).forward, "__code__", None)
-    named = code is not None and "attention_mask" in code.co_consts
-    return streams and named and not getattr(model, "txt_ids_dims", None)
+    placed = not text_axes(model) or _names(model, "forward_orig", "post_input")
+    return streams and placed and _names(model, "forward", "attention_mask")
+
+
+def _names(model: torch.nn.Module, method: str, name: str) -> bool:
+    """Whether a method of the model asks for something under that name."""
+    code = getattr(getattr(type(model), method, None), "__code__", None)
+    return code is not None and name in code.co_consts
+
+
+def text_axes(model: torch.nn.Module) -> tuple[int, ...]:
+    """The axes of the model's places on which it counts a text's tokens (Flux 2); none where these have no place."""
+    return tuple(getattr(model, "txt_ids_dims", None) or ())
+
+
+def places_of(lengths: Sequence[int]) -> Tensor:
+    """Where each token of texts side by side stands in its own text, `[M]`."""
+    return torch.cat([torch.arange(length) for length in lengths])
+
+
+def placing(options: Options, axes: tuple[int, ...]) -> Options:
+    """The host's model options with the wrapper by which every text is counted anew, in calls that have `PLACES`."""
+
+    def placed(places: Tensor, call: Callable[[Options], Tensor], c: Options) -> Tensor:
+        transformer = c["transformer_options"]
+        patches = transformer.get("patches", {})
+        own = functools.partial(_set_places, places, axes)
+        patches = {**patches, "post_input": [own, *patches.get("post_input", [])]}
+        return call({**c, "transformer_options": {**transformer, "patches": patches}})
+
+    return taking(options, PLACES, placed)
+
+
+def _set_places(places: Tensor, axes: tuple[int, ...], given: Options) -> Options:
+    """A patch of the model's input: `txt_ids` `[rows, M, axes]` with the places `[rows, M]` on some of the axes."""
+    ids = given["txt_ids"].clone()
+    for axis in axes:
+        ids[..., axis] = places
+    return {**given, "txt_ids": ids}
 
 
 def texts_of(entries: list[Weighted]) -> tuple[Tensor, list[int], Tensor] | None:

@@ -47,6 +47,9 @@ class Combination(Protocol):
     what: str
     instead: str
 
+    def wrapped(self, options: Options, x: Tensor) -> Options:
+        """The host's model options with what takes out of the conditions what is not the model's."""
+
     def conditions(self, entries: list[Weighted], x: Tensor, several: bool) -> list[Options]:
         """The host's conditions that make what the entries say. several: whether there is more than one entry, be it on
         the other side."""
@@ -60,6 +63,9 @@ class Masks:
         "predictions are blended instead of contexts, and a step takes one evaluation of the model for the prompt and "
         "one for each concept"
     )
+
+    def wrapped(self, options: Options, x: Tensor) -> Options:
+        return weighing(options) if x.dim() > MASKED_DIMENSIONS else options
 
     def conditions(self, entries: list[Weighted], x: Tensor, several: bool) -> list[Options]:
         return with_masks(entries, x, several)
@@ -123,8 +129,8 @@ class Predictions:
         if not torch.allclose(total, torch.ones(())):
             self._total = total[:, None]
         several = max(len(positive), len(negative)) > 1
-        if several and x.dim() > MASKED_DIMENSIONS:
-            options = weighing(options)
+        if several:
+            options = self._combination.wrapped(options, x)
         cond = self._combination.conditions(positive, x, several)
         if negative:
             uncond = self._combination.conditions(negative, x, several)
@@ -232,16 +238,31 @@ def with_masks(entries: list[Weighted], x: Tensor, several: bool) -> list[Option
 
 def weighing(options: Options) -> Options:
     """The host's model options with the wrapper that multiplies what the model predicts by the weights beside it."""
+
+    def weighed(weight: Tensor, call: Callable[[Options], Tensor], c: Options) -> Tensor:
+        out = call(c)
+        return out * spread(weight, out)
+
+    return taking(options, WEIGHT, weighed)
+
+
+def taking(
+    options: Options, name: str, use: Callable[[Tensor, Callable[[Options], Tensor], Options], Tensor]
+) -> Options:
+    """The host's model options with a wrapper that takes a condition of ours, which the model does not know, out of
+    those of a call. use: given that condition's rows, the host's own way to predict, and the other conditions."""
     inner = options.get("model_function_wrapper")
 
-    def weighed(apply: Callable[..., Tensor], args: Options) -> Tensor:
+    def wrapper(apply: Callable[..., Tensor], args: Options) -> Tensor:
         c = dict(args["c"])
-        weight = c.pop(WEIGHT, None)
-        args = {**args, "c": c}
-        out = apply(args["input"], args["timestep"], **c) if inner is None else inner(apply, args)
-        return out if weight is None else out * spread(weight, out)
+        rows = c.pop(name, None)
 
-    return {**options, "model_function_wrapper": weighed}
+        def call(c: Options) -> Tensor:
+            return apply(args["input"], args["timestep"], **c) if inner is None else inner(apply, {**args, "c": c})
+
+        return call(c) if rows is None else use(rows, call, c)
+
+    return {**options, "model_function_wrapper": wrapper}
 
 
 def _like(entry: Options, cond: Any, count: int) -> Options:
