@@ -2,7 +2,7 @@
 
     python -m tools.small_model.train_emblems vae     --work DIR       -> DIR/emblem_vae.pt, DIR/emblem_latents.pt
     python -m tools.small_model.train_emblems unet    --work DIR       -> DIR/emblem_unet.pt; goes on where it stood
-    python -m tools.small_model.train_emblems few     --work DIR       -> DIR/emblem_unet_few.pt, from the one before
+    python -m tools.small_model.train_emblems few     --work DIR       -> DIR/emblem_unet_few.pt; goes on from itself
     python -m tools.small_model.train_emblems judge   --work DIR       -> DIR/emblem_judge.pt
     python -m tools.small_model.train_emblems model   --work DIR --out FOLDER     a diffusers folder
 
