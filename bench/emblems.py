@@ -21,7 +21,17 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from bench.style import STEPS, changes, compared, interval, measured, overlap_of, resampled, small_steps
+from bench.style import (
+    STEPS,
+    changes,
+    compared,
+    interval,
+    measured,
+    overlap_of,
+    overlap_of_effects,
+    resampled,
+    small_steps,
+)
 from lib_masknoise.calibrate import style
 from lib_masknoise.hosts.diffusers import render
 from lib_masknoise.hosts.diffusers.styling import PipelineSubject
@@ -31,15 +41,19 @@ from tools.small_model.train_emblems import FEW, Judge
 
 SIZE = (SIDE, SIDE)
 NAMES = ("style", "principal", "random")
-STRENGTHS = (0.5, 1.0, 2.0)
-PICTURES, SEED = 16, 7000
+STRENGTHS = (0.5, 1.0, 2.0, 4.0)
+PICTURES, SEED = 36, 7000
 PROMPTS = tuple(caption(i, j) for i in FEW[0] for j in (*FEW[1], PLAIN))
 
 
 def halves() -> tuple[list[str], list[str]]:
-    order = torch.randperm(len(PROMPTS), generator=torch.Generator().manual_seed(15)).tolist()
-    middle = len(order) // 2
-    return [PROMPTS[i] for i in order[:middle]], [PROMPTS[i] for i in order[middle:]]
+    """Each with every subject in three styles and every style on three subjects, and three subjects without one."""
+    own: tuple[list[str], list[str]] = ([], [])
+    for i, subject in enumerate(FEW[0]):
+        for j, manner in enumerate(FEW[1]):
+            own[(j - i) % 6 not in (0, 1, 3)].append(caption(subject, manner))
+        own[i % 2].append(caption(subject, PLAIN))
+    return own
 
 
 def pictures(pipe, found: style.Found, name: str, i: int, work: Path) -> Tensor:
@@ -108,16 +122,31 @@ def finished(made: dict[str, Tensor], judge: Judge) -> dict:
         ratios = [layout_at("style", rows, wanted) / layout_at(name, rows, wanted) for rows in resampled(PICTURES)]
         whole = layout_at("style", every, wanted) / layout_at(name, every, wanted)
         result[f"style / {name}"] = interval(whole, ratios)
-    for name in made:
-        moved, kept = seen[name]["style"], seen[name]["subject"]
-
-        def share(rows: Tensor, moved: Tensor = moved, kept: Tensor = kept) -> float:
-            count = float(moved[rows].sum())
-            return float((moved[rows] * kept[rows]).sum()) / count if count else math.nan
-
-        drawn = [one for rows in resampled(PICTURES) if not math.isnan(one := share(rows))]
-        result[f"subject kept where the style is another: {name}"] = interval(share(every), drawn)
+    kept = {
+        name: [share(own["style"][rows], own["subject"][rows]) for rows in (every, *resampled(PICTURES))]
+        for name, own in seen.items()
+    }
+    result["subject kept where the style is another"] = {
+        **{name: interval(whole, _known(drawn)) for name, (whole, *drawn) in kept.items()},
+        **{
+            f"style - {name}": interval(
+                kept["style"][0] - kept[name][0],
+                _known([a - b for a, b in zip(kept["style"][1:], kept[name][1:], strict=True)]),
+            )
+            for name in NAMES[1:]
+        },
+    }
     return result
+
+
+def share(moved: Tensor, kept: Tensor) -> float:
+    """Of those that are moved, how many are kept too; NaN where there is none."""
+    count = float(moved.sum())
+    return float((moved * kept).sum()) / count if count else math.nan
+
+
+def _known(drawn: Sequence[float]) -> list[float]:
+    return [one for one in drawn if not math.isnan(one)]
 
 
 def figures(pipe, judge: Judge, work: Path) -> dict:
@@ -135,6 +164,9 @@ def figures(pipe, judge: Judge, work: Path) -> dict:
         "share of each group of layers": dict(zip(groups, shares.tolist(), strict=True)),
         "small steps": small_steps(responses, len(groups)),
         "overlap of halves of the prompts": overlap_of(subject, PROMPTS, *parts),
+        "the same, by what they change": overlap_of_effects(
+            subject, [prompt for prompt in PROMPTS if "style" in prompt], *parts, file=work / "responses-both.pt"
+        ),
     }
     print(json.dumps(result, indent=2), flush=True)
     made = {name: torch.stack([pictures(pipe, found, name, i, work) for i in range(PICTURES)]) for name in NAMES}
@@ -160,7 +192,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("docs/quality/style-emblems.json"))
     parser.add_argument("--rows", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5], help="of the sheet of pictures")
-    parser.add_argument("--strength", type=float, default=1.0, choices=STRENGTHS, help="of the sheet of pictures")
+    parser.add_argument("--strength", type=float, default=2.0, choices=STRENGTHS, help="of the sheet of pictures")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)

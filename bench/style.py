@@ -215,8 +215,13 @@ def figures(pipe, work: Path) -> dict:
         amounts[name] = torch.stack(changes(plain, made), dim=1).square()  # [P, style and layout]
     result = {**result, "pictures": PICTURES, "finished": finished(amounts)}
     print(json.dumps(result, indent=2), flush=True)
-    overlaps = overlap_of(subject, style.PROMPTS, *parts)
-    return {**result, "overlap of halves of the prompts": overlaps}
+    return {
+        **result,
+        "overlap of halves of the prompts": overlap_of(subject, style.PROMPTS, *parts),
+        "the same, by what they change": overlap_of_effects(
+            subject, understood(style.PROMPTS), *parts, file=work / "responses-both.pt"
+        ),
+    }
 
 
 def overlap_of(
@@ -242,6 +247,42 @@ def overlap_of(
         **{name: {str(rank): found(name, rank) for rank in RANKS} for name in ("style", "layout")},
         "principal directions": style.overlap(*(orthonormal(basis[:, None]) for basis, *_ in halves)),
         "principal directions at random": style.CANDIDATES / len(every),
+    }
+
+
+def overlap_of_effects(
+    subject: PipelineSubject, own: Sequence[str], *halves: tuple[Tensor, tuple[str, ...], style.Responses], file: Path
+) -> dict:
+    """Of the same, measured by what they do: the angles between the changes of `x0` that the one and the other make in
+    the same pictures, whose style and layout count alike. Directions that do nothing do not count. At random: of
+    mixtures of both halves' candidates that are drawn by chance."""
+    (first, groups, _), (second, *_) = halves
+    joined = torch.cat([first, second])
+    if not file.exists():
+        chosen = [own[i * len(own) // style.PICTURES] for i in range(style.PICTURES)]
+        torch.save(style.responses(subject, joined, chosen, range(3000, 3000 + style.PICTURES)), file)
+    s, layout = torch.load(file, weights_only=False).grams()
+    values, vectors = torch.linalg.eigh(s / s.trace() + layout / layout.trace())
+    root = (vectors * values.clamp_min(0).sqrt()).T  # mixtures → their effects
+
+    def effects(mixtures: Tensor, half: int) -> Tensor:
+        """Mixtures of a half's candidates, `[K, groups, n]` → an orthonormal basis of what they do, `[N, K]`."""
+        before = half * len(first)
+        padded = torch.nn.functional.pad(mixtures.double(), (before, len(joined) - before - mixtures.shape[2]))
+        return torch.linalg.qr(root @ padded.flatten(1).T).Q
+
+    def agreed(rank: int, name: str) -> float:
+        return style.overlap(*(effects(style.solved(*own, rank).mixtures[name], i) for i, own in enumerate(halves)))
+
+    generator = torch.Generator().manual_seed(0)
+
+    def by_chance(rank: int) -> float:
+        drawn = (torch.randn(rank, len(groups), len(own[0]), generator=generator) for own in halves)
+        return style.overlap(*(effects(one, i) for i, one in enumerate(drawn)))
+
+    return {
+        **{name: {str(rank): agreed(rank, name) for rank in RANKS} for name in ("style", "layout")},
+        "at random": {str(rank): sum(by_chance(rank) for _ in range(100)) / 100 for rank in RANKS},
     }
 
 

@@ -89,7 +89,7 @@ def test_a_concepts_weight_has_one_too(profile, painter):
 
 def test_finding_style_tells_how_far_it_is_and_can_be_stopped(painter, home):
     page = painter.page
-    page.locator("#masknoise_calibrate button", has_text="Useful range").first.click()
+    painter.open_accordion("Useful range")
     page.locator("#masknoise_calibrate_style").click()
     page.wait_for_selector("#masknoise_calibrate_progress >> text=rows", timeout=60_000)
     page.locator("#masknoise_calibrate_stop").click()

@@ -2,7 +2,7 @@
 
     python -m tools.small_model.train_emblems vae     --work DIR       -> DIR/emblem_vae.pt, DIR/emblem_latents.pt
     python -m tools.small_model.train_emblems unet    --work DIR       -> DIR/emblem_unet.pt; goes on where it stood
-    python -m tools.small_model.train_emblems few     --work DIR       -> DIR/emblem_unet_few.pt, from the one before
+    python -m tools.small_model.train_emblems few     --work DIR       -> DIR/emblem_unet_few.pt; goes on from itself
     python -m tools.small_model.train_emblems judge   --work DIR       -> DIR/emblem_judge.pt
     python -m tools.small_model.train_emblems model   --work DIR --out FOLDER     a diffusers folder
 
@@ -212,42 +212,52 @@ def train_unet(work: Path, steps: int, rate: float, seed: int) -> None:
             file.with_suffix(".new").replace(file)
 
 
-def train_few(work: Path, steps: int, rate: float, seed: int, rows: int = 12) -> None:
-    """The U-Net alone, on few subjects and styles; what the text encoder makes of their captions stays."""
-    nets, state, path = networks(), torch.load(work / "emblem_unet.pt"), work / "emblem_unet_few.pt"
-    nets.unet.load_state_dict(state["unet now"])
+def train_few(work: Path, steps: int, rate: float, seed: int, rows: int = 16) -> None:
+    """U-Net and text encoder on few subjects and styles. Begins with the weights in the work folder, where there are
+    some, else with those of `train_unet`."""
+    nets, path = networks(), work / "emblem_unet_few.pt"
+    state = torch.load(path if path.exists() else work / "emblem_unet.pt")
+    nets.unet.load_state_dict(state["unet"])
     nets.text.load_state_dict(state["text"])
-    data = torch.load(work / "emblem_latents_few.pt")
-    texts = {(i, j): caption(i, j) for i in FEW[0] for j in (*FEW[1], PLAIN)}
-    contexts = dict(zip(texts, nets.contexts([*texts.values(), ""]), strict=False))
-    empty = nets.contexts([""])[0]
-    unet, random = nets.unet.train().requires_grad_(True), Random(seed)
-    average, weights, power = Average(unet, 0.98), loss_weights(), alphas_cumprod()
-    optimizer, losses = torch.optim.AdamW(unet.parameters(), lr=rate, betas=(0.9, 0.99)), []
+    data, captions, random = torch.load(work / "emblem_latents_few.pt"), Captions(nets, Random(seed)), Random(seed)
+    unet, text = nets.unet.train().requires_grad_(True), nets.text.train().requires_grad_(True)
+    freeze_unknown(text, captions.known)
+    # Row of each caption, so that the text encoder reads one only once a step.
+    ids = {(i, j): captions.ids(caption(i, j)) for i in FEW[0] for j in (*FEW[1], PLAIN)}
+    ids[None] = captions.ids("")
+    averages, weights, power = (Average(unet, 0.99), Average(text, 0.99)), loss_weights(), alphas_cumprod()
+    groups = parameter_groups(unet, text)
+    parameters = [p for group in groups for p in group["params"]]
+    optimizer, losses = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99)), []
     torch.manual_seed(seed)
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate * cosine(step, steps, warmup=20)
+            group["lr"] = rate * group["factor"] * cosine(step, steps, warmup=20)
         chosen = torch.randint(len(data["latents"]), (rows,))
         own = [
-            empty if (u := random.random()) < WORDLESS else contexts[i, PLAIN if u < 2 * WORDLESS else j]
+            None if (u := random.random()) < WORDLESS else (i, PLAIN if u < 2 * WORDLESS else j)
             for i, j in zip(data["subjects"][chosen].tolist(), data["styles"][chosen].tolist(), strict=True)
         ]
+        read = list(dict.fromkeys(own))
+        contexts = text(torch.stack([ids[key] for key in read]))[0][[read.index(key) for key in own]]
         latents, times = data["latents"][chosen].float(), torch.randint(0, TRAIN_STEPS, (rows,))
         noise, signal = torch.randn_like(latents), power[times].view(-1, 1, 1, 1)
-        predicted = unet(signal.sqrt() * latents + (1 - signal).sqrt() * noise, times, torch.stack(own)).sample
+        predicted = unet(signal.sqrt() * latents + (1 - signal).sqrt() * noise, times, contexts).sample
         loss = ((predicted - noise).square().mean((1, 2, 3)) * weights[times]).mean()
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        average.update(unet)
+        for average, module in zip(averages, (unet, text), strict=True):
+            average.update(module)
         losses.append(loss.item())
         if (step + 1) % 50 == 0 or step + 1 == steps:
             mean = sum(losses) / len(losses)
             print(f"{step + 1} loss {mean:.4f} cpu {time.process_time():.0f} s", flush=True)
             losses = []
-            torch.save({"unet": average.module.state_dict(), "text": state["text"]}, path)
+            own = {name: average.module.state_dict() for name, average in zip(("unet", "text"), averages, strict=True)}
+            torch.save(own, path.with_suffix(".new"))
+            path.with_suffix(".new").replace(path)
 
 
 class Judge(nn.Module):
@@ -271,7 +281,8 @@ class Judge(nn.Module):
 
 
 def train_judge(work: Path, steps: int, rate: float, seed: int = 3) -> None:
-    """On drawings as they are and as the autoencoder gives them back; its share of right answers on fresh ones."""
+    """On drawings of the few subjects and styles, as they are and as the autoencoder gives them back; its share of
+    right answers on fresh ones."""
     generator, drawings = torch.Generator().manual_seed(seed), drawn(work)
     torch.manual_seed(seed)
     vae, judge = autoencoder().eval(), Judge()
@@ -279,7 +290,7 @@ def train_judge(work: Path, steps: int, rate: float, seed: int = 3) -> None:
     optimizer = torch.optim.AdamW(judge.parameters(), lr=rate, weight_decay=1e-3)
 
     def batch(rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        own = labels(rows, generator)
+        own = labels(rows, generator, few=True)
         images = pictures(drawings, *own, generator)
         with torch.no_grad():
             again = vae.decode(vae.encode(images[rows // 2 :] * 2 - 1).latent_dist.mean).sample / 2 + 0.5
@@ -340,9 +351,9 @@ def main() -> None:
         train_unet(args.work, args.steps or 1500, args.rate or 8e-4, args.seed)
     elif args.what == "few":
         write_latents(args.work, few=True)
-        train_few(args.work, args.steps or 600, args.rate or 1e-3, args.seed)
+        train_few(args.work, args.steps or 5000, args.rate or 1e-3, args.seed)
     elif args.what == "judge":
-        train_judge(args.work, args.steps or 500, args.rate or 2e-3)
+        train_judge(args.work, args.steps or 700, args.rate or 2e-3)
     else:
         assemble(args.work, args.out or args.work / "model")
 
