@@ -1,6 +1,6 @@
 """Train the autoencoder of the world from nothing, or go on with it.
 
-    python -m tools.small_model.train_local_vae --work DIR --steps 6000      -> DIR/vae.pt
+    python -m tools.small_model.train_local_vae --work DIR --steps 8000      -> DIR/vae.pt
 
 Reads the shards of pictures in DIR and looks for new ones at every report. `vae.pt` holds weights, their average,
 the optimizer and the step: the same command goes on where the last run stopped. The learning rate follows the step,
@@ -30,6 +30,7 @@ SIZES = ((96, 96, 4), (64, 128, 4), (128, 64, 4), (64, 64, 8))  # height, width,
 COMPOSITES = 0.3
 SPREAD_WEIGHT = 1e-3
 JUDGE_WEIGHT = 0.05
+BLOCKS = ((4, 0.7), (8, 3.0))  # pixels, weight
 HELD_OUT = 16  # pictures of the first shard
 
 
@@ -78,10 +79,14 @@ def judge() -> nn.Sequential:
 
 
 def error(output: Tensor, target: Tensor) -> Tensor:
-    """Absolute error of pixels, of their differences, and of means over 4x4 and 8x8 blocks."""
+    """Absolute error of pixels, of their differences, and of means over 4x4 and 8x8 blocks.
+
+    The last counts most: a latent has three numbers for the colour of its block, and without that weight they go to
+    details of lightness, and green and magenta are guessed.
+    """
     off = output - target
-    blocks = sum(F.avg_pool2d(off, size).abs().mean() for size in (4, 8))
-    return off.abs().mean() + 0.5 * edges(off) + 0.7 * blocks
+    blocks = sum(weight * F.avg_pool2d(off, size).abs().mean() for size, weight in BLOCKS)
+    return off.abs().mean() + 0.5 * edges(off) + blocks
 
 
 def soft_halves(rows: int, height: int, width: int, generator: torch.Generator) -> Tensor:
@@ -187,15 +192,17 @@ class Trainer:
 
     @torch.no_grad()
     def held_out(self, pictures: Pictures) -> dict[str, float]:
-        """Mean absolute error of pictures in [0, 1] that training does not see, and the latents' spread."""
+        """Mean absolute error of unseen pictures in [0, 1] and of how green their blocks are, the latents' spread."""
         model = self.average.module
         target = pictures.held_out.float() / 127.5 - 1
         latents = torch.cat([model.encode(rows) for rows in target.split(4)])
         output = torch.cat([model.decode(rows).clamp(-1, 1) for rows in latents.split(4)])
         off = (output - target) / 2
         psnr = -10 * off.square().mean((1, 2, 3)).log10().mean()
-        return {"error": off.abs().mean().item(), "psnr": psnr.item(), "spread": latents.std().item(),
-                "sharpness": (edges(output) / edges(target)).item()}  # fmt: skip
+        colour = F.avg_pool2d(off, 8)
+        green = (colour[:, 1] - (colour[:, 0] + colour[:, 2]) / 2).abs().mean()
+        return {"error": off.abs().mean().item(), "psnr": psnr.item(), "green": green.item(),
+                "spread": latents.std().item(), "sharpness": (edges(output) / edges(target)).item()}  # fmt: skip
 
 
 def log(path: Path, line: str) -> None:
@@ -209,18 +216,18 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Train the autoencoder of the world.")
     parser.add_argument("--work", type=Path, required=True, help="folder with pictures-*.pt")
-    parser.add_argument("--steps", type=int, default=6000, help="of the whole training, over all runs")
+    parser.add_argument("--steps", type=int, default=8000, help="of the whole training, over all runs")
     parser.add_argument("--until", type=int, help="stop this run at this step")
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--sharpen", type=int, help="step from which the judge takes part (default: 0.6 of --steps)")
-    parser.add_argument("--freeze", type=int, help="step from which the encoder stands still (default: 0.4 of --steps)")
+    parser.add_argument("--sharpen", type=int, help="step from which the judge takes part (default: 0.75 of --steps)")
+    parser.add_argument("--freeze", type=int, help="step from which the encoder stands still (default: 0.7 of --steps)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", type=int, default=100, help="steps between reports and checkpoints")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     path = args.work / "vae.pt"
-    sharpen, freeze = args.sharpen or round(0.6 * args.steps), args.freeze or round(0.4 * args.steps)
+    sharpen, freeze = args.sharpen or round(0.75 * args.steps), args.freeze or round(0.7 * args.steps)
     trainer = Trainer(args.steps, args.rate, sharpen, freeze, args.seed)
     if path.exists():
         trainer.restore(torch.load(path))
