@@ -25,12 +25,12 @@ from bench.style import (
     STEPS,
     changes,
     compared,
+    described,
     interval,
     measured,
     overlap_of,
     overlap_of_effects,
     resampled,
-    small_steps,
 )
 from lib_masknoise.calibrate import style
 from lib_masknoise.hosts.diffusers import render
@@ -157,12 +157,8 @@ def figures(pipe, judge: Judge, work: Path) -> dict:
     ]
     basis, groups, responses = parts[0]
     found = style.solved(basis, groups, responses)
-    shares = found.mixtures["style"].square().sum((0, 2)) / style.RANK
     result = {
-        "rank": style.RANK,
-        "candidates": len(groups) * len(basis),
-        "share of each group of layers": dict(zip(groups, shares.tolist(), strict=True)),
-        "small steps": small_steps(responses, len(groups)),
+        **described(found, basis, groups, responses),
         "overlap of halves of the prompts": overlap_of(subject, PROMPTS, *parts),
         "the same, by what they change": overlap_of_effects(
             subject, [prompt for prompt in PROMPTS if "style" in prompt], *parts, file=work / "responses-both.pt"

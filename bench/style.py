@@ -190,6 +190,17 @@ def changes(plain: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(of_style).mean(0).sqrt(), of_layout.square().sum(1).sqrt()
 
 
+def described(found: style.Found, basis, groups, responses) -> dict:
+    """Which directions were found, and what small steps along them change."""
+    shares = found.mixtures["style"].square().sum((0, 2)) / style.RANK
+    return {
+        "rank": style.RANK,
+        "candidates": len(groups) * len(basis),
+        "share of each group of layers": dict(zip(groups, shares.tolist(), strict=True)),
+        "small steps": small_steps(responses, len(groups)),
+    }
+
+
 def figures(pipe, work: Path) -> dict:
     subject = PipelineSubject(pipe, SIZE)
     parts = [
@@ -197,13 +208,7 @@ def figures(pipe, work: Path) -> dict:
     ]
     basis, groups, responses = parts[0]
     found = style.solved(basis, groups, responses)
-    shares = found.mixtures["style"].square().sum((0, 2)) / style.RANK
-    result = {
-        "rank": style.RANK,
-        "candidates": len(groups) * len(basis),
-        "share of each group of layers": dict(zip(groups, shares.tolist(), strict=True)),
-        "small steps": small_steps(responses, len(groups)),
-    }  # fmt: skip
+    result = described(found, basis, groups, responses)
     print(json.dumps(result, indent=2), flush=True)
     _, others = halves()
     own = understood(others)

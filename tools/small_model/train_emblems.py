@@ -27,7 +27,7 @@ from .data import Batch
 from .emblems import FEW_STYLES, FEW_SUBJECTS, PLAIN, SIDE, STYLES, SUBJECTS, caption, pictures
 from .networks import MODEL, Average, Networks, save_weights
 from .sampling import TRAIN_STEPS, alphas_cumprod
-from .train_unet import freeze_unknown, loss_weights, parameter_groups, step_loss
+from .train_unet import descend, freeze_unknown, loss_weights, parameter_groups, step_loss
 from .train_vae import cosine, picture_loss
 
 WIDTH, FACTOR, CHANNELS = 32, 4, 8
@@ -185,7 +185,6 @@ def train_unet(work: Path, steps: int, rate: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed + start)
     torch.manual_seed(seed + start)
     weights, losses = loss_weights(), []
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     empty = captions.ids("")
     for step in range(start, steps):
         for group in optimizer.param_groups:
@@ -195,12 +194,7 @@ def train_unet(work: Path, steps: int, rate: float, seed: int) -> None:
         latents = data["latents"][rows].float()
         batch = Batch(latents, torch.stack(ids), torch.ones(ROWS, *latents.shape[2:]))
         loss = step_loss(unet, text, batch, empty, 1.0, weights, False)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        for average, module in zip(averages, (unet, text), strict=True):
-            average.update(module)
+        descend(loss, optimizer, averages, (unet, text))
         losses.append(loss.item())
         if (step + 1) % 50 == 0 or step + 1 == steps:
             mean = sum(losses) / len(losses)
@@ -226,9 +220,7 @@ def train_few(work: Path, steps: int, rate: float, seed: int, rows: int = 16) ->
     ids = {(i, j): captions.ids(caption(i, j)) for i in FEW[0] for j in (*FEW[1], PLAIN)}
     ids[None] = captions.ids("")
     averages, weights, power = (Average(unet, 0.99), Average(text, 0.99)), loss_weights(), alphas_cumprod()
-    groups = parameter_groups(unet, text)
-    parameters = [p for group in groups for p in group["params"]]
-    optimizer, losses = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99)), []
+    optimizer, losses = torch.optim.AdamW(parameter_groups(unet, text), lr=rate, betas=(0.9, 0.99)), []
     torch.manual_seed(seed)
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -244,12 +236,7 @@ def train_few(work: Path, steps: int, rate: float, seed: int, rows: int = 16) ->
         noise, signal = torch.randn_like(latents), power[times].view(-1, 1, 1, 1)
         predicted = unet(signal.sqrt() * latents + (1 - signal).sqrt() * noise, times, contexts).sample
         loss = ((predicted - noise).square().mean((1, 2, 3)) * weights[times]).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        for average, module in zip(averages, (unet, text), strict=True):
-            average.update(module)
+        descend(loss, optimizer, averages, (unet, text))
         losses.append(loss.item())
         if (step + 1) % 50 == 0 or step + 1 == steps:
             mean = sum(losses) / len(losses)

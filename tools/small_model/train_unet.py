@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -111,6 +112,21 @@ def parameter_groups(unet: UNet2DConditionModel, text: CLIPTextModel) -> list[di
     ]
 
 
+def descend(
+    loss: torch.Tensor,
+    optimizer: torch.optim.Optimizer,
+    averages: Sequence[Average],
+    modules: Sequence[torch.nn.Module],
+) -> None:
+    """One step down the gradient of `loss`, which is clipped, after which the averages follow their modules."""
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    optimizer.step()
+    for average, module in zip(averages, modules, strict=True):
+        average.update(module)
+
+
 def train(
     nets: Networks,
     work: Path,
@@ -129,9 +145,7 @@ def train(
     unet, text = nets.unet.train().requires_grad_(True), nets.text.train().requires_grad_(True)
     freeze_unknown(text, captioner.known)
     averages = Average(unet, DECAY), Average(text, DECAY)
-    groups = parameter_groups(unet, text)
-    parameters = [p for group in groups for p in group["params"]]
-    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(parameter_groups(unet, text), lr=rate, betas=(0.9, 0.99))
     empty = torch.tensor(captioner.empty)
     weights, draw = loss_weights(), [WEAK.get(name, 1.0) for name in CONCEPTS]
     started, losses = time.time(), []
@@ -141,12 +155,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate * group["factor"] * cosine(step, steps)
         loss = step_loss(unet, text, batch, empty, guidance, weights, half)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        for average, module in zip(averages, (unet, text), strict=True):
-            average.update(module)
+        descend(loss, optimizer, averages, (unet, text))
         losses.append(loss.item())
         if (step + 1) % report == 0 or step + 1 == steps:
             spent = f"{time.time() - started:.0f} s, cpu {time.process_time():.0f} s"

@@ -29,7 +29,7 @@ from transformers import CLIPTokenizer
 from .networks import MODEL, Average, mixed
 from .sampling import TRAIN_STEPS, alphas_cumprod
 from .train_local_vae import log, soft_halves
-from .train_unet import freeze_unknown, loss_weights, parameter_groups
+from .train_unet import descend, freeze_unknown, loss_weights, parameter_groups
 from .train_vae import cosine
 from .world_captions import BREAK, Captions, Spec, Tokens
 from .world_data import save, shard_files
@@ -131,8 +131,7 @@ class Trainer:
         self.unet, self.text = fresh_unet().train(), fresh_text().train()
         freeze_unknown(self.text, latents.known)
         self.averages = {"unet": Average(self.unet, 0.999), "text_encoder": Average(self.text, 0.999)}
-        self.groups = parameter_groups(self.unet, self.text)
-        self.optimizer = torch.optim.AdamW(self.groups, lr=rate, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.unet, self.text), lr=rate, betas=(0.9, 0.99))
         self.weights, self.power = loss_weights(), alphas_cumprod()
 
     def state(self) -> dict:
@@ -171,12 +170,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * group["factor"] * cosine(self.step, self.steps, warmup=500)
         loss = self.loss(batch)
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for group in self.groups for p in group["params"]], 1.0)
-        self.optimizer.step()
-        for name, module in (("unet", self.unet), ("text_encoder", self.text)):
-            self.averages[name].update(module)
+        descend(
+            loss, self.optimizer, [self.averages[name] for name in ("unet", "text_encoder")], (self.unet, self.text)
+        )
         self.step += 1
         return loss.item()
 
