@@ -15,7 +15,7 @@ from transformers import CLIPTokenizer  # noqa: E402
 
 from tools.small_model import export_single_file, train_local_vae, train_world_unet, world_checkpoint, world_data  # noqa: E402
 from tools.small_model.layout import unet_names, vae_names  # noqa: E402
-from tools.small_model.local_vae import SIGNALS, LocalVAE, Width, from_autoencoder, to_autoencoder, widths_for  # noqa: E402
+from tools.small_model.local_vae import COLOURS, SIGNALS, LocalVAE, Width, from_autoencoder, to_autoencoder, widths_for  # noqa: E402
 from tools.small_model.networks import MODEL, read_config, read_weights  # noqa: E402
 from tools.small_model.world_model import write_folder  # noqa: E402
 
@@ -73,6 +73,20 @@ def test_one_side_of_a_picture_does_not_change_the_other(vae, groups):
     change = (after - before).abs().amax((0, 1, 2))
     assert change[:48].max() > 0.1 * before.std()
     assert change[-48:].max() < 1e-3 * before.std()
+
+
+def test_training_begins_with_the_colours_of_blocks():
+    torch.manual_seed(0)
+    model = LocalVAE().begin_with_colours()
+    pictures = torch.rand(2, 3, 64, 64) * 2 - 1
+    means = torch.nn.functional.avg_pool2d(pictures, 8)
+    with torch.no_grad():
+        latents = model.encode(pictures)
+        wanted = torch.einsum("ij,bjhw->bihw", torch.tensor(COLOURS), means)
+        assert torch.allclose(latents[:, :3], wanted, atol=1e-4)
+        plain = torch.tensor([0.3, -0.2, 0.5]).view(1, 3, 1, 1).expand(1, 3, 128, 128)
+        middle = model.decode(model.encode(plain))[..., 56:72, 56:72]
+    assert (middle.mean((2, 3)) - plain[..., 0, 0]).abs().max() < 0.15
 
 
 def test_a_width_without_room_is_refused():
@@ -157,7 +171,7 @@ def test_a_batch_is_its_step(work):
         assert first.ids.shape[2] == 77 and first.weight.shape == first.latents.shape[:1] + first.latents.shape[2:]
         assert 0 <= first.weight.min() and first.weight.max() <= 1
     assert latents.batch(1, 1).latents.shape == (3, 4, 32, 32)
-    assert latents.batch(5, 1).latents.shape == (2, 4, 32, 64)  # of the wide shard
+    assert latents.batch(11, 1).latents.shape == (2, 4, 32, 64)  # of the wide shard
 
 
 def test_words_without_a_meaning_stay_without_one(work):

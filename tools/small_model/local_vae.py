@@ -26,6 +26,8 @@ from torch import Tensor, nn
 SIGNALS = (24, 32, 48, 48)  # per level, from full resolution to an eighth; equal where SD1.5's channels are
 LATENTS = 4
 LOG_VARIANCE = -5.0  # of the posterior, the same everywhere
+# lightness, red against blue, green against both; the factors give them about the same spread in pictures of the world
+COLOURS = ((1.04, 1.04, 1.04), (2.83, 0.0, -2.83), (-4.49, 8.98, -4.49))
 ANCHOR = 64.0  # the constant channels of the export, times the root of the number of signals in their group
 EPS = 1e-6
 
@@ -103,6 +105,39 @@ class Half(nn.Module):
         return self.conv_out(self.act_out(x))
 
 
+def _straight(conv: nn.Conv2d, matrix: Tensor, halves: bool = False, kernel: Tensor | None = None) -> None:
+    """Let the first outputs of a convolution be `matrix` times its first inputs, under a kernel (default: the pixel).
+
+    halves: whether its inputs are half waves.
+    """
+    rows, columns = matrix.shape
+    weight, size = conv.weight[:rows], conv.weight.shape[-1]
+    weight.zero_()
+    conv.bias[:rows] = 0
+    if kernel is None:
+        kernel = F.pad(torch.ones(1, 1), (size // 2,) * 4)
+    taps = matrix[:, :, None, None] * kernel
+    height, width = kernel.shape
+    weight[:, :columns, :height, :width] = taps
+    if halves:
+        half = conv.weight.shape[1] // 2
+        weight[:, half : half + columns, :height, :width] = -taps
+
+
+def _pass_on(half: Half, matrix: Tensor, kernel: Tensor) -> None:
+    """Let three signals pass a half unchanged but for `matrix` at its begin and `kernel` at each change of size."""
+    same = torch.eye(3)
+    _straight(half.conv_in, matrix)
+    for block in [*half.mid, *(block for level in half.levels for block in level.blocks)]:
+        block.conv2.weight[:3] = 0
+        block.conv2.bias[:3] = 0
+        if block.shortcut is not None:
+            _straight(block.shortcut, same)
+    for level in half.levels:
+        if level.resample is not None:
+            _straight(level.resample, same, kernel=kernel)
+
+
 class LocalVAE(nn.Module):
     """Pictures `[B, 3, 8h, 8w]` in [-1, 1] to latents `[B, 4, h, w]` and back."""
 
@@ -111,6 +146,23 @@ class LocalVAE(nn.Module):
         self.signals = tuple(signals)
         self.encoder = Half(3, LATENTS, self.signals, 1, up=False)
         self.decoder = Half(LATENTS, 3, self.signals[::-1], 2, up=True)
+
+    @torch.no_grad()
+    def begin_with_colours(self) -> LocalVAE:
+        """Set weights with which the first three latents are COLOURS of the mean of each 8x8 block, and the decoder
+        draws a smooth picture of them.
+
+        Half waves add up to their signal, so three signals can pass both halves unchanged. Training from random
+        weights finds lightness at once and tells green from magenta only after many thousand steps.
+        """
+        colours = torch.tensor(COLOURS)
+        _pass_on(self.encoder, torch.eye(3), torch.full((2, 2), 0.25))
+        _straight(self.encoder.conv_out, colours, halves=True)
+        smooth = torch.tensor([1.0, 2.0, 1.0])
+        _pass_on(self.decoder, torch.linalg.inv(colours), smooth[:, None] * smooth / 16)
+        self.decoder.conv_out.weight.mul_(0.1)
+        _straight(self.decoder.conv_out, torch.eye(3), halves=True)
+        return self
 
     def encode(self, pictures: Tensor) -> Tensor:
         """The mean latents."""

@@ -1,6 +1,6 @@
 """Train the autoencoder of the world from nothing, or go on with it.
 
-    python -m tools.small_model.train_local_vae --work DIR --steps 8000      -> DIR/vae.pt
+    python -m tools.small_model.train_local_vae --work DIR --steps 6000      -> DIR/vae.pt
 
 Reads the shards of pictures in DIR and looks for new ones at every report. `vae.pt` holds weights, their average,
 the optimizer and the step: the same command goes on where the last run stopped. The learning rate follows the step,
@@ -30,7 +30,7 @@ SIZES = ((96, 96, 4), (64, 128, 4), (128, 64, 4), (64, 64, 8))  # height, width,
 COMPOSITES = 0.3
 SPREAD_WEIGHT = 1e-3
 JUDGE_WEIGHT = 0.05
-BLOCKS = ((4, 0.7), (8, 3.0))  # pixels, weight
+BLOCKS = ((4, 0.7), (8, 1.5))  # pixels, weight
 HELD_OUT = 16  # pictures of the first shard
 
 
@@ -81,8 +81,7 @@ def judge() -> nn.Sequential:
 def error(output: Tensor, target: Tensor) -> Tensor:
     """Absolute error of pixels, of their differences, and of means over 4x4 and 8x8 blocks.
 
-    The last counts most: a latent has three numbers for the colour of its block, and without that weight they go to
-    details of lightness, and green and magenta are guessed.
+    The last keep the latents' colours, which training begins with (`LocalVAE.begin_with_colours`).
     """
     off = output - target
     blocks = sum(weight * F.avg_pool2d(off, size).abs().mean() for size, weight in BLOCKS)
@@ -111,7 +110,7 @@ class Trainer:
         torch.manual_seed(seed)
         self.steps, self.rate, self.seed, self.step = steps, rate, seed, 0
         self.sharpen, self.freeze = sharpen, freeze
-        self.model, self.judge = LocalVAE(), judge()
+        self.model, self.judge = LocalVAE().begin_with_colours(), judge()
         self.average = Average(self.model, 0.998)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
         self.judging = torch.optim.AdamW(self.judge.parameters(), lr=3e-4, betas=(0.5, 0.95))
@@ -216,18 +215,19 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Train the autoencoder of the world.")
     parser.add_argument("--work", type=Path, required=True, help="folder with pictures-*.pt")
-    parser.add_argument("--steps", type=int, default=8000, help="of the whole training, over all runs")
+    parser.add_argument("--steps", type=int, default=6000, help="of the whole training, over all runs")
     parser.add_argument("--until", type=int, help="stop this run at this step")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--sharpen", type=int, help="step from which the judge takes part (default: 0.75 of --steps)")
-    parser.add_argument("--freeze", type=int, help="step from which the encoder stands still (default: 0.7 of --steps)")
+    parser.add_argument("--freeze", type=int, help="step from which the encoder stands still "
+                        "(default: 0.35 of --steps)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", type=int, default=100, help="steps between reports and checkpoints")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     path = args.work / "vae.pt"
-    sharpen, freeze = args.sharpen or round(0.75 * args.steps), args.freeze or round(0.7 * args.steps)
+    sharpen, freeze = args.sharpen or round(0.75 * args.steps), args.freeze or round(0.35 * args.steps)
     trainer = Trainer(args.steps, args.rate, sharpen, freeze, args.seed)
     if path.exists():
         trainer.restore(torch.load(path))

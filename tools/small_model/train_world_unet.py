@@ -1,6 +1,6 @@
 """Train U-Net and text encoder of the world from nothing, or go on with them.
 
-    python -m tools.small_model.train_world_unet --work DIR --steps 24000      -> DIR/unet.pt
+    python -m tools.small_model.train_world_unet --work DIR --steps 14000      -> DIR/unet.pt
 
 Reads the shards of latents in DIR (`world_data latents`), whose encoder has to stand still; the decoder may go on
 learning. As with the autoencoder, `unet.pt` holds all that the same command needs to go on, and --steps is
@@ -36,7 +36,8 @@ from .world_data import save, shard_files
 from .world_model import fresh_text, fresh_unet
 
 # latent height, width, rows of a step, in turn; wide ones come from wide shards alone
-SHAPES = ((16, 16, 8), (32, 32, 3), (16, 16, 8), (16, 32, 4), (32, 32, 3), (32, 64, 2))
+_CYCLE = ((16, 16, 8), (32, 32, 3), (16, 16, 8), (16, 32, 4))
+SHAPES = (*_CYCLE, *_CYCLE, *_CYCLE[:3], (32, 64, 2))
 PAIRS = 0.40  # steps' rows with two pictures
 EMPTY = 0.1  # captions without words, for guidance
 LONG_EVERY = 6  # steps; the others take the first chunk of a long caption
@@ -131,7 +132,8 @@ class Trainer:
         self.unet, self.text = fresh_unet().train(), fresh_text().train()
         freeze_unknown(self.text, latents.known)
         self.averages = {"unet": Average(self.unet, 0.999), "text_encoder": Average(self.text, 0.999)}
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.unet, self.text), lr=rate, betas=(0.9, 0.99))
+        groups = parameter_groups(self.unet, self.text)
+        self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True)
         self.weights, self.power = loss_weights(), alphas_cumprod()
 
     def state(self) -> dict:
@@ -197,7 +199,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Train U-Net and text encoder of the world.")
     parser.add_argument("--work", type=Path, required=True, help="folder with latents-*.pt")
-    parser.add_argument("--steps", type=int, default=24000, help="of the whole training, over all runs")
+    parser.add_argument("--steps", type=int, default=14000, help="of the whole training, over all runs")
     parser.add_argument("--until", type=int, help="stop this run at this step")
     parser.add_argument("--rate", type=float, default=4e-4)
     parser.add_argument("--guidance-from", type=int, help="step from which the loss is that of guided predictions "
