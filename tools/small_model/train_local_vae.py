@@ -8,7 +8,9 @@ so --steps is the length of the whole training, over all runs.
 
 Loss: absolute error at three sizes and of the differences between pixels. From --freeze on, the encoder is its average
 and stands still, so that latents can be made and the U-Net can learn while the decoder gets better. From --sharpen on,
-a judge of patches (hinge loss) asks for detail that an absolute error lets blur away.
+a judge of patches (hinge loss) asks for detail that an absolute error lets blur away: single pixels count less then,
+and the judge weighs as much as all else, by the gradients at the last layer (Esser et al. 2021); what its layers see
+should be what they see in the true picture (Wang et al. 2018).
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ from .world_data import save, shard_files
 SIZES = ((96, 96, 4), (64, 128, 4), (128, 64, 4), (64, 64, 8))  # height, width, rows of a step, in turn
 COMPOSITES = 0.3
 SPREAD_WEIGHT = 1e-3
-JUDGE_WEIGHT = 0.05
+JUDGE_SHARE = 0.5  # of the gradient at the decoder's last layer, beside all else
+MATCH_WEIGHT = 0.5
+SHARP = 0.25  # weight of single pixels beside the judge
 BLOCKS = ((4, 0.7), (8, 1.5))  # pixels, weight
 HELD_OUT = 16  # pictures of the first shard
 
@@ -78,14 +82,22 @@ def judge() -> nn.Sequential:
     return nn.Sequential(*layer(3, 32, 2), *layer(32, 64, 2), *layer(64, 96, 1), nn.Conv2d(96, 1, 3, padding=1))
 
 
-def error(output: Tensor, target: Tensor) -> Tensor:
-    """Absolute error of pixels, of their differences, and of means over 4x4 and 8x8 blocks.
+def features(net: nn.Sequential, images: Tensor) -> list[Tensor]:
+    """What each layer of `net` gives, the last one's scores at the end."""
+    out = [images]
+    for layer in net:
+        out.append(layer(out[-1]))
+    return out[1:]
+
+
+def error(output: Tensor, target: Tensor, fine: float = 1.0) -> Tensor:
+    """Absolute error of pixels and of their differences, times `fine`, and of means over 4x4 and 8x8 blocks.
 
     The last keep the latents' colours, which training begins with (`LocalVAE.begin_with_colours`).
     """
     off = output - target
     blocks = sum(weight * F.avg_pool2d(off, size).abs().mean() for size, weight in BLOCKS)
-    return off.abs().mean() + 0.5 * edges(off) + blocks
+    return fine * (off.abs().mean() + 0.5 * edges(off)) + blocks
 
 
 def soft_halves(rows: int, height: int, width: int, generator: torch.Generator) -> Tensor:
@@ -157,11 +169,11 @@ class Trainer:
             latents, target = self._composed(latents, real, generator)
             noisy = latents + torch.randn_like(latents) * 2.718281828 ** (LOG_VARIANCE / 2)
             output = self.model.decode(noisy).float()
-            loss = error(output, target) + SPREAD_WEIGHT * latents.square().mean()
-            parts = {"loss": loss.item()}
             judged = self.sharpen is not None and self.step >= self.sharpen
+            loss = error(output, target, SHARP if judged else 1.0) + SPREAD_WEIGHT * latents.square().mean()
+            parts = {"loss": loss.item()}
             if judged:
-                loss = loss - JUDGE_WEIGHT * self.judge(output).float().mean()
+                loss = loss + self._asked(output, target, loss)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -171,6 +183,18 @@ class Trainer:
             parts["judge"] = self._teach(target, output.detach())
         self.step += 1
         return parts
+
+    def _asked(self, output: Tensor, target: Tensor, loss: Tensor) -> Tensor:
+        """What the judge asks of `output`, beside `loss`."""
+        with torch.no_grad():
+            seen = features(self.judge, target)
+        *own, scores = features(self.judge, output)
+        match = sum(F.l1_loss(a, b) for a, b in zip(own, seen[:-1], strict=True))
+        loss, wish = loss + MATCH_WEIGHT * match, -scores.mean()
+        last = self.model.decoder.conv_out.weight
+        ours, its = (torch.autograd.grad(part, last, retain_graph=True)[0].norm() for part in (loss, wish))
+        share = (JUDGE_SHARE * ours / (its + 1e-6)).clamp(max=10.0).detach()
+        return MATCH_WEIGHT * match + share * wish
 
     def _composed(self, latents: Tensor, real: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Some rows blended with the next one by a mask, in the latents and in the pixels."""
@@ -218,7 +242,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6000, help="of the whole training, over all runs")
     parser.add_argument("--until", type=int, help="stop this run at this step")
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--sharpen", type=int, help="step from which the judge takes part (default: 0.75 of --steps)")
+    parser.add_argument("--sharpen", type=int, help="step from which the judge takes part (default: 0.35 of --steps)")
     parser.add_argument("--freeze", type=int, help="step from which the encoder stands still "
                         "(default: 0.35 of --steps)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1)
@@ -227,7 +251,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     path = args.work / "vae.pt"
-    sharpen, freeze = args.sharpen or round(0.75 * args.steps), args.freeze or round(0.35 * args.steps)
+    sharpen, freeze = args.sharpen or round(0.35 * args.steps), args.freeze or round(0.35 * args.steps)
     trainer = Trainer(args.steps, args.rate, sharpen, freeze, args.seed)
     if path.exists():
         trainer.restore(torch.load(path))

@@ -42,6 +42,7 @@ PAIRS = 0.40  # steps' rows with two pictures
 EMPTY = 0.1  # captions without words, for guidance
 LONG_EVERY = 6  # steps; the others take the first chunk of a long caption
 SMALLEST = 0.08
+HIGHEST_WEIGHT = 8.0  # of very noisy times
 
 
 @dataclass
@@ -118,6 +119,17 @@ class Latents:
         return latents[number, :, top : top + height, left : left + width].float(), specs[number]
 
 
+def time_weights() -> Tensor:
+    """`[1000]` weights of the squared noise error: min-SNR, and above it `snr ** -0.5` where noise is stronger.
+
+    Which place a picture is of, and with that its colours, is decided at strong noise, where an error of the noise is
+    small whatever place is guessed.
+    """
+    power = alphas_cumprod()
+    snr = power / (1 - power)
+    return loss_weights() * snr.rsqrt().clamp(1.0, HIGHEST_WEIGHT)
+
+
 def _spec(record: dict) -> Spec:
     return Spec(**{**record, "words": tuple(record["words"])})
 
@@ -134,7 +146,7 @@ class Trainer:
         self.averages = {"unet": Average(self.unet, 0.999), "text_encoder": Average(self.text, 0.999)}
         groups = parameter_groups(self.unet, self.text)
         self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True)
-        self.weights, self.power = loss_weights(), alphas_cumprod()
+        self.weights, self.power = time_weights(), alphas_cumprod()
 
     def state(self) -> dict:
         """All that a later run needs."""
