@@ -32,6 +32,7 @@ ADAPTER = (
     "prompts",
     "refusal",
     "static_text",
+    "streams",
     "styling",
     "xyz",
 )

@@ -26,18 +26,19 @@ FULL = 16
 
 class ForgeCheckpoint(Checkpoint):
     """kind: "unet", "transformer", "masked transformer", which takes an attention mask, "placed transformer", which
-    does too and counts the tokens of its text, "frames transformer", whose latents have an axis of frames, "static
-    transformer", the same with text that stays what it is, or "video transformer", of more than one frame, which reads
-    its text in layers of its own before."""
+    does too and counts the tokens of its text, "frames transformer", whose latents have an axis of frames, "streams
+    transformer", the same with weights and places of its own for text and image, "static transformer", with text that
+    stays what it is, or "video transformer", of more than one frame, which reads its text in layers of its own
+    before."""
 
     def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float32, xl: bool = False, kind: str = "unet"):
         super().__init__(seed, dtype, xl)
-        self.kind, self.is_wan = kind, kind.startswith(("frames", "static", "video"))
+        self.kind, self.is_wan = kind, kind.startswith(("frames", "static", "video", "streams"))
         self.frames = 2 if kind.startswith("video") else 1
         if kind != "unet":
             classes = {
                 "masked transformer": Masked, "placed transformer": Placed, "static transformer": Static,
-                "video transformer": Video,
+                "video transformer": Video, "streams transformer": Streams,
             }  # fmt: skip
             self.model.diffusion_model = classes.get(kind, Transformer)(seed, dtype)
         else:
@@ -55,6 +56,8 @@ class ForgeCheckpoint(Checkpoint):
         if self.kind.startswith(("static", "video")):
             filled = [F.pad(one, (0, 0, 0, FULL - len(one))) for one in map(self.context, texts)]
             return [one[None] for one in filled] if self.kind.startswith("static") else torch.stack(filled)
+        if self.kind.startswith("streams"):
+            return [self.context(text) for text in texts]
         contexts = super().get_learned_conditioning(texts)
         vectors = torch.stack([self.pooled(text) for text in texts]).to(self.dtype)
         guidance = torch.full((len(texts),), float(getattr(texts, "distilled_cfg_scale", None) or 3.5))
@@ -302,11 +305,15 @@ class Static(nn.Module):
         patches = x.unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 2, 3, 5, 4, 6, 1)  # [B, T, h, w, 2, 2, C]
         shape = patches.shape[:4]
         tokens = self.image(patches.flatten(4).flatten(1, 3)) + self.time(time[:, None] / 50)[:, None]
-        for block in self.blocks:
-            tokens = block(tokens, context, transformer_options)
+        tokens = self.through_blocks(tokens, context, transformer_options, shape[2:])
         out = self.out(tokens).unflatten(1, shape[1:]).unflatten(4, (2, 2, channels))
         out = out.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
         return out[..., :height, :width]
+
+    def through_blocks(self, tokens: Tensor, context: Tensor, options: Any, size: Any) -> Tensor:
+        for block in self.blocks:
+            tokens = block(tokens, context, options)
+        return tokens
 
 
 class StaticBlock(nn.Module):
@@ -378,3 +385,85 @@ class Attention(nn.Module):
         )
         out = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
         return self.output_proj(out.transpose(1, 2).flatten(2))
+
+
+class Streams(Static):
+    """Text and image attend together; both have weights of their own, and places that turn queries and keys, a text's
+    behind the image's (Qwen-Image)."""
+
+    def build(self, width: int) -> None:
+        self.patch_size = 2
+        self.txt_norm, self.txt_in = nn.RMSNorm(DIM, eps=1e-6), nn.Linear(DIM, width)
+        self.transformer_blocks = nn.ModuleList(StreamBlock(width) for _ in range(2))
+
+    def through_blocks(self, tokens: Tensor, context: Tensor, options: Any, size: Any) -> Tensor:
+        height, width = size
+        text = self.txt_in(self.txt_norm(context))
+        of_image = torch.cartesian_prod(torch.arange(height) - height // 2, torch.arange(width) - width // 2)
+        of_text = max(height, width) // 2 + torch.arange(text.shape[1])[:, None].expand(-1, 2)
+        places = torch.cat([of_text, of_image]).to(tokens)
+        angles = (places[..., None] * torch.tensor([1.0, 0.3]).to(tokens)).flatten(1)  # [K·T + L, d/2]
+        cos, sin = angles.cos(), angles.sin()
+        turns = torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))[None, :, None]
+        turns = turns.expand(len(tokens), *turns.shape[1:])
+        for block in self.transformer_blocks:
+            text, tokens = block(
+                hidden_states=tokens, encoder_hidden_states=text, encoder_hidden_states_mask=None,
+                image_rotary_emb=turns,
+            )  # fmt: skip
+        return tokens
+
+
+class StreamBlock(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.attn = StreamAttention(width)
+        self.img_mlp, self.txt_mlp = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, encoder_hidden_states_mask: Any,
+        image_rotary_emb: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        image, text = self.attn(
+            hidden_states=F.layer_norm(hidden_states, hidden_states.shape[2:]),
+            encoder_hidden_states=F.layer_norm(encoder_hidden_states, encoder_hidden_states.shape[2:]),
+            encoder_hidden_states_mask=encoder_hidden_states_mask,
+            image_rotary_emb=image_rotary_emb,
+        )
+        image, text = hidden_states + image, encoder_hidden_states + text
+        return text + F.gelu(self.txt_mlp(text)), image + F.gelu(self.img_mlp(image))
+
+
+class StreamAttention(nn.Module):
+    """Under the names and with the norms of Qwen-Image's."""
+
+    def __init__(self, width: int, heads: int = 2):
+        super().__init__()
+        self.heads = heads
+        for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"):
+            setattr(self, name, nn.Linear(width, width))
+        for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k"):
+            setattr(self, name, nn.RMSNorm(width // heads, eps=1e-6))
+        self.to_out = nn.ModuleList([nn.Linear(width, width), nn.Dropout(0.0)])
+
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, encoder_hidden_states_mask: Any = None,
+        attention_mask: Any = None, image_rotary_emb: Any = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        image, text = hidden_states, encoder_hidden_states
+        text_q, text_k, text_v, q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1))
+            for x, layers in (
+                (text, (self.add_q_proj, self.add_k_proj, self.add_v_proj)), (image, (self.to_q, self.to_k, self.to_v)),
+            )
+            for layer in layers
+        )  # fmt: skip
+        q = torch.cat([self.norm_added_q(text_q), self.norm_q(q)], dim=1)
+        k = torch.cat([self.norm_added_k(text_k), self.norm_k(k)], dim=1)
+        q, k = (
+            torch.einsum("...ij,...j->...i", image_rotary_emb, t.unflatten(-1, (-1, 2))).flatten(-2) for t in (q, k)
+        )
+        q, k, v = (t.transpose(1, 2) for t in (q, k, torch.cat([text_v, v], dim=1)))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask).transpose(1, 2).flatten(2)
+        image = self.to_out[1](self.to_out[0](out[:, text.shape[1] :]))
+        return image, self.to_add_out(out[:, : text.shape[1]])

@@ -10,7 +10,8 @@ from tests.standin.test_blending import FULL, LEFT, LOWER, covered, error, scene
 from tests.standin.test_forge import patching
 
 PLAIN, FRAMES = "transformer", "frames transformer"
-MASKED, PLACED = "masked transformer", "placed transformer"
+MASKED, PLACED, STREAMS = "masked transformer", "placed transformer", "streams transformer"
+JOINT = [MASKED, PLACED, STREAMS]
 SIZE = (4, 6)
 LONG = "a wide field of golden wheat"  # twice as many tokens as a short prompt
 
@@ -110,7 +111,7 @@ def test_one_evaluation_for_each_text_that_counts(host, conditions):
     assert [sorted(chunks) for chunks in conditions] == [[0, 0, 0, 0, 1, 1], [0, 1], [0]]
 
 
-@pytest.mark.parametrize("kind", [PLAIN, MASKED, PLACED, FRAMES])
+@pytest.mark.parametrize("kind", [PLAIN, FRAMES, *JOINT])
 def test_a_concept_that_covers_everything_is_its_prompt(host, kind):
     host.start(torch.float64, forge=kind)
     texts = (("green tree", "dull"), (LONG, ""), ("a:0.75 AND b:0.5", ""), ("[green:blue:1] tree", "[x:0.5]"))
@@ -122,14 +123,14 @@ def test_a_concept_that_covers_everything_is_its_prompt(host, kind):
             assert error(ours, plain) < 1e-12
 
 
-@pytest.mark.parametrize("kind", [PLAIN, FRAMES])
+@pytest.mark.parametrize("kind", [PLAIN, FRAMES, STREAMS])
 def test_the_hires_pass_has_its_own_guidance(host, kind):
     host.start(torch.float64, forge=kind)
     plain = host.latents(prompt="green tree", enable_hr=True)
     assert error(host.latents(covered("green tree"), enable_hr=True), plain) < 1e-12
 
 
-@pytest.mark.parametrize("kind", [PLAIN, MASKED, PLACED, FRAMES])
+@pytest.mark.parametrize("kind", [PLAIN, FRAMES, *JOINT])
 def test_every_image_has_its_own_frame_and_prompt(host, kind):
     host.start(torch.float64, forge=kind)
     moving = scene(
@@ -140,7 +141,7 @@ def test_every_image_has_its_own_frame_and_prompt(host, kind):
     )
     whole = host.latents(moving, batch_size=3)
     # The weights of texts side by side are float32, and divided by another sum.
-    bound = 1e-6 if kind in (MASKED, PLACED) else 1e-12
+    bound = 1e-6 if kind in JOINT else 1e-12
     assert error(host.latents(moving, batch_size=1), whole) < bound
     assert all(error(whole[i], whole[i + 1]) > 1e-4 for i in range(2))
 
@@ -161,7 +162,7 @@ def test_what_wraps_the_model_already_takes_part(host):
     assert error(host.latents(half, others=[other]), host.latents(half)) > 1e-3
 
 
-@pytest.mark.parametrize("kind", [PLAIN, MASKED])
+@pytest.mark.parametrize("kind", [PLAIN, MASKED, STREAMS])
 def test_noise_without_a_place_is_said(host, kind):
     host.start(forge=kind)
     noisy = {"noise": {"concept": {"strength": 0.5}, "feature": {"strength": 0.5, "dimensions": "0-2"}}}
@@ -189,7 +190,7 @@ def test_conditions_of_others_are_refused(host):
 # --- The joint attention
 
 
-@pytest.mark.parametrize("kind", [MASKED, PLACED])
+@pytest.mark.parametrize("kind", JOINT)
 def test_joint_attention_takes_one_evaluation(host, conditions, kind):
     host.start(forge=kind)
     processed = host.run(scene("green tree", "blue sea"), steps=1)
@@ -197,7 +198,7 @@ def test_joint_attention_takes_one_evaluation(host, conditions, kind):
     assert f"{infotext.BLENDING}: joint attention" in processed.infotexts[0]
 
 
-@pytest.mark.parametrize("kind", [MASKED, PLACED])
+@pytest.mark.parametrize("kind", JOINT)
 def test_equal_texts_are_one(host, kind):
     """However soft the weights: they add up to 1. Where tokens are counted, those of each text are counted anew."""
     host.start(torch.float64, forge=kind)
@@ -205,11 +206,12 @@ def test_equal_texts_are_one(host, kind):
     assert error(host.latents(three), host.latents()) < 1e-6
 
 
+@pytest.mark.parametrize("kind", [MASKED, STREAMS])
 @pytest.mark.parametrize("weight", [0.5, -0.5, 1.5])
-def test_a_constant_map_is_a_plain_pass_of_the_blend(host, monkeypatch, weight):
+def test_a_constant_map_is_a_plain_pass_of_the_blend(host, monkeypatch, weight, kind):
     """Where the map is the same everywhere and a text stands there (half of a concept, or beyond it), nothing is
     approximated."""
-    host.start(torch.float64, forge=MASKED)
+    host.start(torch.float64, forge=kind)
     contexts, original = [], type(host.model.patcher.model).apply_model
 
     def seen(model, *args, **named):
@@ -226,7 +228,7 @@ def test_a_constant_map_is_a_plain_pass_of_the_blend(host, monkeypatch, weight):
     torch.testing.assert_close(contexts[2], torch.lerp(base, concept, weight))
 
 
-@pytest.mark.parametrize("kind", [MASKED, PLACED])
+@pytest.mark.parametrize("kind", JOINT)
 def test_texts_of_several_lengths_stand_where_they_do_alone(host, kind):
     """Both sides have as many tokens in all, divided in another way, and are evaluated together or not."""
     blended = scene({"prompt": LONG, "negative": "dull"})
@@ -311,3 +313,97 @@ def test_a_window_of_steps(host):
     host.start(forge=MASKED)
     nothing = {"concepts": [{"prompt": "green tree", "mask": FULL}], "blend": {"start": 0.9}}
     assert torch.equal(host.latents(nothing, steps=4), host.latents(steps=4))
+
+
+# --- Two streams without a mask (Qwen-Image)
+
+
+@pytest.fixture
+def streams(host):
+    host.start(torch.float64, forge=STREAMS, like="Forge Neo")
+    return host
+
+
+def test_images_of_a_batch_have_texts_of_their_own_lengths(streams):
+    """A longer text everywhere in the one, shared with a shorter one in the other."""
+    corner = {"kind": "rect", "left": 0, "top": 0, "right": 0.5, "bottom": 1}
+    blended = {
+        "concepts": [
+            {"prompt": LONG, "mask": FULL},
+            {"prompt": "sea", "mask": corner, "keyframes": [{"frame": 0, "weight": 0}, {"frame": 1, "weight": 1}]},
+        ],
+        "animation": {"frames": 2},
+    }
+    options = {"steps": 2, "cfg_scale": 1.0}  # with guidance the host reads a shorter negative prompt twice
+    both = streams.latents(blended, batch_size=2, **options)
+    assert error(both[:1], streams.latents(prompt=LONG, **options)) < 1e-6
+    assert error(both[1:], both[:1]) > 1e-3
+
+
+def test_each_half_follows_its_own_text(streams):
+    """Hard masks: in the first step an image's place knows the text that it sees, and the image, which is the same."""
+    halves = {"concepts": [{"prompt": "green tree", "mask": {"kind": "split", "axis": "x", "from": 0, "to": 0.5}}]}
+    options = {"steps": 1, "cfg_scale": 1.0, "prompt": "blue sea"}
+    ours = streams.latents(halves, **options)
+    tree, sea = (streams.latents(prompt=text, steps=1, cfg_scale=1.0) for text in ("green tree", "blue sea"))
+    left, right = slice(None, 2), slice(4, None)
+    assert error(ours[..., left], tree[..., left]) < 0.5 * error(ours[..., left], sea[..., left])
+    assert error(ours[..., right], sea[..., right]) < 0.5 * error(ours[..., right], tree[..., right])
+
+
+def test_streams_of_odd_sizes(streams):
+    options = {"width": 56, "height": 40}
+    plain = streams.latents(prompt="green tree", **options)
+    assert plain.shape[-2:] == (5, 7)
+    equal = {"concepts": [{"prompt": "green tree", "mask": mask} for mask in (LEFT, LOWER)]}
+    assert error(streams.latents(equal, prompt="green tree", **options), plain) < 1e-6
+
+
+def test_an_attention_of_another_extension_is_refused(streams):
+    layer = streams.unet.transformer_blocks[0].attn
+    layer.forward = lambda *args, **named: None
+    try:
+        with pytest.raises(streams.jobs.Refused, match="attention layers are taken by another extension"):
+            streams.processing.process_images(streams.job(scene("green tree")))
+    finally:
+        del layer.forward
+
+
+def test_nothing_remains_of_a_call_that_fails(streams):
+    plain = streams.latents()
+
+    def fail(module, args):
+        raise KeyboardInterrupt
+
+    hook = streams.unet.transformer_blocks[1].register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            streams.processing.process_images(streams.job(scene("green tree"), steps=3))
+    finally:
+        hook.remove()
+    streams.assert_clean()
+    assert torch.equal(streams.latents(), plain)
+
+
+@pytest.mark.parametrize("by", ["tiles", "rows"])
+def test_calls_in_pieces_are_refused(streams, by):
+    def pieces(apply, args):
+        if by == "tiles":
+            parts = [apply(part, args["timestep"], **args["c"]) for part in args["input"].split([2, 4], dim=-1)]
+            return torch.cat(parts, dim=-1)
+        rest = {key: one for key, one in args["c"].items() if key != "c_crossattn"}
+        rows = zip(args["input"], args["timestep"], args["c"]["c_crossattn"], strict=True)
+        return torch.cat([apply(x[None], t[None], c_crossattn=c[None], **rest) for x, t, c in rows])
+
+    other = patching(lambda unet: unet.model_options.update(model_function_wrapper=pieces))
+    p = streams.job(scene("green tree"), others=[other], batch_size=2)
+    with pytest.raises(streams.jobs.Refused, match="tiles" if by == "tiles" else "divides"):
+        streams.processing.process_images(p)
+    streams.model.forge_objects.unet = p.before
+
+
+def test_references_of_streams_see_every_text_by_its_area(streams):
+    weights = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0]])[None]
+    more = streams.joint.with_references(weights, 6)
+    assert more.shape == (1, 2, 6)
+    assert torch.equal(more[0, :, 4:], torch.tensor([[0.25], [0.75]]).expand(2, 2))

@@ -65,18 +65,23 @@ class JointAttention:
         return placing(options, axes) if axes else options
 
     def conditions(self, entries: list[Weighted], x: Tensor, several: bool) -> list[Options]:
-        masks = Masks()
-        if len(entries) == 1:
-            return masks.conditions(entries, x, several)
-        found = None if self.denoising.conds.part_count is not None else texts_of(entries)
-        if found is None:
+        if len(entries) > 1:
+            found = None if self.denoising.conds.part_count is not None else self.side_by_side(entries, x)
+            if found is not None:
+                return [found]
             self._say_predictions()
-            return masks.conditions(entries, x, several)
+        return Masks().conditions(entries, x, several)
+
+    def side_by_side(self, entries: list[Weighted], x: Tensor) -> Options | None:
+        """One condition for all of them; None where it cannot be said so."""
+        found = texts_of(entries)
+        if found is None:
+            return None
         context, lengths, weights = found
-        joined = _joined(entries, context, self._mask(weights, lengths, x))
+        more = {"attention_mask": self._mask(weights, lengths, x)}
         if text_axes(shared.sd_model.forge_objects.unet.model.diffusion_model):
-            joined["model_conds"][PLACES] = condition_of(places_of(lengths)[None])
-        return [joined]
+            more[PLACES] = places_of(lengths)[None]
+        return joined(entries, context, more)
 
     def _mask(self, weights: Tensor, lengths: list[int], x: Tensor) -> Tensor:
         """`attention_mask` where the model computes, made again only for other weights or texts."""
@@ -170,8 +175,8 @@ def reference_tokens(patch: int) -> int:
     return sum(math.prod(math.ceil(side / patch) for side in one.shape[-2:]) for one in facts.references())
 
 
-def _joined(entries: list[Weighted], context: Tensor, mask: Tensor) -> Options:
-    """One condition with the texts of all: what they are together, and who sees whom."""
+def joined(entries: list[Weighted], context: Tensor, more: dict[str, Tensor]) -> Options:
+    """One condition with the texts of all: what they are together, and what else the model is given of them."""
     first = entries[0][0]
     of_entries = [one["model_conds"] for one, _ in entries]
     own = dict(of_entries[0])
@@ -180,8 +185,14 @@ def _joined(entries: list[Weighted], context: Tensor, mask: Tensor) -> Options:
         pooled = torch.stack([conds["y"].cond for conds in of_entries], dim=1)
         area = torch.stack([weight for _, weight in entries], dim=1).mean(dim=(2, 3)).to(pooled)
         own["y"] = type(own["y"])(torch.einsum("bj,bjp->bp", area, pooled))
-    own["attention_mask"] = condition_of(mask)
+    own.update((name, condition_of(tensor)) for name, tensor in more.items())
     return {**first, "cross_attn": context, "strength": 1.0, "model_conds": own}
+
+
+def with_references(weights: Tensor, places: int) -> Tensor:
+    """Weights `[rows, K, L]` of an image's tokens, for as many places: those behind them see every text by its area."""
+    more = places - weights.shape[2]
+    return torch.cat([weights, weights.mean(2, keepdim=True).expand(-1, -1, more)], dim=2)
 
 
 def attention_mask(weights: Tensor, lengths: list[int], size: Size, more: int = 0) -> Tensor:
@@ -190,7 +201,7 @@ def attention_mask(weights: Tensor, lengths: list[int], size: Size, more: int = 
     weights: of J texts, `[B, J, h, w]`. lengths: tokens of each. size: (h, w) of the image tokens.
     """
     placed = resize(weights, size).flatten(2)
-    placed = torch.cat([placed, placed.mean(2, keepdim=True).expand(-1, -1, more)], dim=2)
+    placed = with_references(placed, placed.shape[2] + more)
     seen = placed.clamp_min(0).log().clamp_min(UNSEEN)  # [B, J, L]
     text, places = sum(lengths), seen.shape[2]
     mask = torch.zeros(len(seen), 1, text + places, text + places)
