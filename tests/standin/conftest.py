@@ -31,6 +31,7 @@ ADAPTER = (
     "predictions",
     "prompts",
     "refusal",
+    "single_stream",
     "static_text",
     "streams",
     "styling",

@@ -400,10 +400,3 @@ def test_calls_in_pieces_are_refused(streams, by):
     with pytest.raises(streams.jobs.Refused, match="tiles" if by == "tiles" else "divides"):
         streams.processing.process_images(p)
     streams.model.forge_objects.unet = p.before
-
-
-def test_references_of_streams_see_every_text_by_its_area(streams):
-    weights = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0]])[None]
-    more = streams.joint.with_references(weights, 6)
-    assert more.shape == (1, 2, 6)
-    assert torch.equal(more[0, :, 4:], torch.tensor([[0.25], [0.75]]).expand(2, 2))

@@ -33,8 +33,8 @@ from lib_masknoise.hosts.webui import facts
 from lib_masknoise.hosts.webui.denoising import Denoising
 from lib_masknoise.hosts.webui.forge import Options
 from lib_masknoise.hosts.webui.predictions import Masks, Weighted, condition_of, taking
-from lib_masknoise.joint import side_by_side
-from lib_masknoise.maps import Size, resize
+from lib_masknoise.joint import at_tokens, side_by_side
+from lib_masknoise.maps import Size
 
 UNSEEN = -1e4
 """For a logit: finite, since the hosts' attention in chunks subtracts the largest logit of a chunk from the others."""
@@ -189,20 +189,12 @@ def joined(entries: list[Weighted], context: Tensor, more: dict[str, Tensor]) ->
     return {**first, "cross_attn": context, "strength": 1.0, "model_conds": own}
 
 
-def with_references(weights: Tensor, places: int) -> Tensor:
-    """Weights `[rows, K, L]` of an image's tokens, for as many places: those behind them see every text by its area."""
-    more = places - weights.shape[2]
-    return torch.cat([weights, weights.mean(2, keepdim=True).expand(-1, -1, more)], dim=2)
-
-
 def attention_mask(weights: Tensor, lengths: list[int], size: Size, more: int = 0) -> Tensor:
     """What is added to the logits of text tokens, then image tokens, then `more` without a place: `[B, 1, M, M]`.
 
     weights: of J texts, `[B, J, h, w]`. lengths: tokens of each. size: (h, w) of the image tokens.
     """
-    placed = resize(weights, size).flatten(2)
-    placed = with_references(placed, placed.shape[2] + more)
-    seen = placed.clamp_min(0).log().clamp_min(UNSEEN)  # [B, J, L]
+    seen = at_tokens(weights, size, more).log().clamp_min(UNSEEN)  # [B, J, L]
     text, places = sum(lengths), seen.shape[2]
     mask = torch.zeros(len(seen), 1, text + places, text + places)
     of_token = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))

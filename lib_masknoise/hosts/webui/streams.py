@@ -14,8 +14,9 @@ have no place in the masks: they see every text by its area.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising
 from lib_masknoise.hosts.webui.forge import Options
-from lib_masknoise.hosts.webui.joint import JointAttention, joined, with_references
+from lib_masknoise.hosts.webui.joint import JointAttention, joined
 from lib_masknoise.hosts.webui.predictions import Masks, Weighted, taking
 from lib_masknoise.hosts.webui.static_text import refuse_taken
 from lib_masknoise.joint import Seen, at_tokens, joint_attention, seen, side_by_side
@@ -64,7 +65,7 @@ class StreamAttention(JointAttention):
             found = side_by_side(filled, torch.stack([weight for _, weight in entries], dim=1), lengths=lengths)
         except ValueError:
             return None
-        refuse_taken(attentions(_model()), "attention")
+        refuse_taken(self.layers(_model()), "attention")
         more = {WEIGHTS: found.weights, PRESENT: found.present}
         return joined(entries, found.contexts.flatten(1, 2), more)
 
@@ -80,17 +81,30 @@ class StreamAttention(JointAttention):
                     "denoised together; switch it off or MaskNoise"
                 )
 
+        hook = model.register_forward_pre_hook(before)
+        try:
+            with self.acting(model, weights, present):
+                return call(c)
+        finally:
+            hook.remove()
+
+    def layers(self, model: Any) -> tuple[Any, ...]:
+        """The attention that becomes ours."""
+        return attentions(model)
+
+    def acting(self, model: Any, weights: Tensor, present: Tensor) -> AbstractContextManager[None]:
+        """Within, calls of the model see texts of weights `[rows, K, h, w]` and presence `[rows, K, T]`."""
+        return attending(self.layers(model), functools.partial(attended, self.beside(model, weights, present)))
+
+    def beside(self, model: Any, weights: Tensor, present: Tensor) -> Beside:
+        """What stands side by side where texts of such weights and presence do."""
+
         def sights(places: int, device: torch.device) -> tuple[Seen, ...]:
             height, width = (-(-side // model.patch_size) for side in self.denoising.given_size)
             return self._sights(weights, present, (height, width), places, device)
 
         texts, tokens = present.shape[1:]
-        hook = model.register_forward_pre_hook(before)
-        try:
-            with attending(attentions(model), functools.partial(attended, Beside(texts, tokens, sights))):
-                return call(c)
-        finally:
-            hook.remove()
+        return Beside(texts, tokens, sights)
 
     def _sights(
         self, weights: Tensor, present: Tensor, size: Size, places: int, device: torch.device
@@ -100,7 +114,7 @@ class StreamAttention(JointAttention):
         for of_weights, of_present, *others, known in self._known:
             if others == [size, places] and _equal(of_weights, weights) and _equal(of_present, present):
                 return known
-        at = with_references(at_tokens(weights.float().cpu(), size), places)
+        at = at_tokens(weights.float().cpu(), size, places - math.prod(size))
         known = tuple(one.to(device) for one in seen(at, present.float().cpu()))
         self._known = [(weights, present, size, places, known), *self._known][:KEPT_SIGHTS]
         return known
