@@ -219,6 +219,11 @@ class Standing:
         """Where the image follows, `[B]`."""
         return self.places.amax((1, 2)) + 1
 
+    def of(self, texts: Texts) -> Texts:
+        """The texts, as long as they stand here."""
+        longer = self.present.shape[2] - texts.contexts.shape[2]
+        return Texts(F.pad(texts.contexts, (0, 0, 0, longer)), texts.weights, self.present)
+
     def to(self, device: torch.device) -> Standing:
         return Standing(self.present.to(device), self.places.to(device), self.fillers.to(device))
 

@@ -213,6 +213,17 @@ def test_texts_before_the_image_end_where_it_begins(block):
     assert torch.equal(standing.present[:, :, :9].masked_fill(standing.fillers[:, :, :9], 0), present.expand(2, -1, -1))
 
 
+@pytest.mark.parametrize("block, tokens", [(1, 6), (4, 8)])
+def test_tokens_that_no_text_has_do_not_stand_there(block, tokens):
+    """As of a longer context that counts nowhere."""
+    present = (torch.arange(9) < torch.tensor([[3], [6]])).float()[None]
+    found = joint.Texts(torch.randn(1, 2, 9, 5), torch.full((1, 2, 2, 2), 0.5), present)
+    standing = joint.before_image(found.weights, present, block)
+    own = standing.of(found)
+    assert own.present.shape == standing.places.shape == (1, 2, tokens) and own.contexts.shape == (1, 2, tokens, 5)
+    assert torch.equal(own.contexts[:, :, :6], found.contexts[:, :, :6])
+
+
 def test_tokens_without_a_place_see_every_text_by_its_area():
     weights = torch.tensor([[1.0, 0, 0, 0], [0, 1, 1, 1]]).view(1, 2, 2, 2)
     at = at_tokens(weights, (2, 2), 3)

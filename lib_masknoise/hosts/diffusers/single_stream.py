@@ -123,8 +123,7 @@ class _ZImageBinding(SingleStreamBinding):
     def place(self, found: Texts, size: Size) -> Placed:
         """Each text filled up as it is alone."""
         standing = before_image(found.weights, found.present, BLOCK)
-        contexts = F.pad(found.contexts, (0, 0, 0, standing.present.shape[2] - found.contexts.shape[2]))
-        placed = super().place(Texts(contexts, found.weights, standing.present), size)
+        placed = super().place(standing.of(found), size)
         return replace(placed, places=1 + standing.places, fillers=standing.fillers)
 
     def weights(self, found: Texts, size: Size) -> Tensor:
@@ -210,8 +209,8 @@ class _Lumina2Binding(SingleStreamBinding):
 
     def place(self, found: Texts, size: Size) -> Placed:
         standing = before_image(found.weights, found.present)
-        later = found.contexts.shape[2] - standing.ends[:, None, None]
-        return replace(super().place(found, size), places=standing.places + later)
+        later = standing.present.shape[2] - standing.ends[:, None, None]
+        return replace(super().place(standing.of(found), size), places=standing.places + later)
 
     def _before_model(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         sample, patch = kwargs["hidden_states"], int(model.config.patch_size)
