@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ class StreamAttention(JointAttention):
             found = side_by_side(filled, torch.stack([weight for _, weight in entries], dim=1), lengths=lengths)
         except ValueError:
             return None
-        refuse_taken(attentions(_model()), "attention")
+        refuse_taken(self.layers(_model()), "attention")
         more = {WEIGHTS: found.weights, PRESENT: found.present}
         return joined(entries, found.contexts.flatten(1, 2), more)
 
@@ -80,17 +80,30 @@ class StreamAttention(JointAttention):
                     "denoised together; switch it off or MaskNoise"
                 )
 
-        def sights(places: int, device: torch.device) -> tuple[Seen, ...]:
-            height, width = (-(-side // model.patch_size) for side in self.denoising.given_size)
-            return self._sights(weights, present, (height, width), places, device)
-
-        texts, tokens = present.shape[1:]
         hook = model.register_forward_pre_hook(before)
         try:
-            with attending(attentions(model), functools.partial(attended, Beside(texts, tokens, sights))):
+            with self.acting(model, weights, present):
                 return call(c)
         finally:
             hook.remove()
+
+    def layers(self, model: Any) -> tuple[Any, ...]:
+        """The attention that becomes ours."""
+        return attentions(model)
+
+    def acting(self, model: Any, weights: Tensor, present: Tensor) -> AbstractContextManager[None]:
+        """Within, calls of the model see texts of weights `[rows, K, h, w]` and presence `[rows, K, T]`."""
+        return attending(self.layers(model), functools.partial(attended, self.beside(model, weights, present)))
+
+    def beside(self, model: Any, weights: Tensor, present: Tensor) -> Beside:
+        """What stands side by side where texts of such weights and presence do."""
+
+        def sights(places: int, device: torch.device) -> tuple[Seen, ...]:
+            height, width = (-(-side // getattr(model, "patch_size", 2)) for side in self.denoising.given_size)
+            return self._sights(weights, present, (height, width), places, device)
+
+        texts, tokens = present.shape[1:]
+        return Beside(texts, tokens, sights)
 
     def _sights(
         self, weights: Tensor, present: Tensor, size: Size, places: int, device: torch.device
@@ -146,8 +159,7 @@ def attended(
     """An attention's forward: image `[rows, L, C]` and texts `[rows, K·T, C]` → both. image_rotary_emb: the turns
     `[rows, K·T + L, 1, d/2, 2, 2]` of as many tokens one after the other, which only the first text's are."""
     length = encoder_hidden_states.shape[1]
-    of_first = image_rotary_emb[:, : beside.tokens].repeat(1, beside.texts, *[1] * (image_rotary_emb.dim() - 2))
-    turns = torch.cat([of_first, image_rotary_emb[:, length:]], dim=1)
+    turns = placed(image_rotary_emb, beside, 1)
     text = [getattr(layer, name)(encoder_hidden_states) for name in ("add_q_proj", "add_k_proj", "add_v_proj")]
     image = [getattr(layer, name)(hidden_states) for name in ("to_q", "to_k", "to_v")]
     (text_q, text_k, text_v), (q, k, v) = ([t.unflatten(-1, (layer.heads, -1)) for t in own] for own in (text, image))
@@ -161,6 +173,14 @@ def attended(
     for part in layer.to_out:
         of_image = part(of_image)
     return of_image, layer.to_add_out(out[:, :length])
+
+
+def placed(turns: Tensor, beside: Beside, axis: int) -> Tensor:
+    """The turns of K·T + L tokens, counted one after the other on that axis, for K texts that stand where the first
+    does."""
+    length = beside.texts * beside.tokens
+    text, image = turns.narrow(axis, 0, beside.tokens), turns.narrow(axis, length, turns.shape[axis] - length)
+    return torch.cat([*[text] * beside.texts, image], dim=axis)
 
 
 def turned(x: Tensor, turns: Tensor) -> Tensor:
