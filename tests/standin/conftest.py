@@ -32,6 +32,7 @@ ADAPTER = (
     "predictions",
     "prompts",
     "refusal",
+    "single_stream",
     "static_text",
     "streams",
     "styling",

@@ -7,6 +7,7 @@ image attend together, as in Flux and its kin.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from tests.standin.conditions import compile_conditions
 from tests.standin.model import DIM, POOLED, SIZES, Checkpoint
+from tests.standin.single_stream import BLOCK, OneStream
 
 COND, UNCOND = 0, 1
 FULL = 16
@@ -28,8 +30,8 @@ class ForgeCheckpoint(Checkpoint):
     """kind: "unet", "transformer", "blocks transformer", of blocks that attend by a function of this module, "placed
     transformer", which does too and counts the tokens of its text, "frames transformer", whose latents have an axis of
     frames, "streams transformer", the same with weights and places of its own for text and image, "static transformer",
-    with text that stays what it is, or "video transformer", of more than one frame, which reads its text in layers of
-    its own before."""
+    with text that stays what it is, "video transformer", of more than one frame, which reads its text in layers of its
+    own before, or "one stream transformer", a text and then the image, "filled" (Z-Image) or not (Lumina 2)."""
 
     def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float32, xl: bool = False, kind: str = "unet"):
         super().__init__(seed, dtype, xl)
@@ -38,7 +40,8 @@ class ForgeCheckpoint(Checkpoint):
         if kind != "unet":
             classes = {
                 "blocks transformer": Flux, "placed transformer": Placed, "static transformer": Static,
-                "video transformer": Video, "streams transformer": Streams,
+                "video transformer": Video, "streams transformer": Streams, "one stream transformer": OneStream,
+                "one stream transformer, filled": functools.partial(OneStream, multiple=BLOCK),
             }  # fmt: skip
             self.model.diffusion_model = classes.get(kind, Transformer)(seed, dtype)
         else:
@@ -56,7 +59,7 @@ class ForgeCheckpoint(Checkpoint):
         if self.kind.startswith(("static", "video")):
             filled = [F.pad(one, (0, 0, 0, FULL - len(one))) for one in map(self.context, texts)]
             return [one[None] for one in filled] if self.kind.startswith("static") else torch.stack(filled)
-        if self.kind.startswith("streams"):
+        if self.kind.startswith(("streams", "one stream")):
             return [self.context(text) for text in texts]
         contexts = super().get_learned_conditioning(texts)
         vectors = torch.stack([self.pooled(text) for text in texts]).to(self.dtype)
@@ -101,7 +104,7 @@ class Model:
         Blocks.options = {**transformer_options, "original_shape": list(x.shape)}
         try:
             rest = {key: one.to(x.dtype) for key, one in rest.items()}
-            if isinstance(self.diffusion_model, Static):
+            if isinstance(self.diffusion_model, Static | OneStream):
                 rest["transformer_options"] = transformer_options
             noise = self.diffusion_model(scaled, time, context=c_crossattn, **rest)
         finally:

@@ -6,6 +6,7 @@ import torch
 from lib_masknoise import infotext
 from lib_masknoise.maps import Maps, coefficients
 from lib_masknoise.scene import Scene
+from tests.standin.model import POOLED
 from tests.standin.test_blending import FULL, LEFT, LOWER, covered, error, scene
 from tests.standin.test_forge import patching
 
@@ -294,8 +295,9 @@ def test_images_of_a_batch_have_texts_of_their_own_lengths(joint):
     assert error(both[1:], both[:1]) > 1e-3
 
 
-def test_each_half_follows_its_own_text(joint):
-    """More than the other's: the image, and with Flux a vector, is that of both."""
+def test_each_half_follows_its_own_text(joint, monkeypatch):
+    """Of texts that differ in their tokens alone: a vector of them has no place."""
+    monkeypatch.setattr(joint.model, "pooled", lambda text: torch.ones(POOLED))
     halves = {"concepts": [{"prompt": "green tree", "mask": {"kind": "split", "axis": "x", "from": 0, "to": 0.5}}]}
     options = {"steps": 1, "cfg_scale": 1.0, "prompt": "blue sea"}
     ours = joint.latents(halves, **options)
@@ -355,10 +357,3 @@ def test_calls_in_pieces_are_refused(joint, by):
     with pytest.raises(joint.jobs.Refused, match="tiles" if by == "tiles" else "divides"):
         joint.processing.process_images(p)
     joint.model.forge_objects.unet = p.before
-
-
-def test_references_see_every_text_by_its_area(host):
-    weights = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0]])[None]
-    more = host.joint.with_references(weights, 6)
-    assert more.shape == (1, 2, 6)
-    assert torch.equal(more[0, :, 4:], torch.tensor([[0.25], [0.75]]).expand(2, 2))

@@ -66,9 +66,3 @@ def joined(entries: list[Weighted], context: Tensor, more: dict[str, Tensor]) ->
         own["y"] = type(own["y"])(torch.einsum("bj,bjp->bp", area, pooled))
     own.update((name, condition_of(tensor)) for name, tensor in more.items())
     return {**first, "cross_attn": context, "strength": 1.0, "model_conds": own}
-
-
-def with_references(weights: Tensor, places: int) -> Tensor:
-    """Weights `[rows, K, L]` of an image's tokens, for as many places: those behind them see every text by its area."""
-    more = places - weights.shape[2]
-    return torch.cat([weights, weights.mean(2, keepdim=True).expand(-1, -1, more)], dim=2)

@@ -164,8 +164,8 @@ def _key_norm(norm: Any, like: Tensor) -> KeyNorm:
     return KeyNorm(_width(norm), eps, norm(like.new_ones(_width(norm))) * (1 + eps) ** 0.5)
 
 
-def refuse_taken(layers: tuple[Any, ...], what: str) -> None:
-    """Raises Conflict where a layer has a forward of its own. what: the layers in words."""
-    for forward in (layer.forward for layer in layers if "forward" in vars(layer)):
+def refuse_taken(layers: tuple[Any, ...], what: str, name: str = "forward") -> None:
+    """Raises Conflict where a layer has a method of its own in place of its class's. what: the layers in words."""
+    for forward in (vars(layer)[name] for layer in layers if name in vars(layer)):
         module = getattr(getattr(forward, "func", forward), "__module__", forward)
         raise Conflict(f"the {what} layers are taken by another extension ({module}): switch it off or MaskNoise")

@@ -14,6 +14,7 @@ have no place in the masks: they see every text by its area.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from lib_masknoise.hosts.webui.denoising import Conflict, Denoising
 from lib_masknoise.hosts.webui.forge import Options
-from lib_masknoise.hosts.webui.joint import JointAttention, joined, with_references
+from lib_masknoise.hosts.webui.joint import JointAttention, joined
 from lib_masknoise.hosts.webui.predictions import Masks, Weighted, taking
 from lib_masknoise.hosts.webui.static_text import refuse_taken
 from lib_masknoise.joint import Seen, at_tokens, joint_attention, seen, side_by_side
@@ -113,7 +114,7 @@ class StreamAttention(JointAttention):
         for of_weights, of_present, *others, known in self._known:
             if others == [size, places] and _equal(of_weights, weights) and _equal(of_present, present):
                 return known
-        at = with_references(at_tokens(weights.float().cpu(), size), places)
+        at = at_tokens(weights.float().cpu(), size, places - math.prod(size))
         known = tuple(one.to(device) for one in seen(at, present.float().cpu()))
         self._known = [(weights, present, size, places, known), *self._known][:KEPT_SIGHTS]
         return known
