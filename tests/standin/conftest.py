@@ -21,6 +21,7 @@ ADAPTER = (
     "exploring",
     "facts",
     "files",
+    "flux",
     "forge",
     "initial",
     "job",

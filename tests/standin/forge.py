@@ -27,11 +27,11 @@ FULL = 16
 
 
 class ForgeCheckpoint(Checkpoint):
-    """kind: "unet", "transformer", "masked transformer", which takes an attention mask, "placed transformer", which
-    does too and counts the tokens of its text, "frames transformer", whose latents have an axis of frames, "streams
-    transformer", the same with weights and places of its own for text and image, "static transformer", with text that
-    stays what it is, "video transformer", of more than one frame, which reads its text in layers of its own before, or
-    "one stream transformer", a text and then the image, "filled" (Z-Image) or not (Lumina 2)."""
+    """kind: "unet", "transformer", "blocks transformer", of blocks that attend by a function of this module, "placed
+    transformer", which does too and counts the tokens of its text, "frames transformer", whose latents have an axis of
+    frames, "streams transformer", the same with weights and places of its own for text and image, "static transformer",
+    with text that stays what it is, "video transformer", of more than one frame, which reads its text in layers of its
+    own before, or "one stream transformer", a text and then the image, "filled" (Z-Image) or not (Lumina 2)."""
 
     def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float32, xl: bool = False, kind: str = "unet"):
         super().__init__(seed, dtype, xl)
@@ -39,7 +39,7 @@ class ForgeCheckpoint(Checkpoint):
         self.frames = 2 if kind.startswith("video") else 1
         if kind != "unet":
             classes = {
-                "masked transformer": Masked, "placed transformer": Placed, "static transformer": Static,
+                "blocks transformer": Flux, "placed transformer": Placed, "static transformer": Static,
                 "video transformer": Video, "streams transformer": Streams, "one stream transformer": OneStream,
                 "one stream transformer, filled": functools.partial(OneStream, multiple=BLOCK),
             }  # fmt: skip
@@ -104,7 +104,7 @@ class Model:
         Blocks.options = {**transformer_options, "original_shape": list(x.shape)}
         try:
             rest = {key: one.to(x.dtype) for key, one in rest.items()}
-            if isinstance(self.diffusion_model, Static | Placed | OneStream):
+            if isinstance(self.diffusion_model, Static | OneStream):
                 rest["transformer_options"] = transformer_options
             noise = self.diffusion_model(scaled, time, context=c_crossattn, **rest)
         finally:
@@ -236,52 +236,99 @@ class Transformer(nn.Module):
         super().__init__()
         self.text, self.image, self.out = nn.Linear(DIM, width), nn.Linear(channels, width), nn.Linear(width, channels)
         self.vector = nn.Linear(POOLED + 2, width)
-        self.double_blocks = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(2))
-        self.single_blocks = nn.ModuleList()
         self.patch_size = 1
+        self.build(width)
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.parameters():
             nn.init.normal_(parameter.detach(), std=parameter[0].numel() ** -0.5, generator=generator)
         self.to(dtype).requires_grad_(False).eval()
 
-    def forward(self, x: Tensor, time: Tensor, context: Tensor, y: Tensor, guidance: Tensor) -> Tensor:
-        return self.run(x, time, context, y, guidance, None)
+    def build(self, width: int) -> None:
+        self.joint_blocks = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(2))
 
-    def run(self, x: Tensor, time: Tensor, context: Tensor, y: Tensor, guidance: Tensor, mask: Any) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, context: Tensor, y: Tensor, guidance: Tensor) -> Tensor:
         vector = self.vector(torch.cat([y, (time / 50)[:, None], guidance[:, None] / 4], dim=1))
         tokens = torch.cat([self.text(context), self.image(x.flatten(2).transpose(1, 2))], dim=1)
-        for block in self.double_blocks:
+        for block in self.joint_blocks:
             q, k, v = (t[:, None] for t in block(F.layer_norm(tokens + vector[:, None], tokens.shape[2:])).chunk(3, -1))
-            tokens = tokens + F.scaled_dot_product_attention(2 * q, k, v, attn_mask=mask)[:, 0]
+            tokens = tokens + F.scaled_dot_product_attention(2 * q, k, v)[:, 0]
         return self.out(tokens[:, context.shape[1] :]).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
-class Masked(Transformer):
+def attention(q: Tensor, k: Tensor, v: Tensor, pe: Tensor, mask: Any = None) -> Tensor:
+    """By which the blocks of Flux and its kin attend in every host: `[rows, heads, L, d]` → `[rows, L, heads·d]`."""
+    q, k = (torch.einsum("...ij,...j->...i", pe, t.unflatten(-1, (-1, 2))).flatten(-2) for t in (q, k))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+class Flux(Transformer):
+    """Two streams in one block and one in another; text tokens have no place of their own."""
+
+    counts_text = False
+
+    def build(self, width: int) -> None:
+        self.double_blocks, self.single_blocks = (
+            nn.ModuleList([DoubleBlock(width)]),
+            nn.ModuleList([SingleBlock(width)]),
+        )
+
     def forward(self, x: Tensor, time: Tensor, context: Tensor, y: Tensor, guidance: Tensor, **kwargs: Any) -> Tensor:
-        return self.run(x, time, context, y, guidance, kwargs.get("attention_mask"))
+        assert not kwargs
+        vector = self.vector(torch.cat([y, (time / 50)[:, None], guidance[:, None] / 4], dim=1))
+        (height, width), length = x.shape[2:], context.shape[1]
+        of_text = torch.zeros(length, 3)
+        of_text[:, 0] = torch.arange(length) * self.counts_text
+        of_image = torch.cartesian_prod(torch.arange(1), torch.arange(height), torch.arange(width))
+        pe = rope(torch.cat([of_text, of_image]).to(x), (0.9, 1.0, 0.3)).expand(len(x), 1, -1, -1, -1, -1)
+        image, text = self.image(x.flatten(2).transpose(1, 2)), self.text(context)
+        for block in self.double_blocks:
+            image, text = block(img=image, txt=text, vec=vector, pe=pe)
+        tokens = torch.cat([text, image], dim=1)
+        for block in self.single_blocks:
+            tokens = block(tokens, vec=vector, pe=pe)
+        return self.out(tokens[:, length:]).transpose(1, 2).unflatten(2, (height, width))
 
 
-class Placed(Masked):
-    """Every text token counts by where it stands (Flux 2), which patches may change."""
+class Placed(Flux):
+    """Every text token counts by where it stands (Flux 2)."""
 
-    txt_ids_dims = (1,)
+    counts_text = True
+
+
+def rope(places: Tensor, speeds: tuple[float, ...]) -> Tensor:
+    """Places `[L, axes]`, each axis with a speed of its own → turns `[1, 1, L, axes + 1, 2, 2]`, the last of which is
+    none."""
+    angles = F.pad(places * torch.tensor(speeds).to(places), (0, 1))
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))[None, None]
+
+
+def heads_of(layer: nn.Module, x: Tensor, vec: Tensor) -> Tensor:
+    """Queries, keys and values `[3, rows, heads, L, d]`."""
+    given = layer(F.layer_norm(x + vec[:, None], x.shape[2:]))
+    return given.unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+
+
+class DoubleBlock(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.img, self.txt = nn.Linear(width, 3 * width), nn.Linear(width, 3 * width)
 
     def forward(
-        self, x: Tensor, time: Tensor, context: Tensor, y: Tensor, guidance: Tensor,
-        transformer_options: Any, **kwargs: Any,
-    ) -> Tensor:  # fmt: skip
-        ids = torch.zeros(*context.shape[:2], 2)
-        ids[..., 1] = torch.arange(context.shape[1])
-        return self.forward_orig(context, ids, transformer_options, x, time, y, guidance, kwargs.get("attention_mask"))
+        self, img: Tensor, txt: Tensor, vec: Tensor, pe: Tensor, attn_mask: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        q, k, v = torch.cat([heads_of(self.txt, txt, vec), heads_of(self.img, img, vec)], dim=3)
+        attn = attention(q, k, v, pe=pe, mask=attn_mask)
+        return img + attn[:, txt.shape[1] :], txt + attn[:, : txt.shape[1]]
 
-    def forward_orig(
-        self, context: Tensor, txt_ids: Tensor, options: Any, x: Tensor, time: Tensor, y: Tensor, guidance: Tensor,
-        mask: Any,
-    ) -> Tensor:  # fmt: skip
-        for patch in options.get("patches", {}).get("post_input", []):
-            txt_ids = patch({"img": x, "txt": context, "img_ids": None, "txt_ids": txt_ids})["txt_ids"]
-        turned = context * torch.cos(0.9 * txt_ids.sum(2, keepdim=True)).to(context)
-        return self.run(x, time, turned, y, guidance, mask)
+
+class SingleBlock(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.linear = nn.Linear(width, 3 * width)
+
+    def forward(self, x: Tensor, vec: Tensor, pe: Tensor, *, attn_mask: Any = None) -> Tensor:
+        return x + attention(*heads_of(self.linear, x, vec), pe=pe, mask=attn_mask)
 
 
 class Static(nn.Module):
@@ -405,9 +452,7 @@ class Streams(Static):
         of_image = torch.cartesian_prod(torch.arange(height) - height // 2, torch.arange(width) - width // 2)
         of_text = max(height, width) // 2 + torch.arange(text.shape[1])[:, None].expand(-1, 2)
         places = torch.cat([of_text, of_image]).to(tokens)
-        angles = (places[..., None] * torch.tensor([1.0, 0.3]).to(tokens)).flatten(1)  # [K·T + L, d/2]
-        cos, sin = angles.cos(), angles.sin()
-        turns = torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))[None, :, None]
+        turns = rope(places.repeat_interleave(2, 1)[:, :3], (1.0, 0.3, 1.0)).transpose(1, 2)
         turns = turns.expand(len(tokens), *turns.shape[1:])
         for block in self.transformer_blocks:
             text, tokens = block(

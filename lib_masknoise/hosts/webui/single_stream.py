@@ -19,10 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib_masknoise.hosts.webui.joint import UNSEEN
 from lib_masknoise.hosts.webui.static_text import refuse_taken
 from lib_masknoise.hosts.webui.streams import Beside, StreamAttention, attending, turned
 from lib_masknoise.joint import Standing, before_image, joint_attention
+
+UNSEEN = -1e4
+"""For a logit: finite, since the hosts' attention in chunks subtracts the largest logit of a chunk from the others."""
 
 SEQUENCE = "patchify_and_embed"
 """The model's method that puts text and image together."""

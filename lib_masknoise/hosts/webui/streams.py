@@ -100,7 +100,7 @@ class StreamAttention(JointAttention):
         """What stands side by side where texts of such weights and presence do."""
 
         def sights(places: int, device: torch.device) -> tuple[Seen, ...]:
-            height, width = (-(-side // model.patch_size) for side in self.denoising.given_size)
+            height, width = (-(-side // getattr(model, "patch_size", 2)) for side in self.denoising.given_size)
             return self._sights(weights, present, (height, width), places, device)
 
         texts, tokens = present.shape[1:]
@@ -160,8 +160,7 @@ def attended(
     """An attention's forward: image `[rows, L, C]` and texts `[rows, K·T, C]` → both. image_rotary_emb: the turns
     `[rows, K·T + L, 1, d/2, 2, 2]` of as many tokens one after the other, which only the first text's are."""
     length = encoder_hidden_states.shape[1]
-    of_first = image_rotary_emb[:, : beside.tokens].repeat(1, beside.texts, *[1] * (image_rotary_emb.dim() - 2))
-    turns = torch.cat([of_first, image_rotary_emb[:, length:]], dim=1)
+    turns = placed(image_rotary_emb, beside, 1)
     text = [getattr(layer, name)(encoder_hidden_states) for name in ("add_q_proj", "add_k_proj", "add_v_proj")]
     image = [getattr(layer, name)(hidden_states) for name in ("to_q", "to_k", "to_v")]
     (text_q, text_k, text_v), (q, k, v) = ([t.unflatten(-1, (layer.heads, -1)) for t in own] for own in (text, image))
@@ -175,6 +174,14 @@ def attended(
     for part in layer.to_out:
         of_image = part(of_image)
     return of_image, layer.to_add_out(out[:, :length])
+
+
+def placed(turns: Tensor, beside: Beside, axis: int) -> Tensor:
+    """The turns of K·T + L tokens, counted one after the other on that axis, for K texts that stand where the first
+    does."""
+    length = beside.texts * beside.tokens
+    text, image = turns.narrow(axis, 0, beside.tokens), turns.narrow(axis, length, turns.shape[axis] - length)
+    return torch.cat([*[text] * beside.texts, image], dim=axis)
 
 
 def turned(x: Tensor, turns: Tensor) -> Tensor:
