@@ -1,9 +1,8 @@
-"""Forge and its kin with Flux, Flux 2 and Chroma: all the concepts' texts at once, for one sampling pass.
+"""Forge and its kin with Flux, Flux 2 and Chroma: `joint` in their blocks.
 
-As in `streams`, but these models' blocks attend within their own forward, by a function `attention` of their module.
-For as long as a call of the model lasts, each block's forward is its own with another function under that name; the
-module, and other models of it, keep theirs. What a host does with its options makes no difference, so that Forge, which
-drops them, takes part.
+These attend within their own forward, by a function `attention` of their module. For as long as a call of the model
+lasts, each block's forward is its own with another function under that name; the module, and other models of it, keep
+theirs. What a host does with its options makes no difference, so that Forge, which drops them, takes part.
 
 Each text is turned as the first is, which stands where one alone does: in Flux 2 its tokens are counted on an axis of
 their own, elsewhere they have no place.
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_masknoise.hosts.webui.streams import Beside, StreamAttention, attending, placed, turned
+from lib_masknoise.hosts.webui.joint import Beside, JointAttention, attending, placed, turned
 from lib_masknoise.joint import joint_attention
 
 NAME = "attention"
@@ -27,7 +26,7 @@ NAME = "attention"
 heads·d]`."""
 
 
-class BlockAttention(StreamAttention):
+class BlockAttention(JointAttention):
     """The texts of all concepts side by side in one condition, weighed in the attention of every block."""
 
     def layers(self, model: Any) -> tuple[Any, ...]:

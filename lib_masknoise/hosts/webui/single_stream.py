@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib_masknoise.hosts.webui.joint import Beside, JointAttention, attending, turned
 from lib_masknoise.hosts.webui.static_text import refuse_taken
-from lib_masknoise.hosts.webui.streams import Beside, StreamAttention, attending, turned
 from lib_masknoise.joint import Standing, before_image, joint_attention
 
 UNSEEN = -1e4
@@ -39,7 +39,7 @@ OF_MODEL = ("context_refiner", "rope_embedder", SEQUENCE)
 """What such a model has beside its layers."""
 
 
-class SingleStream(StreamAttention):
+class SingleStream(JointAttention):
     """The texts of all concepts side by side in one condition, weighed in the attention of every layer."""
 
     def layers(self, model: Any) -> tuple[Any, ...]:
