@@ -35,7 +35,7 @@ TURN = "apply_rope"
 PARTS = ("qkv", "out", "q_norm", "k_norm", "n_local_heads", "n_local_kv_heads", "n_rep", "head_dim")
 """Of an attention that this module knows."""
 
-OF_MODEL = ("context_refiner", "rope_embedder", SEQUENCE)
+OF_MODEL = ("context_refiner", SEQUENCE)
 """What such a model has beside its layers."""
 
 
