@@ -198,9 +198,50 @@ class Seen:
         return Seen(self.rows, tuple(one.to(device) for one in self.alone), tuple(one.to(device) for one in self.mixed))
 
 
-def at_tokens(weights: Tensor, size: Size) -> Tensor:
-    """Weights `[…, K, H, W]` at the image tokens of `size` (h, w), `[…, K, L]`."""
-    return resize(weights, size).flatten(-2).clamp_min(0)
+def at_tokens(weights: Tensor, size: Size, more: int = 0) -> Tensor:
+    """Weights `[…, K, H, W]` at the image tokens of `size` (h, w) and at `more` behind them that have no place and see
+    every text by its area, `[…, K, L + more]`."""
+    placed = resize(weights, size).flatten(-2).clamp_min(0)
+    return torch.cat([placed, placed.mean(-1, keepdim=True).expand(*placed.shape[:-1], more)], dim=-1)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Texts before the image in one sequence, `[B, K, T]` each: how much of each token there is, where it stands,
+    counted from 0, and which tokens fill their text up."""
+
+    present: Tensor
+    places: Tensor
+    fillers: Tensor
+
+    @property
+    def ends(self) -> Tensor:
+        """Where the image follows, `[B]`."""
+        return self.places.amax((1, 2)) + 1
+
+    def of(self, texts: Texts) -> Texts:
+        """The texts, as long as they stand here."""
+        longer = self.present.shape[2] - texts.contexts.shape[2]
+        return Texts(F.pad(texts.contexts, (0, 0, 0, longer)), texts.weights, self.present)
+
+    def to(self, device: torch.device) -> Standing:
+        return Standing(self.present.to(device), self.places.to(device), self.fillers.to(device))
+
+
+def before_image(weights: Tensor, present: Tensor, block: int = 1) -> Standing:
+    """How texts of weights `[B, K, H, W]` and presence `[B, K, T]` stand, each filled up to a multiple of `block`
+    tokens as it is alone. The turns of a rotary embedding tell the way between two places only; so shorter texts begin
+    later, and every text is as far from the image as it is alone: all end where the longest ends that counts in their
+    row."""
+    own = (present > 0).sum(-1, keepdim=True)  # [B, K, 1]
+    full = block * torch.ceil(own / block).long()
+    tokens, counts = int(full.max()), (weights > NEGLIGIBLE).flatten(2).any(-1, keepdim=True)
+    index = torch.arange(tokens)
+    ends = (full * counts).amax(1, keepdim=True)
+    places = torch.minimum((index + ends - full).clamp_min(0), ends - 1)
+    fillers = (index >= own) & (index < full)
+    present = torch.where(fillers, 1.0, F.pad(present, (0, tokens - present.shape[2])))
+    return Standing(*(t.expand(len(places), -1, -1) for t in (present, places, fillers)))
 
 
 def seen(weights: Tensor, present: Tensor) -> tuple[Seen, ...]:

@@ -21,6 +21,7 @@ ADAPTER = (
     "exploring",
     "facts",
     "files",
+    "flux",
     "forge",
     "initial",
     "job",
@@ -31,7 +32,9 @@ ADAPTER = (
     "predictions",
     "prompts",
     "refusal",
+    "single_stream",
     "static_text",
+    "streams",
     "styling",
     "xyz",
 )

@@ -7,6 +7,7 @@ image attend together, as in Flux and its kin.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from tests.standin.conditions import compile_conditions
 from tests.standin.model import DIM, POOLED, SIZES, Checkpoint
+from tests.standin.single_stream import BLOCK, OneStream
 
 COND, UNCOND = 0, 1
 FULL = 16
@@ -25,19 +27,21 @@ FULL = 16
 
 
 class ForgeCheckpoint(Checkpoint):
-    """kind: "unet", "transformer", "masked transformer", which takes an attention mask, "placed transformer", which
-    does too and counts the tokens of its text, "frames transformer", whose latents have an axis of frames, "static
-    transformer", the same with text that stays what it is, or "video transformer", of more than one frame, which reads
-    its text in layers of its own before."""
+    """kind: "unet", "transformer", "blocks transformer", of blocks that attend by a function of this module, "placed
+    transformer", which does too and counts the tokens of its text, "frames transformer", whose latents have an axis of
+    frames, "streams transformer", the same with weights and places of its own for text and image, "static transformer",
+    with text that stays what it is, "video transformer", of more than one frame, which reads its text in layers of its
+    own before, or "one stream transformer", a text and then the image, "filled" (Z-Image) or not (Lumina 2)."""
 
     def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float32, xl: bool = False, kind: str = "unet"):
         super().__init__(seed, dtype, xl)
-        self.kind, self.is_wan = kind, kind.startswith(("frames", "static", "video"))
+        self.kind, self.is_wan = kind, kind.startswith(("frames", "static", "video", "streams"))
         self.frames = 2 if kind.startswith("video") else 1
         if kind != "unet":
             classes = {
-                "masked transformer": Masked, "placed transformer": Placed, "static transformer": Static,
-                "video transformer": Video,
+                "blocks transformer": Flux, "placed transformer": Placed, "static transformer": Static,
+                "video transformer": Video, "streams transformer": Streams, "one stream transformer": OneStream,
+                "one stream transformer, filled": functools.partial(OneStream, multiple=BLOCK),
             }  # fmt: skip
             self.model.diffusion_model = classes.get(kind, Transformer)(seed, dtype)
         else:
@@ -55,6 +59,8 @@ class ForgeCheckpoint(Checkpoint):
         if self.kind.startswith(("static", "video")):
             filled = [F.pad(one, (0, 0, 0, FULL - len(one))) for one in map(self.context, texts)]
             return [one[None] for one in filled] if self.kind.startswith("static") else torch.stack(filled)
+        if self.kind.startswith(("streams", "one stream")):
+            return [self.context(text) for text in texts]
         contexts = super().get_learned_conditioning(texts)
         vectors = torch.stack([self.pooled(text) for text in texts]).to(self.dtype)
         guidance = torch.full((len(texts),), float(getattr(texts, "distilled_cfg_scale", None) or 3.5))
@@ -98,7 +104,7 @@ class Model:
         Blocks.options = {**transformer_options, "original_shape": list(x.shape)}
         try:
             rest = {key: one.to(x.dtype) for key, one in rest.items()}
-            if isinstance(self.diffusion_model, Static | Placed):
+            if isinstance(self.diffusion_model, Static | OneStream):
                 rest["transformer_options"] = transformer_options
             noise = self.diffusion_model(scaled, time, context=c_crossattn, **rest)
         finally:
@@ -230,52 +236,99 @@ class Transformer(nn.Module):
         super().__init__()
         self.text, self.image, self.out = nn.Linear(DIM, width), nn.Linear(channels, width), nn.Linear(width, channels)
         self.vector = nn.Linear(POOLED + 2, width)
-        self.double_blocks = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(2))
-        self.single_blocks = nn.ModuleList()
         self.patch_size = 1
+        self.build(width)
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.parameters():
             nn.init.normal_(parameter.detach(), std=parameter[0].numel() ** -0.5, generator=generator)
         self.to(dtype).requires_grad_(False).eval()
 
-    def forward(self, x: Tensor, time: Tensor, context: Tensor, y: Tensor, guidance: Tensor) -> Tensor:
-        return self.run(x, time, context, y, guidance, None)
+    def build(self, width: int) -> None:
+        self.joint_blocks = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(2))
 
-    def run(self, x: Tensor, time: Tensor, context: Tensor, y: Tensor, guidance: Tensor, mask: Any) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, context: Tensor, y: Tensor, guidance: Tensor) -> Tensor:
         vector = self.vector(torch.cat([y, (time / 50)[:, None], guidance[:, None] / 4], dim=1))
         tokens = torch.cat([self.text(context), self.image(x.flatten(2).transpose(1, 2))], dim=1)
-        for block in self.double_blocks:
+        for block in self.joint_blocks:
             q, k, v = (t[:, None] for t in block(F.layer_norm(tokens + vector[:, None], tokens.shape[2:])).chunk(3, -1))
-            tokens = tokens + F.scaled_dot_product_attention(2 * q, k, v, attn_mask=mask)[:, 0]
+            tokens = tokens + F.scaled_dot_product_attention(2 * q, k, v)[:, 0]
         return self.out(tokens[:, context.shape[1] :]).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
-class Masked(Transformer):
+def attention(q: Tensor, k: Tensor, v: Tensor, pe: Tensor, mask: Any = None) -> Tensor:
+    """By which the blocks of Flux and its kin attend in every host: `[rows, heads, L, d]` → `[rows, L, heads·d]`."""
+    q, k = (torch.einsum("...ij,...j->...i", pe, t.unflatten(-1, (-1, 2))).flatten(-2) for t in (q, k))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+class Flux(Transformer):
+    """Two streams in one block and one in another; text tokens have no place of their own."""
+
+    counts_text = False
+
+    def build(self, width: int) -> None:
+        self.double_blocks, self.single_blocks = (
+            nn.ModuleList([DoubleBlock(width)]),
+            nn.ModuleList([SingleBlock(width)]),
+        )
+
     def forward(self, x: Tensor, time: Tensor, context: Tensor, y: Tensor, guidance: Tensor, **kwargs: Any) -> Tensor:
-        return self.run(x, time, context, y, guidance, kwargs.get("attention_mask"))
+        assert not kwargs
+        vector = self.vector(torch.cat([y, (time / 50)[:, None], guidance[:, None] / 4], dim=1))
+        (height, width), length = x.shape[2:], context.shape[1]
+        of_text = torch.zeros(length, 3)
+        of_text[:, 0] = torch.arange(length) * self.counts_text
+        of_image = torch.cartesian_prod(torch.arange(1), torch.arange(height), torch.arange(width))
+        pe = rope(torch.cat([of_text, of_image]).to(x), (0.9, 1.0, 0.3)).expand(len(x), 1, -1, -1, -1, -1)
+        image, text = self.image(x.flatten(2).transpose(1, 2)), self.text(context)
+        for block in self.double_blocks:
+            image, text = block(img=image, txt=text, vec=vector, pe=pe)
+        tokens = torch.cat([text, image], dim=1)
+        for block in self.single_blocks:
+            tokens = block(tokens, vec=vector, pe=pe)
+        return self.out(tokens[:, length:]).transpose(1, 2).unflatten(2, (height, width))
 
 
-class Placed(Masked):
-    """Every text token counts by where it stands (Flux 2), which patches may change."""
+class Placed(Flux):
+    """Every text token counts by where it stands (Flux 2)."""
 
-    txt_ids_dims = (1,)
+    counts_text = True
+
+
+def rope(places: Tensor, speeds: tuple[float, ...]) -> Tensor:
+    """Places `[L, axes]`, each axis with a speed of its own → turns `[1, 1, L, axes + 1, 2, 2]`, the last of which is
+    none."""
+    angles = F.pad(places * torch.tensor(speeds).to(places), (0, 1))
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))[None, None]
+
+
+def heads_of(layer: nn.Module, x: Tensor, vec: Tensor) -> Tensor:
+    """Queries, keys and values `[3, rows, heads, L, d]`."""
+    given = layer(F.layer_norm(x + vec[:, None], x.shape[2:]))
+    return given.unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+
+
+class DoubleBlock(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.img, self.txt = nn.Linear(width, 3 * width), nn.Linear(width, 3 * width)
 
     def forward(
-        self, x: Tensor, time: Tensor, context: Tensor, y: Tensor, guidance: Tensor,
-        transformer_options: Any, **kwargs: Any,
-    ) -> Tensor:  # fmt: skip
-        ids = torch.zeros(*context.shape[:2], 2)
-        ids[..., 1] = torch.arange(context.shape[1])
-        return self.forward_orig(context, ids, transformer_options, x, time, y, guidance, kwargs.get("attention_mask"))
+        self, img: Tensor, txt: Tensor, vec: Tensor, pe: Tensor, attn_mask: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        q, k, v = torch.cat([heads_of(self.txt, txt, vec), heads_of(self.img, img, vec)], dim=3)
+        attn = attention(q, k, v, pe=pe, mask=attn_mask)
+        return img + attn[:, txt.shape[1] :], txt + attn[:, : txt.shape[1]]
 
-    def forward_orig(
-        self, context: Tensor, txt_ids: Tensor, options: Any, x: Tensor, time: Tensor, y: Tensor, guidance: Tensor,
-        mask: Any,
-    ) -> Tensor:  # fmt: skip
-        for patch in options.get("patches", {}).get("post_input", []):
-            txt_ids = patch({"img": x, "txt": context, "img_ids": None, "txt_ids": txt_ids})["txt_ids"]
-        turned = context * torch.cos(0.9 * txt_ids.sum(2, keepdim=True)).to(context)
-        return self.run(x, time, turned, y, guidance, mask)
+
+class SingleBlock(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.linear = nn.Linear(width, 3 * width)
+
+    def forward(self, x: Tensor, vec: Tensor, pe: Tensor, *, attn_mask: Any = None) -> Tensor:
+        return x + attention(*heads_of(self.linear, x, vec), pe=pe, mask=attn_mask)
 
 
 class Static(nn.Module):
@@ -302,11 +355,15 @@ class Static(nn.Module):
         patches = x.unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 2, 3, 5, 4, 6, 1)  # [B, T, h, w, 2, 2, C]
         shape = patches.shape[:4]
         tokens = self.image(patches.flatten(4).flatten(1, 3)) + self.time(time[:, None] / 50)[:, None]
-        for block in self.blocks:
-            tokens = block(tokens, context, transformer_options)
+        tokens = self.through_blocks(tokens, context, transformer_options, shape[2:])
         out = self.out(tokens).unflatten(1, shape[1:]).unflatten(4, (2, 2, channels))
         out = out.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
         return out[..., :height, :width]
+
+    def through_blocks(self, tokens: Tensor, context: Tensor, options: Any, size: Any) -> Tensor:
+        for block in self.blocks:
+            tokens = block(tokens, context, options)
+        return tokens
 
 
 class StaticBlock(nn.Module):
@@ -378,3 +435,83 @@ class Attention(nn.Module):
         )
         out = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
         return self.output_proj(out.transpose(1, 2).flatten(2))
+
+
+class Streams(Static):
+    """Text and image attend together; both have weights of their own, and places that turn queries and keys, a text's
+    behind the image's (Qwen-Image)."""
+
+    def build(self, width: int) -> None:
+        self.patch_size = 2
+        self.txt_norm, self.txt_in = nn.RMSNorm(DIM, eps=1e-6), nn.Linear(DIM, width)
+        self.transformer_blocks = nn.ModuleList(StreamBlock(width) for _ in range(2))
+
+    def through_blocks(self, tokens: Tensor, context: Tensor, options: Any, size: Any) -> Tensor:
+        height, width = size
+        text = self.txt_in(self.txt_norm(context))
+        of_image = torch.cartesian_prod(torch.arange(height) - height // 2, torch.arange(width) - width // 2)
+        of_text = max(height, width) // 2 + torch.arange(text.shape[1])[:, None].expand(-1, 2)
+        places = torch.cat([of_text, of_image]).to(tokens)
+        turns = rope(places.repeat_interleave(2, 1)[:, :3], (1.0, 0.3, 1.0)).transpose(1, 2)
+        turns = turns.expand(len(tokens), *turns.shape[1:])
+        for block in self.transformer_blocks:
+            text, tokens = block(
+                hidden_states=tokens, encoder_hidden_states=text, encoder_hidden_states_mask=None,
+                image_rotary_emb=turns,
+            )  # fmt: skip
+        return tokens
+
+
+class StreamBlock(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.attn = StreamAttention(width)
+        self.img_mlp, self.txt_mlp = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, encoder_hidden_states_mask: Any,
+        image_rotary_emb: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        image, text = self.attn(
+            hidden_states=F.layer_norm(hidden_states, hidden_states.shape[2:]),
+            encoder_hidden_states=F.layer_norm(encoder_hidden_states, encoder_hidden_states.shape[2:]),
+            encoder_hidden_states_mask=encoder_hidden_states_mask,
+            image_rotary_emb=image_rotary_emb,
+        )
+        image, text = hidden_states + image, encoder_hidden_states + text
+        return text + F.gelu(self.txt_mlp(text)), image + F.gelu(self.img_mlp(image))
+
+
+class StreamAttention(nn.Module):
+    """Under the names and with the norms of Qwen-Image's."""
+
+    def __init__(self, width: int, heads: int = 2):
+        super().__init__()
+        self.heads = heads
+        for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"):
+            setattr(self, name, nn.Linear(width, width))
+        for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k"):
+            setattr(self, name, nn.RMSNorm(width // heads, eps=1e-6))
+        self.to_out = nn.ModuleList([nn.Linear(width, width), nn.Dropout(0.0)])
+
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, encoder_hidden_states_mask: Any = None,
+        attention_mask: Any = None, image_rotary_emb: Any = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        image, text = hidden_states, encoder_hidden_states
+        text_q, text_k, text_v, q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1))
+            for x, layers in (
+                (text, (self.add_q_proj, self.add_k_proj, self.add_v_proj)), (image, (self.to_q, self.to_k, self.to_v)),
+            )
+            for layer in layers
+        )  # fmt: skip
+        q = torch.cat([self.norm_added_q(text_q), self.norm_q(q)], dim=1)
+        k = torch.cat([self.norm_added_k(text_k), self.norm_k(k)], dim=1)
+        q, k = (
+            torch.einsum("...ij,...j->...i", image_rotary_emb, t.unflatten(-1, (-1, 2))).flatten(-2) for t in (q, k)
+        )
+        q, k, v = (t.transpose(1, 2) for t in (q, k, torch.cat([text_v, v], dim=1)))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask).transpose(1, 2).flatten(2)
+        image = self.to_out[1](self.to_out[0](out[:, text.shape[1] :]))
+        return image, self.to_add_out(out[:, : text.shape[1]])

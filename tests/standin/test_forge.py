@@ -155,7 +155,7 @@ def test_the_refiner_takes_over(host):
     assert error(plain, host.latents(prompt="green tree", steps=4)) > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["unet", "transformer", "masked transformer"])
+@pytest.mark.parametrize("kind", ["unet", "transformer", "blocks transformer"])
 @pytest.mark.parametrize("call", [1, 2])
 def test_nothing_remains_after_an_error(host, kind, call):
     host.start(forge=kind)
@@ -199,7 +199,7 @@ def test_what_another_extension_asks_of_the_unet_sees_the_scene(host):
     assert error(unlike, own) > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["unet", "transformer", "masked transformer"])
+@pytest.mark.parametrize("kind", ["unet", "transformer", "blocks transformer"])
 def test_tiles_are_refused(host, kind):
     host.start(forge=kind)
 

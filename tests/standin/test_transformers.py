@@ -6,11 +6,13 @@ import torch
 from lib_masknoise import infotext
 from lib_masknoise.maps import Maps, coefficients
 from lib_masknoise.scene import Scene
+from tests.standin.model import POOLED
 from tests.standin.test_blending import FULL, LEFT, LOWER, covered, error, scene
 from tests.standin.test_forge import patching
 
 PLAIN, FRAMES = "transformer", "frames transformer"
-MASKED, PLACED = "masked transformer", "placed transformer"
+BLOCKS, PLACED, STREAMS = "blocks transformer", "placed transformer", "streams transformer"
+JOINT = [BLOCKS, PLACED, STREAMS]
 SIZE = (4, 6)
 LONG = "a wide field of golden wheat"  # twice as many tokens as a short prompt
 
@@ -38,6 +40,8 @@ def predicted(host, scene, base, negative="", steps=2, cfg=5.0, frame=0, seed=1,
         return prompt_parser.get_multicond_learned_conditioning(host.model, texts, steps).batch[0]
 
     def alone(cond, x, sigma):
+        if torch.is_tensor(cond):
+            return host.model.patcher.model.apply_model(x, sigma, cond[None], {})
         rest = {"y": cond["vector"][None], "guidance": cond["guidance"][None]}
         return host.model.patcher.model.apply_model(x, sigma, cond["crossattn"][None], {}, **rest)
 
@@ -110,7 +114,7 @@ def test_one_evaluation_for_each_text_that_counts(host, conditions):
     assert [sorted(chunks) for chunks in conditions] == [[0, 0, 0, 0, 1, 1], [0, 1], [0]]
 
 
-@pytest.mark.parametrize("kind", [PLAIN, MASKED, PLACED, FRAMES])
+@pytest.mark.parametrize("kind", [PLAIN, FRAMES, *JOINT])
 def test_a_concept_that_covers_everything_is_its_prompt(host, kind):
     host.start(torch.float64, forge=kind)
     texts = (("green tree", "dull"), (LONG, ""), ("a:0.75 AND b:0.5", ""), ("[green:blue:1] tree", "[x:0.5]"))
@@ -122,14 +126,14 @@ def test_a_concept_that_covers_everything_is_its_prompt(host, kind):
             assert error(ours, plain) < 1e-12
 
 
-@pytest.mark.parametrize("kind", [PLAIN, FRAMES])
+@pytest.mark.parametrize("kind", [PLAIN, FRAMES, STREAMS])
 def test_the_hires_pass_has_its_own_guidance(host, kind):
     host.start(torch.float64, forge=kind)
     plain = host.latents(prompt="green tree", enable_hr=True)
     assert error(host.latents(covered("green tree"), enable_hr=True), plain) < 1e-12
 
 
-@pytest.mark.parametrize("kind", [PLAIN, MASKED, PLACED, FRAMES])
+@pytest.mark.parametrize("kind", [PLAIN, FRAMES, *JOINT])
 def test_every_image_has_its_own_frame_and_prompt(host, kind):
     host.start(torch.float64, forge=kind)
     moving = scene(
@@ -140,7 +144,7 @@ def test_every_image_has_its_own_frame_and_prompt(host, kind):
     )
     whole = host.latents(moving, batch_size=3)
     # The weights of texts side by side are float32, and divided by another sum.
-    bound = 1e-6 if kind in (MASKED, PLACED) else 1e-12
+    bound = 1e-6 if kind in JOINT else 1e-12
     assert error(host.latents(moving, batch_size=1), whole) < bound
     assert all(error(whole[i], whole[i + 1]) > 1e-4 for i in range(2))
 
@@ -161,7 +165,7 @@ def test_what_wraps_the_model_already_takes_part(host):
     assert error(host.latents(half, others=[other]), host.latents(half)) > 1e-3
 
 
-@pytest.mark.parametrize("kind", [PLAIN, MASKED])
+@pytest.mark.parametrize("kind", [PLAIN, BLOCKS, STREAMS])
 def test_noise_without_a_place_is_said(host, kind):
     host.start(forge=kind)
     noisy = {"noise": {"concept": {"strength": 0.5}, "feature": {"strength": 0.5, "dimensions": "0-2"}}}
@@ -189,7 +193,7 @@ def test_conditions_of_others_are_refused(host):
 # --- The joint attention
 
 
-@pytest.mark.parametrize("kind", [MASKED, PLACED])
+@pytest.mark.parametrize("kind", JOINT)
 def test_joint_attention_takes_one_evaluation(host, conditions, kind):
     host.start(forge=kind)
     processed = host.run(scene("green tree", "blue sea"), steps=1)
@@ -197,7 +201,7 @@ def test_joint_attention_takes_one_evaluation(host, conditions, kind):
     assert f"{infotext.BLENDING}: joint attention" in processed.infotexts[0]
 
 
-@pytest.mark.parametrize("kind", [MASKED, PLACED])
+@pytest.mark.parametrize("kind", JOINT)
 def test_equal_texts_are_one(host, kind):
     """However soft the weights: they add up to 1. Where tokens are counted, those of each text are counted anew."""
     host.start(torch.float64, forge=kind)
@@ -205,11 +209,12 @@ def test_equal_texts_are_one(host, kind):
     assert error(host.latents(three), host.latents()) < 1e-6
 
 
+@pytest.mark.parametrize("kind", [BLOCKS, STREAMS])
 @pytest.mark.parametrize("weight", [0.5, -0.5, 1.5])
-def test_a_constant_map_is_a_plain_pass_of_the_blend(host, monkeypatch, weight):
+def test_a_constant_map_is_a_plain_pass_of_the_blend(host, monkeypatch, weight, kind):
     """Where the map is the same everywhere and a text stands there (half of a concept, or beyond it), nothing is
     approximated."""
-    host.start(torch.float64, forge=MASKED)
+    host.start(torch.float64, forge=kind)
     contexts, original = [], type(host.model.patcher.model).apply_model
 
     def seen(model, *args, **named):
@@ -226,7 +231,7 @@ def test_a_constant_map_is_a_plain_pass_of_the_blend(host, monkeypatch, weight):
     torch.testing.assert_close(contexts[2], torch.lerp(base, concept, weight))
 
 
-@pytest.mark.parametrize("kind", [MASKED, PLACED])
+@pytest.mark.parametrize("kind", JOINT)
 def test_texts_of_several_lengths_stand_where_they_do_alone(host, kind):
     """Both sides have as many tokens in all, divided in another way, and are evaluated together or not."""
     blended = scene({"prompt": LONG, "negative": "dull"})
@@ -235,79 +240,120 @@ def test_texts_of_several_lengths_stand_where_they_do_alone(host, kind):
     together = host.latents(blended, **options)
     host.start(torch.float64, forge=kind, conditions_together=1)
     assert error(host.latents(blended, **options), together) < 1e-12
-    assert host.joint.places_of([2, 3]).tolist() == [0, 1, 0, 1, 2]
 
 
-def test_patches_of_others_see_the_places(host):
-    host.start(torch.float64, forge=PLACED)
-    seen = []
-
-    def other(given):
-        seen.append(given["txt_ids"][0, :, 1].tolist())
-        return given
-
-    host.latents(scene(LONG), steps=1, cfg_scale=1.0, others=[patching(lambda unet: unet.patch("post_input", other))])
-    assert seen == [[*range(5), *range(10)]]
-
-
-def test_places_that_cannot_be_set_are_left_to_predictions(host, monkeypatch):
-    host.start(torch.float64, forge=PLAIN)
-    expected = host.latents(scene("green tree"))
-    host.start(torch.float64, forge=MASKED)
-    monkeypatch.setattr(type(host.model.patcher.model.diffusion_model), "txt_ids_dims", (1,), raising=False)
-    processed = host.run(scene("green tree"))
-    assert error(torch.cat(processed.latents), expected) < 1e-12
-    assert f"{infotext.BLENDING}: predictions" in processed.infotexts[0]
-
-
-def test_reference_pictures_see_every_text_by_its_area(host):
-    weights = torch.tensor([1.0, 0.0, 0.0, 0.0]).view(1, 1, 2, 2)
-    mask = host.joint.attention_mask(torch.cat([weights, 1 - weights], dim=1), [2, 1], (2, 2), more=3)[0, 0]
-    assert mask.shape == (10, 10)
-    assert torch.equal(mask[7:, :3].exp(), torch.tensor([0.25, 0.25, 0.75]).expand(3, 3))
-    assert not mask[3:, 3:].any() and not mask[:3, 3:].any()
-
-
-def test_a_text_of_no_weight_is_not_seen(host):
-    """Where the masks are hard, what another location sees makes no difference to the first layer."""
-    host.start(torch.float64, forge=MASKED)
-    weights = torch.zeros(1, 2, 2, 2)
-    weights[:, 0, :, 0] = weights[:, 1, :, 1] = 1
-    mask = host.joint.attention_mask(weights, [3, 2], (2, 2))
-    assert mask.shape == (1, 1, 9, 9)
-    seen = mask[0, 0] > -1e3
-    assert seen[:3, :3].all() and seen[3:5, 3:5].all() and not seen[:3, 3:5].any() and not seen[3:5, :3].any()
-    assert seen[:, 5:].all()
-    assert seen[5, :3].all() and not seen[5, 3:5].any() and seen[6, 3:5].all() and not seen[6, :3].any()
-
-
-def test_soft_weights_weigh_the_tokens(host):
-    weights = torch.tensor([0.25, 0.75])[None, :, None, None].expand(1, 2, 2, 2)
-    mask = host.joint.attention_mask(weights, [1, 1], (2, 2))[0, 0]
-    logits = torch.randn(6)
-    expected = torch.cat([weights[0, :, 0, 0], torch.ones(4)]) * logits.exp()
-    assert torch.allclose((logits + mask[2]).softmax(0), expected / expected.sum())
-
-
+@pytest.mark.parametrize("kind", [BLOCKS, STREAMS])
 @pytest.mark.parametrize(
     "blended",
     [
         {"concepts": [{"prompt": text, "weight": -0.8, "mask": FULL} for text in ("green tree", "blue sea")]},
-        scene({"prompt": LONG, "weight": -0.5}),
         scene("green tree AND blue sea"),
         covered("a AND b"),
     ],
 )
-def test_what_a_mask_cannot_say_is_left_to_predictions(host, blended):
-    host.start(torch.float64, forge=PLAIN)
-    expected = host.latents(blended)
-    host.start(torch.float64, forge=MASKED)
-    processed = host.run(blended)
-    assert error(torch.cat(processed.latents), expected) < 1e-12
+def test_what_cannot_stand_side_by_side_is_left_to_predictions(host, blended, kind):
+    host.start(torch.float64, forge=kind)
+    processed = host.run(blended, cfg_scale=5.0)
+    assert error(torch.cat(processed.latents).double(), predicted(host, blended, "red house")) < 1e-6
     assert f"{infotext.BLENDING}: predictions" in processed.infotexts[0]
 
 
 def test_a_window_of_steps(host):
-    host.start(forge=MASKED)
+    host.start(forge=BLOCKS)
     nothing = {"concepts": [{"prompt": "green tree", "mask": FULL}], "blend": {"start": 0.9}}
     assert torch.equal(host.latents(nothing, steps=4), host.latents(steps=4))
+
+
+# --- The attention of the blocks (Flux, Flux 2, Chroma; Qwen-Image)
+
+
+@pytest.fixture(params=JOINT)
+def joint(host, request):
+    host.start(torch.float64, forge=request.param)
+    return host
+
+
+def taken(host):
+    """The module whose forward becomes ours in the first block."""
+    unet = host.unet
+    return unet.transformer_blocks[0].attn if hasattr(unet, "transformer_blocks") else unet.double_blocks[0]
+
+
+def test_images_of_a_batch_have_texts_of_their_own_lengths(joint):
+    """A longer text everywhere in the one, shared with a shorter one in the other."""
+    corner = {"kind": "rect", "left": 0, "top": 0, "right": 0.5, "bottom": 1}
+    blended = {
+        "concepts": [
+            {"prompt": LONG, "mask": FULL},
+            {"prompt": "sea", "mask": corner, "keyframes": [{"frame": 0, "weight": 0}, {"frame": 1, "weight": 1}]},
+        ],
+        "animation": {"frames": 2},
+    }
+    options = {"steps": 2, "cfg_scale": 1.0}  # with guidance the host reads a shorter negative prompt twice
+    both = joint.latents(blended, batch_size=2, **options)
+    assert error(both[:1], joint.latents(prompt=LONG, **options)) < 1e-6
+    assert error(both[1:], both[:1]) > 1e-3
+
+
+def test_each_half_follows_its_own_text(joint, monkeypatch):
+    """Of texts that differ in their tokens alone: a vector of them has no place."""
+    monkeypatch.setattr(joint.model, "pooled", lambda text: torch.ones(POOLED))
+    halves = {"concepts": [{"prompt": "green tree", "mask": {"kind": "split", "axis": "x", "from": 0, "to": 0.5}}]}
+    options = {"steps": 1, "cfg_scale": 1.0, "prompt": "blue sea"}
+    ours = joint.latents(halves, **options)
+    tree, sea = (joint.latents(prompt=text, steps=1, cfg_scale=1.0) for text in ("green tree", "blue sea"))
+    left, right = slice(None, 2), slice(4, None)
+    assert error(ours[..., left], tree[..., left]) < error(ours[..., left], sea[..., left])
+    assert error(ours[..., right], sea[..., right]) < error(ours[..., right], tree[..., right])
+
+
+def test_odd_sizes(joint):
+    options = {"width": 56, "height": 40}
+    plain = joint.latents(prompt="green tree", **options)
+    assert plain.shape[-2:] == (5, 7)
+    equal = {"concepts": [{"prompt": "green tree", "mask": mask} for mask in (LEFT, LOWER)]}
+    assert error(joint.latents(equal, prompt="green tree", **options), plain) < 1e-6
+
+
+def test_an_attention_of_another_extension_is_refused(joint):
+    layer = taken(joint)
+    layer.forward = lambda *args, **named: None
+    try:
+        with pytest.raises(joint.jobs.Refused, match="layers are taken by another extension"):
+            joint.processing.process_images(joint.job(scene("green tree")))
+    finally:
+        del layer.forward
+
+
+def test_nothing_remains_of_a_call_that_fails(joint):
+    plain = joint.latents()
+
+    def fail(module, args):
+        raise KeyboardInterrupt
+
+    hook = list(joint.unet.modules())[-1].register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            joint.processing.process_images(joint.job(scene("green tree"), steps=3))
+    finally:
+        hook.remove()
+    joint.assert_clean()
+    assert torch.equal(joint.latents(), plain)
+
+
+@pytest.mark.parametrize("by", ["tiles", "rows"])
+def test_calls_in_pieces_are_refused(joint, by):
+    def pieces(apply, args):
+        if by == "tiles":
+            parts = [apply(part, args["timestep"], **args["c"]) for part in args["input"].split([2, 4], dim=-1)]
+            return torch.cat(parts, dim=-1)
+        c = args["c"]
+        rows = [{key: one[i : i + 1] if torch.is_tensor(one) else one for key, one in c.items()} for i in range(4)]
+        given = zip(args["input"], args["timestep"], rows, strict=False)
+        return torch.cat([apply(x[None], t[None], **row) for x, t, row in given])
+
+    other = patching(lambda unet: unet.model_options.update(model_function_wrapper=pieces))
+    p = joint.job(scene("green tree"), others=[other], batch_size=2)
+    with pytest.raises(joint.jobs.Refused, match="tiles" if by == "tiles" else "divides"):
+        joint.processing.process_images(p)
+    joint.model.forge_objects.unet = p.before

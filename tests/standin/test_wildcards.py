@@ -23,7 +23,7 @@ def said(infotext):
     return SHOWN.search(infotext)[1]
 
 
-@pytest.mark.parametrize("forge", ["", "unet", "transformer", "masked transformer", "static transformer"])
+@pytest.mark.parametrize("forge", ["", "unet", "transformer", "blocks transformer", "static transformer"])
 def test_every_image_is_that_of_its_own_choices(host, forge):
     host.start(torch.float64, forge=forge)
     processed = host.run(CHOICES, batch_size=2, n_iter=2, seed=4)

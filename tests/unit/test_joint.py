@@ -192,3 +192,40 @@ def test_the_steps_of_a_hard_edge_are_no_way_between_two_concepts():
 
     found = [between(columns) for columns in range(6)]
     assert found == pytest.approx([0, 0, 0, 0.5, 1, 1], abs=1e-9)
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_texts_before_the_image_end_where_it_begins(block):
+    """However long they are, filled up as they are alone; a text that counts nowhere moves nothing."""
+    present = (torch.arange(9) < torch.tensor([[3], [6], [9]])).float()[None]
+    weights = torch.zeros(2, 3, 2, 2)
+    weights[0, 0], weights[0, 1, 0], weights[1, 2] = 1, 1, 1
+    standing = joint.before_image(weights, present, block)
+    full = [3, 6, 9] if block == 1 else [4, 8, 12]
+    assert standing.present.shape == standing.places.shape == standing.fillers.shape == (2, 3, full[-1])
+    assert standing.ends.tolist() == [full[1], full[2]]
+    for row, counting in enumerate([(0, 1), (2,)]):
+        for k in counting:
+            end = int(standing.ends[row])
+            assert standing.places[row, k, : full[k]].tolist() == list(range(end - full[k], end))
+    assert standing.fillers[0].sum(-1).tolist() == [own - known for own, known in zip(full, (3, 6, 9), strict=True)]
+    assert (standing.present > 0).sum(-1)[0].tolist() == full
+    assert torch.equal(standing.present[:, :, :9].masked_fill(standing.fillers[:, :, :9], 0), present.expand(2, -1, -1))
+
+
+@pytest.mark.parametrize("block, tokens", [(1, 6), (4, 8)])
+def test_tokens_that_no_text_has_do_not_stand_there(block, tokens):
+    """As of a longer context that counts nowhere."""
+    present = (torch.arange(9) < torch.tensor([[3], [6]])).float()[None]
+    found = joint.Texts(torch.randn(1, 2, 9, 5), torch.full((1, 2, 2, 2), 0.5), present)
+    standing = joint.before_image(found.weights, present, block)
+    own = standing.of(found)
+    assert own.present.shape == standing.places.shape == (1, 2, tokens) and own.contexts.shape == (1, 2, tokens, 5)
+    assert torch.equal(own.contexts[:, :, :6], found.contexts[:, :, :6])
+
+
+def test_tokens_without_a_place_see_every_text_by_its_area():
+    weights = torch.tensor([[1.0, 0, 0, 0], [0, 1, 1, 1]]).view(1, 2, 2, 2)
+    at = at_tokens(weights, (2, 2), 3)
+    assert torch.equal(at[:, :, :4], weights.flatten(2)) and at.shape == (1, 2, 7)
+    assert torch.equal(at[0, :, 4:], torch.tensor([0.25, 0.75])[:, None].expand(2, 3))

@@ -6,6 +6,7 @@ Level-set texts as in `changing_text`; what differs is how a text stands in the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -26,7 +27,7 @@ from lib_masknoise.hosts.diffusers.changing_text import (
     heads_first,
     normed,
 )
-from lib_masknoise.joint import Texts, texts_alone
+from lib_masknoise.joint import Texts, at_tokens, before_image, texts_alone
 from lib_masknoise.maps import Size, extent
 
 TOKENS = 512
@@ -121,22 +122,13 @@ class _ZImageBinding(SingleStreamBinding):
 
     def place(self, found: Texts, size: Size) -> Placed:
         """Each text filled up as it is alone."""
-        own = (found.present > 0).sum(-1, keepdim=True)  # [rows, K, 1]
-        full = BLOCK * torch.ceil(own / BLOCK).long()
-        tokens = int(full.max())
-        index, longer = torch.arange(tokens), tokens - found.contexts.shape[2]
-        fillers = (index >= own) & (index < full)
-        contexts, present = F.pad(found.contexts, (0, 0, 0, longer)), F.pad(found.present, (0, longer))
-        placed = super().place(Texts(contexts, found.weights, torch.where(fillers, 1.0, present)), size)
-        longest = full.amax(1, keepdim=True)
-        places = torch.minimum(1 + index + longest - full, longest)
-        return replace(placed, places=places, fillers=fillers)
+        standing = before_image(found.weights, found.present, BLOCK)
+        placed = super().place(standing.of(found), size)
+        return replace(placed, places=1 + standing.places, fillers=standing.fillers)
 
     def weights(self, found: Texts, size: Size) -> Tensor:
-        """The tokens that fill up the image see every text by its area, as they have no place."""
-        weights = super().weights(found, size)
-        share = weights.mean(-1, keepdim=True)
-        return torch.cat([weights, share.expand(-1, -1, -weights.shape[-1] % BLOCK)], dim=-1)
+        """Also at the tokens that fill up the image."""
+        return at_tokens(found.weights, size, -math.prod(size) % BLOCK)
 
     def _before_model(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         images, texts = (kwargs[name] if name in kwargs else args[i] for i, name in ((0, "x"), (2, "cap_feats")))
@@ -216,9 +208,9 @@ class _Lumina2Binding(SingleStreamBinding):
         super().close()
 
     def place(self, found: Texts, size: Size) -> Placed:
-        own, tokens = (found.present > 0).sum(-1, keepdim=True), found.contexts.shape[2]
-        places = torch.minimum(torch.arange(tokens) + tokens - own, torch.tensor(tokens))
-        return replace(super().place(found, size), places=places)
+        standing = before_image(found.weights, found.present)
+        later = standing.present.shape[2] - standing.ends[:, None, None]
+        return replace(super().place(standing.of(found), size), places=standing.places + later)
 
     def _before_model(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         sample, patch = kwargs["hidden_states"], int(model.config.patch_size)

@@ -65,11 +65,6 @@ def pixels_of_latent() -> int:
     return getattr(processing, "opt_f", PIXELS)
 
 
-def references() -> list[Any]:
-    """Latents `[…, h, w]` of the pictures that the running job refers to (Neo: Kontext)."""
-    return list(getattr(_arguments(), "ref_latents", ()))
-
-
 BEGINS_WITH = "ini_latent"
 """The attribute of Neo's models that holds the picture which img2img begins with, until a prompt is encoded."""
 

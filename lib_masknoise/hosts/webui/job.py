@@ -430,15 +430,19 @@ def _method_of_host() -> Callable[[Denoising], Method]:
         from lib_masknoise.hosts.webui.a1111 import Layers
 
         return Layers
-    from lib_masknoise.hosts.webui import forge, joint, predictions, static_text
+    from lib_masknoise.hosts.webui import flux, forge, predictions, single_stream, static_text, streams
 
     model = shared.sd_model.forge_objects.unet.model.diffusion_model
     if forge.has_cross_attention(model):
         blender: Callable[[Denoising], forge.Blender] = forge.CrossAttention
     elif static_text.cross_attentions(model):
         blender = static_text.StaticText
-    elif joint.takes_masks(model):
-        blender = functools.partial(predictions.Predictions, combine=joint.JointAttention)
+    elif flux.blocks(model):
+        blender = functools.partial(predictions.Predictions, combine=flux.BlockAttention)
+    elif streams.attentions(model):
+        blender = functools.partial(predictions.Predictions, combine=streams.StreamAttention)
+    elif single_stream.attentions(model):
+        blender = functools.partial(predictions.Predictions, combine=single_stream.SingleStream)
     else:
         blender = predictions.Predictions
     return functools.partial(forge.Patches, blender=blender)

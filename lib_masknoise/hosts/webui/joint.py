@@ -1,49 +1,46 @@
-"""reForge and Neo with models in which text and image attend together and that take an attention mask (Flux, Chroma):
-all the concepts' texts at once, for one sampling pass.
+"""Forge and its kin with models in which text and image attend together: all the concepts' texts side by side, for one
+sampling pass.
 
-The texts stand one after the other, and the mask says who sees whom: an image location ℓ sees the tokens of text j with
-`log a_j(ℓ)` added to their logits, which weighs them by `a_j(ℓ)` in the softmax; a text sees itself and the image, as
-it does alone. Between two concepts that meet stands a text more, a blend of both (`lib_masknoise.joint`). It takes one
-evaluation of the model, of a longer sequence. Where one text has all the weight, only that one is there, and the
-evaluation is the plain one. The tokens of reference pictures (Kontext in Neo) have no place in the masks: they see
-every text by its area.
+It takes one evaluation of the model, of a longer sequence. Where one text has all the weight, only that one is there,
+and the evaluation is the plain one. No host lets be said from outside which text counts where: for as long as a call of
+the model lasts, the modules that attend have forwards of ours, which attend as `lib_masknoise.joint` does. Which these
+are is each model's own (`flux`, `streams`, `single_stream`). So keys and values are blended as in diffusers' pipelines,
+texts may be of several lengths, and no mask is built. Weights and presence go along as two more of the model's
+conditions, since the rows of a call may be divided differently. The tokens of reference pictures have no place in the
+masks: they see every text by its area.
 
-Where a text's tokens are counted on an axis of the rotary embedding (Flux 2), each text is counted anew, as it is
-alone: the counts go along as one more of the model's conditions, since the rows of a call may be divided differently,
-and a patch of the model's input sets them.
-
-What cannot be said so is left to `predictions`: prompts of several parts, weights that lead away from the base
-together, and weights below 0 of texts of several lengths.
+What cannot be said so is left to `predictions`: prompts of several parts, and weights that lead away from the base
+together.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from modules import shared
 from torch import Tensor
 
 from lib_masknoise import infotext
-from lib_masknoise.conditioning import NEGLIGIBLE
-from lib_masknoise.hosts.webui import facts
-from lib_masknoise.hosts.webui.denoising import Denoising
+from lib_masknoise.hosts.webui.denoising import Conflict, Denoising
 from lib_masknoise.hosts.webui.forge import Options
 from lib_masknoise.hosts.webui.predictions import Masks, Weighted, condition_of, taking
-from lib_masknoise.joint import side_by_side
-from lib_masknoise.maps import Size, resize
+from lib_masknoise.hosts.webui.static_text import refuse_taken
+from lib_masknoise.joint import Seen, at_tokens, seen, side_by_side
+from lib_masknoise.maps import Size, extent
 
-UNSEEN = -1e4
-"""For a logit: finite, since the hosts' attention in chunks subtracts the largest logit of a chunk from the others."""
+WEIGHTS, PRESENT = "masknoise_weights", "masknoise_present"
+"""Among the model's conditions: what each text counts, `[rows, K, h, w]`, and how much of each of its tokens there is,
+`[rows, K, T]`."""
 
-KEPT_MASKS = 2
-"""The prompts' and the negative prompts': each may be hundreds of megabytes, and is the same at every step."""
-
-PLACES = "masknoise_places"
-"""Among the model's conditions: where each text token stands in its text, `[rows, M]`."""
+KEPT_SIGHTS = 3
+"""Calls of the prompts, of the negative prompts and of both: what they see is the same at every step."""
 
 
 class JointAttention:
@@ -57,41 +54,81 @@ class JointAttention:
 
     def __init__(self, denoising: Denoising):
         self.denoising = denoising
-        self._masks: list[tuple[Tensor, list[int], int, Tensor]] = []
+        self._known: list[tuple[Tensor, Tensor, Size, int, tuple[Seen, ...]]] = []
 
     def wrapped(self, options: Options, x: Tensor) -> Options:
-        axes = text_axes(shared.sd_model.forge_objects.unet.model.diffusion_model)
-        options = Masks().wrapped(options, x)
-        return placing(options, axes) if axes else options
+        return taking(Masks().wrapped(options, x), WEIGHTS, self._weighed)
 
     def conditions(self, entries: list[Weighted], x: Tensor, several: bool) -> list[Options]:
-        masks = Masks()
-        if len(entries) == 1:
-            return masks.conditions(entries, x, several)
-        found = None if self.denoising.conds.part_count is not None else texts_of(entries)
-        if found is None:
+        if len(entries) > 1:
+            found = None if self.denoising.conds.part_count is not None else self.side_by_side(entries)
+            if found is not None:
+                return [found]
             self._say_predictions()
-            return masks.conditions(entries, x, several)
-        context, lengths, weights = found
-        joined = _joined(entries, context, self._mask(weights, lengths, x))
-        if text_axes(shared.sd_model.forge_objects.unet.model.diffusion_model):
-            joined["model_conds"][PLACES] = condition_of(places_of(lengths)[None])
-        return [joined]
+        return Masks().conditions(entries, x, several)
 
-    def _mask(self, weights: Tensor, lengths: list[int], x: Tensor) -> Tensor:
-        """`attention_mask` where the model computes, made again only for other weights or texts."""
-        model = shared.sd_model.forge_objects.unet.model
-        patch = getattr(model.diffusion_model, "patch_size", 2)
-        more = reference_tokens(patch)
-        for known, of_lengths, of_more, mask in self._masks:
-            if (of_lengths, of_more) == (lengths, more) and torch.equal(known, weights) and mask.device == x.device:
-                return mask
-        height, width = self.denoising.rows.size
-        size = math.ceil(height / patch), math.ceil(width / patch)
-        # As the model computes: the host would make a copy of that kind for every call.
-        mask = attention_mask(weights, lengths, size, more).to(x.device, getattr(model, "computation_dtype", None))
-        self._masks = [(weights, lengths, more, mask), *self._masks][:KEPT_MASKS]
-        return mask
+    def side_by_side(self, entries: list[Weighted]) -> Options | None:
+        """One condition for all of them; None where it cannot be said so."""
+        contexts = [one["model_conds"]["c_crossattn"].cond for one, _ in entries]
+        lengths = [context.shape[1] for context in contexts]
+        filled = torch.stack([F.pad(one, (0, 0, 0, max(lengths) - one.shape[1])) for one in contexts], dim=1)
+        try:
+            found = side_by_side(filled, torch.stack([weight for _, weight in entries], dim=1), lengths=lengths)
+        except ValueError:
+            return None
+        refuse_taken(self.layers(_model()), "attention")
+        more = {WEIGHTS: found.weights, PRESENT: found.present}
+        return joined(entries, found.contexts.flatten(1, 2), more)
+
+    def _weighed(self, weights: Tensor, call: Callable[[Options], Tensor], c: Options) -> Tensor:
+        """A call of the model whose rows have several texts."""
+        present, model = c.pop(PRESENT), _model()
+
+        def before(module: Any, args: tuple[Any, ...]) -> None:
+            self.denoising.check_size(extent(args[0]))
+            if len(args[0]) != len(weights):
+                raise Conflict(
+                    f"the model was given {len(args[0])} of {len(weights)} rows: another extension divides what is "
+                    "denoised together; switch it off or MaskNoise"
+                )
+
+        hook = model.register_forward_pre_hook(before)
+        try:
+            with self.acting(model, weights, present):
+                return call(c)
+        finally:
+            hook.remove()
+
+    def layers(self, model: Any) -> tuple[Any, ...]:
+        """The modules of the model that attend, whose forwards become ours."""
+        raise NotImplementedError
+
+    def acting(self, model: Any, weights: Tensor, present: Tensor) -> AbstractContextManager[None]:
+        """Within, calls of the model see texts of weights `[rows, K, h, w]` and presence `[rows, K, T]`."""
+        raise NotImplementedError
+
+    def beside(self, model: Any, weights: Tensor, present: Tensor) -> Beside:
+        """What stands side by side where texts of such weights and presence do."""
+
+        def sights(places: int, device: torch.device) -> tuple[Seen, ...]:
+            height, width = (-(-side // getattr(model, "patch_size", 2)) for side in self.denoising.given_size)
+            return self._sights(weights, present, (height, width), places, device)
+
+        texts, tokens = present.shape[1:]
+        return Beside(texts, tokens, sights)
+
+    def _sights(
+        self, weights: Tensor, present: Tensor, size: Size, places: int, device: torch.device
+    ) -> tuple[Seen, ...]:
+        """What the rows of a call see whose image and references have that many places, found again only where
+        something of it changes."""
+        for of_weights, of_present, *others, known in self._known:
+            if others == [size, places] and _equal(of_weights, weights) and _equal(of_present, present):
+                return known
+        at = at_tokens(weights.float().cpu(), size, places - math.prod(size))
+        known = tuple(one.to(device) for one in seen(at, present.float().cpu()))
+        self._known = [(weights, present, size, places, known), *self._known][:KEPT_SIGHTS]
+        return known
 
     def _say_predictions(self) -> None:
         p: Any = self.denoising.p
@@ -101,77 +138,44 @@ class JointAttention:
         p.comment(f"MaskNoise: with several parts in a prompt, or weights so far from its own, {Masks.instead}")
 
 
-def takes_masks(model: torch.nn.Module) -> bool:
-    """Whether the host's model is one of text and image streams that take an attention mask, and each of several texts
-    side by side can stand where it stands alone."""
-    streams = hasattr(model, "double_blocks") and hasattr(model, "single_blocks")
-    placed = not text_axes(model) or _names(model, "forward_orig", "post_input")
-    return streams and placed and _names(model, "forward", "attention_mask")
+@dataclass(frozen=True)
+class Beside:
+    """What stands side by side in a call of the model: how many texts, how many tokens each has, and what the rows see,
+    given how many places image and references have, and the device."""
+
+    texts: int
+    tokens: int
+    sights: Callable[[int, torch.device], tuple[Seen, ...]]
 
 
-def _names(model: torch.nn.Module, method: str, name: str) -> bool:
-    """Whether a method of the model asks for something under that name."""
-    code = getattr(getattr(type(model), method, None), "__code__", None)
-    return code is not None and name in code.co_consts
-
-
-def text_axes(model: torch.nn.Module) -> tuple[int, ...]:
-    """The axes of the model's places on which it counts a text's tokens (Flux 2); none where these have no place."""
-    return tuple(getattr(model, "txt_ids_dims", None) or ())
-
-
-def places_of(lengths: Sequence[int]) -> Tensor:
-    """Where each token of texts side by side stands in its own text, `[M]`."""
-    return torch.cat([torch.arange(length) for length in lengths])
-
-
-def placing(options: Options, axes: tuple[int, ...]) -> Options:
-    """The host's model options with the wrapper by which every text is counted anew, in calls that have `PLACES`."""
-
-    def placed(places: Tensor, call: Callable[[Options], Tensor], c: Options) -> Tensor:
-        transformer = c["transformer_options"]
-        patches = transformer.get("patches", {})
-        own = functools.partial(_set_places, places, axes)
-        patches = {**patches, "post_input": [own, *patches.get("post_input", [])]}
-        return call({**c, "transformer_options": {**transformer, "patches": patches}})
-
-    return taking(options, PLACES, placed)
-
-
-def _set_places(places: Tensor, axes: tuple[int, ...], given: Options) -> Options:
-    """A patch of the model's input: `txt_ids` `[rows, M, axes]` with the places `[rows, M]` on some of the axes."""
-    ids = given["txt_ids"].clone()
-    for axis in axes:
-        ids[..., axis] = places
-    return {**given, "txt_ids": ids}
-
-
-def texts_of(entries: list[Weighted]) -> tuple[Tensor, list[int], Tensor] | None:
-    """The K texts that stand side by side, `[B, M, D]`, the tokens of each, and their weights `[B, K, h, w]`.
-
-    None where attention cannot weigh them so.
-
-    Texts of several lengths have no blend between them: each stands for itself.
-    """
-    contexts = [one["model_conds"]["c_crossattn"].cond for one, _ in entries]
-    weights = torch.stack([weight for _, weight in entries], dim=1)
-    lengths = [context.shape[1] for context in contexts]
-    if len(set(lengths)) > 1:
-        return None if bool((weights < -NEGLIGIBLE).any()) else (torch.cat(contexts, dim=1), lengths, weights)
+@contextmanager
+def attending(layers: tuple[Any, ...], forward: Callable[..., Any]) -> Iterator[None]:
+    """Within, the layers have that forward, which gets the layer first."""
     try:
-        found = side_by_side(torch.stack(contexts, dim=1), weights)
-    except ValueError:
-        return None
-    return found.contexts.flatten(1, 2), lengths[:1] * found.contexts.shape[1], found.weights
+        for layer in layers:
+            layer.forward = functools.partial(forward, layer)
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward", None)
 
 
-def reference_tokens(patch: int) -> int:
-    """How many tokens of reference pictures the host puts behind the image's (Neo: Kontext)."""
-    return sum(math.prod(math.ceil(side / patch) for side in one.shape[-2:]) for one in facts.references())
+def placed(turns: Tensor, beside: Beside, axis: int) -> Tensor:
+    """The turns of K·T + L tokens, counted one after the other on that axis, for K texts that stand where the first
+    does."""
+    length = beside.texts * beside.tokens
+    text, image = turns.narrow(axis, 0, beside.tokens), turns.narrow(axis, length, turns.shape[axis] - length)
+    return torch.cat([*[text] * beside.texts, image], dim=axis)
 
 
-def _joined(entries: list[Weighted], context: Tensor, mask: Tensor) -> Options:
-    """One condition with the texts of all: what they are together, and who sees whom."""
+def turned(x: Tensor, turns: Tensor) -> Tensor:
+    """`[…, d]` as d/2 pairs, each times a matrix of `[…, d/2, 2, 2]`."""
+    pairs = x.unflatten(-1, (-1, 1, 2))
+    return (turns[..., 0] * pairs[..., 0] + turns[..., 1] * pairs[..., 1]).flatten(-2).to(x)
+
+
+def joined(entries: list[Weighted], context: Tensor, more: dict[str, Tensor]) -> Options:
+    """One condition with the texts of all: what they are together, and what else the model is given of them."""
     first = entries[0][0]
     of_entries = [one["model_conds"] for one, _ in entries]
     own = dict(of_entries[0])
@@ -180,21 +184,13 @@ def _joined(entries: list[Weighted], context: Tensor, mask: Tensor) -> Options:
         pooled = torch.stack([conds["y"].cond for conds in of_entries], dim=1)
         area = torch.stack([weight for _, weight in entries], dim=1).mean(dim=(2, 3)).to(pooled)
         own["y"] = type(own["y"])(torch.einsum("bj,bjp->bp", area, pooled))
-    own["attention_mask"] = condition_of(mask)
+    own.update((name, condition_of(tensor)) for name, tensor in more.items())
     return {**first, "cross_attn": context, "strength": 1.0, "model_conds": own}
 
 
-def attention_mask(weights: Tensor, lengths: list[int], size: Size, more: int = 0) -> Tensor:
-    """What is added to the logits of text tokens, then image tokens, then `more` without a place: `[B, 1, M, M]`.
+def _model() -> Any:
+    return shared.sd_model.forge_objects.unet.model.diffusion_model
 
-    weights: of J texts, `[B, J, h, w]`. lengths: tokens of each. size: (h, w) of the image tokens.
-    """
-    placed = resize(weights, size).flatten(2)
-    placed = torch.cat([placed, placed.mean(2, keepdim=True).expand(-1, -1, more)], dim=2)
-    seen = placed.clamp_min(0).log().clamp_min(UNSEEN)  # [B, J, L]
-    text, places = sum(lengths), seen.shape[2]
-    mask = torch.zeros(len(seen), 1, text + places, text + places)
-    of_token = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-    mask[:, 0, :text, :text] = torch.where(of_token[:, None] == of_token, 0.0, UNSEEN)
-    mask[:, 0, text:, :text] = seen[:, of_token].transpose(1, 2)
-    return mask
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one is other or (one.shape == other.shape and one.device == other.device and torch.equal(one, other))

@@ -54,9 +54,7 @@ class StaticText(CrossAttention):
 
     def bound(self, unet: torch.nn.Module) -> None:
         layers = cross_attentions(unet)
-        for layer in layers:
-            if "forward" in vars(layer):
-                raise Conflict(_taken(layer.forward))
+        refuse_taken(layers, "cross-attention")
         self.denoising.name_layers({})
         self.denoising.prompts.read_by(_reading(unet))
         self._layers, self._patch = layers, _patch_size(unet)
@@ -166,6 +164,8 @@ def _key_norm(norm: Any, like: Tensor) -> KeyNorm:
     return KeyNorm(_width(norm), eps, norm(like.new_ones(_width(norm))) * (1 + eps) ** 0.5)
 
 
-def _taken(forward: Any) -> str:
-    module = getattr(getattr(forward, "func", forward), "__module__", forward)
-    return f"the cross-attention layers are taken by another extension ({module}): switch it off or MaskNoise"
+def refuse_taken(layers: tuple[Any, ...], what: str, name: str = "forward") -> None:
+    """Raises Conflict where a layer has a method of its own in place of its class's. what: the layers in words."""
+    for forward in (vars(layer)[name] for layer in layers if name in vars(layer)):
+        module = getattr(getattr(forward, "func", forward), "__module__", forward)
+        raise Conflict(f"the {what} layers are taken by another extension ({module}): switch it off or MaskNoise")
