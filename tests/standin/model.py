@@ -90,9 +90,10 @@ def random_unet(seed: int, dtype: torch.dtype, xl: bool) -> nn.Module:
     if xl:
         unet.num_classes, unet.label_emb = "sequential", nn.Linear(POOLED + SIZES, 128)
     generator = torch.Generator().manual_seed(seed)
-    for parameter in unet.parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter.detach(), std=parameter[0].numel() ** -0.5, generator=generator)
+    for parameter in unet.parameters():  # all of them, so that nothing depends on what other tests have drawn
+        std = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.05
+        mean = 1.0 if parameter.dim() == 1 and parameter.mean() == 1 else 0.0
+        nn.init.normal_(parameter.detach(), mean, std, generator=generator)
     unet.dtype = dtype
     unet.time_embed.register_forward_pre_hook(lambda module, args: tuple(t.to(dtype) for t in args))
     return unet.to(dtype).requires_grad_(False).eval()
