@@ -9,8 +9,7 @@ so --steps is the length of the whole training, over all runs.
 Loss: absolute error at three sizes and of the differences between pixels. From --freeze on, the encoder is its average
 and stands still, so that latents can be made and the U-Net can learn while the decoder gets better. From --sharpen on,
 a judge of patches (hinge loss) asks for detail that an absolute error lets blur away: single pixels count less then,
-and the judge weighs as much as all else, by the gradients at the last layer (Esser et al. 2021); what its layers see
-should be what they see in the true picture (Wang et al. 2018).
+and the judge weighs as much as all else, by the gradients at the last layer (Esser et al. 2021).
 """
 
 from __future__ import annotations
@@ -32,8 +31,7 @@ SIZES = ((96, 96, 4), (64, 128, 4), (128, 64, 4), (64, 64, 8))  # height, width,
 COMPOSITES = 0.3
 SPREAD_WEIGHT = 1e-3
 JUDGE_RATE = 1e-3
-JUDGE_SHARE = 0.5  # of the gradient at the decoder's last layer, beside all else
-MATCH_WEIGHT = 0.5
+JUDGE_SHARE = 1.0  # its gradient at the decoder's last layer over that of all else
 SHARP = 0.25  # weight of single pixels beside the judge
 BLOCKS = ((4, 0.7), (8, 1.5))  # pixels, weight
 HELD_OUT = 16  # pictures of the first shard
@@ -94,14 +92,6 @@ def judge() -> nn.Sequential:
         if isinstance(part, nn.Conv2d):  # from weights that let signals fade it learns nothing for a thousand steps
             nn.init.kaiming_normal_(part.weight, 0.2)
     return net
-
-
-def features(net: nn.Sequential, images: Tensor) -> list[Tensor]:
-    """What each layer of `net` gives, the last one's scores at the end."""
-    out = [images]
-    for layer in net:
-        out.append(layer(out[-1]))
-    return out[1:]
 
 
 def error(output: Tensor, target: Tensor, fine: float = 1.0) -> Tensor:
@@ -187,7 +177,7 @@ class Trainer:
             loss = error(output, target, SHARP if judged else 1.0) + SPREAD_WEIGHT * latents.square().mean()
             parts = {"loss": loss.item()}
             if judged:
-                loss = loss + self._asked(output, target, loss)
+                loss = loss + self._asked(output, loss)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -198,17 +188,12 @@ class Trainer:
         self.step += 1
         return parts
 
-    def _asked(self, output: Tensor, target: Tensor, loss: Tensor) -> Tensor:
+    def _asked(self, output: Tensor, loss: Tensor) -> Tensor:
         """What the judge asks of `output`, beside `loss`."""
-        with torch.no_grad():
-            seen = features(self.judge, detail(target))
-        *own, scores = features(self.judge, detail(output))
-        match = sum(F.l1_loss(a, b) for a, b in zip(own, seen[:-1], strict=True))
-        loss, wish = loss + MATCH_WEIGHT * match, -scores.mean()
+        wish = -self.judge(detail(output)).float().mean()
         last = self.model.decoder.conv_out.weight
         ours, its = (torch.autograd.grad(part, last, retain_graph=True)[0].norm() for part in (loss, wish))
-        share = (JUDGE_SHARE * ours / (its + 1e-6)).clamp(max=10.0).detach()
-        return MATCH_WEIGHT * match + share * wish
+        return JUDGE_SHARE * (ours / (its + 1e-6)).clamp(max=10.0) * wish
 
     def _composed(self, latents: Tensor, real: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Some rows blended with the next one by a mask, in the latents and in the pixels."""
